@@ -1,0 +1,65 @@
+# aioloop: `make run` and `make test` do all the set-up; `make help` lists the rest.
+#
+#   PYTHON=  the interpreter (python3 if it is 3.11 or newer, else the newest python3.X)
+#   VENV=    the virtual environment (.venv)
+#   ARGS=    more arguments for pytest (test, asan, hard, leaks) or the benchmarks
+
+PYTHON ?=
+VENV ?= .venv
+ARGS ?=
+
+export PYTHON VENV
+bin := $(abspath $(VENV))/bin
+in_venv := PATH="$(bin):$$PATH" PYTHONPATH="$(CURDIR)"
+pytest := $(in_venv) $(bin)/python -m pytest
+python_files = . .ci/copy-tree
+c_files = $(shell find src -name '*.[ch]')
+
+.DEFAULT_GOAL := help
+.PHONY: run test help build format lint asan hard leaks bench test-all clean set-up
+
+run: build ## Set up, build, and run the demo on aioloop
+	@$(in_venv) $(bin)/python -m aioloop aioloop/demo.py
+
+test: build ## Set up, build, and run the tests
+	@$(pytest) tests $(ARGS)
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+build: set-up ## Build the extension in place
+	@$(bin)/python setup.py -q build_ext --inplace
+
+set-up:
+	@.ci/set-up test
+
+format: ## Format the C and the Python sources
+	@.ci/set-up test && .ci/set-up lint
+	@$(bin)/clang-format -i $(c_files)
+	@$(bin)/ruff check -q --fix-only $(python_files)
+	@$(bin)/ruff format -q $(python_files)
+
+lint: ## Formatting, warnings as errors, cppcheck, gcc -fanalyzer, ruff
+	@.ci/set-up test && .ci/set-up lint
+	@$(in_venv) .ci/lint
+
+asan: set-up ## The tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(in_venv) .ci/flavour asan python -m pytest tests $(ARGS)
+
+hard: set-up ## The tests in the hard build (tiny buffers, false EAGAIN, self-checks)
+	@$(in_venv) .ci/flavour hard python -m pytest tests $(ARGS)
+
+leaks: build ## The leak tests: references, memory blocks, descriptors
+	@$(pytest) tests/leaks $(ARGS)
+
+bench: build ## The benchmarks against asyncio and the rival loops
+	@.ci/set-up rivals || echo "bench: not every rival loop is here" >&2
+	@$(in_venv) $(bin)/python -m benchmarks $(ARGS)
+
+test-all: ## Everything: lint, every interpreter, sanitizers, hard build
+	@.ci/run
+
+clean: ## Remove what the build and the tests made
+	@rm -rf build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis .mypy_cache
+	@rm -f aioloop/_core*.so
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+"""A fast asyncio event loop in C on libev.
+
+An asyncio program comes to this loop in one of five ways:
+
+1. ``aioloop.run(main())`` instead of ``asyncio.run(main())``.
+2. ``asyncio.run(main(), loop_factory=aioloop.new_event_loop)``, or
+   ``asyncio.Runner(loop_factory=...)``, or any server that takes a loop factory,
+   such as ``uvicorn --loop aioloop:new_event_loop``.
+3. ``aioloop.install()`` once at the start; every loop that asyncio makes
+   afterwards is an aioloop loop, on every version of Python.
+4. ``asyncio.set_event_loop_policy(aioloop.EventLoopPolicy())``, for as long as
+   asyncio has policies. Python 3.14 and later warn about them.
+5. ``python -m aioloop program.py`` runs an unchanged program, also with
+   ``-m module`` and ``-c code``; ``--debug`` turns on asyncio's debug mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ._core import Future, Handle, Task, TimerHandle, libev_version
+from ._install import install, policies_exist, uninstall
+from ._loop import Loop, new_event_loop
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any, TypeVar
+
+    from ._policy import EventLoopPolicy
+
+    _T = TypeVar("_T")
+
+__all__ = [
+    "Future",
+    "Handle",
+    "Loop",
+    "Task",
+    "TimerHandle",
+    "__version__",
+    "install",
+    "libev_version",
+    "new_event_loop",
+    "run",
+    "uninstall",
+]
+if policies_exist():
+    __all__ += ["EventLoopPolicy"]
+
+
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    debug: bool | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = new_event_loop,
+) -> _T:
+    """Run a coroutine on a new loop and return its result, as asyncio.run does.
+
+    The loop is closed at the end, after the remaining tasks are cancelled and the
+    asynchronous generators and the default executor are shut down. ``debug`` turns
+    the debug mode on or off; None leaves it to PYTHONASYNCIODEBUG and ``-X dev``.
+    ``loop_factory`` makes the loop; None means asyncio's own choice.
+
+    RuntimeError is raised when a loop already runs in this thread. Whatever else
+    asyncio.Runner of the running Python raises for its arguments is raised as it is.
+    """
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("asyncio.run() cannot be called from a running event loop")
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+        return runner.run(main)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EventLoopPolicy" and policies_exist():
+        from ._policy import EventLoopPolicy
+
+        return EventLoopPolicy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

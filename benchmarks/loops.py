@@ -1,0 +1,54 @@
+"""The event loops that are compared, and how a program makes one of each."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+
+REFERENCE = "asyncio"
+OURS = "aioloop"
+# Every module here offers new_event_loop(); the order is the order of the columns.
+NAMES = (REFERENCE, "uvloop", "zuvloop", "rsloop", OURS)
+# Seconds for an interpreter to start and to import a loop.
+IMPORT_LIMIT = 30
+
+
+def installed():
+    """Return the names of the loops that this interpreter has and can import.
+
+    Each one is tried in a process of its own, because some loops patch asyncio when
+    they are imported. One that is there but cannot be imported is named on standard
+    error; a bare folder of a loop's name is no package.
+    """
+    found = []
+    for name in NAMES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        attempt = subprocess.run(
+            [sys.executable, "-c", f"import {name}; {name}.new_event_loop"],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_LIMIT,
+        )
+        if attempt.returncode == 0:
+            found.append(name)
+        else:
+            lines = attempt.stderr.strip().splitlines() or ["it prints nothing"]
+            print(f"{name} is left out: {lines[-1]}", file=sys.stderr)
+    return found
+
+
+def factory(name):
+    """Import the loop called `name` and return its loop factory."""
+    return importlib.import_module(name).new_event_loop
+
+
+def version(name):
+    """Return the version of the loop called `name`, which is imported."""
+    if name == REFERENCE:
+        return "stdlib"
+    module = importlib.import_module(name)
+    stated = getattr(module, "__version__", None)
+    return stated or importlib.metadata.version(name)

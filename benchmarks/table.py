@@ -1,0 +1,106 @@
+"""Turns results into the one table that is printed."""
+
+import platform
+
+from . import targets
+from .loops import OURS, REFERENCE
+from .row import ROWS
+
+FAILED = "-"
+
+
+def duration(seconds):
+    """Return a time per operation with a fitting unit."""
+    if seconds < 10e-6:
+        return f"{seconds * 1e9:.0f} ns"
+    return f"{seconds * 1e6:.1f} us"
+
+
+def misses(results, row_name):
+    """Return the texts of what aioloop misses in a row; none if it was not run."""
+    if OURS not in results.loop_names:
+        return []
+    medians = results.medians(row_name)
+    if OURS not in medians:
+        return ["FAILED"]
+    return targets.missed(row_name, medians, results.spreads(row_name))
+
+
+def against_best(results, row_name):
+    """Return the ratio of the best rival's time to aioloop's, with its name."""
+    medians = results.medians(row_name)
+    names = targets.rivals(row_name, medians)
+    if OURS not in medians or not names:
+        return FAILED
+    best = min(names, key=medians.__getitem__)
+    return f"{medians[best] / medians[OURS]:.2f} {best}"
+
+
+def header(results):
+    titles = ["row", "clock"]
+    for name in results.loop_names:
+        titles.append(f"{name} t/op" if name == REFERENCE else name)
+    return [*titles, "spread", "aioloop vs best rival", "target", ""]
+
+
+def cells(results, row_name):
+    """Return one line of the table as a list of texts."""
+    medians = results.medians(row_name)
+    reference = medians.get(REFERENCE)
+    line = [row_name, ROWS[row_name].clock]
+    for name in results.loop_names:
+        if name not in medians:
+            line.append(FAILED)
+        elif name == REFERENCE or reference is None:
+            line.append(duration(medians[name]))
+        else:
+            line.append(f"{reference / medians[name]:.2f}")
+    line.append(f"{max(results.spreads(row_name).values(), default=0):.0%}")
+    line.append(against_best(results, row_name))
+    line.append(f"{targets.target(row_name):.2f}")
+    line.append(", ".join(misses(results, row_name)))
+    return line
+
+
+def notes(results, rounds):
+    """Return the lines below the table."""
+    versions = ", ".join(f"{k} {v}" for k, v in results.versions.items())
+    lines = [
+        f"CPython {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}, {rounds} rounds; {versions}.",
+        "asyncio: median time per operation; other loops: how many times as fast as "
+        "asyncio. cpu: CPU time of the process with all its threads; wall: elapsed.",
+        "spread: median deviation from the median of the loop where it is largest. "
+        "target 1.00: no slower than asyncio and uvloop, within the spread of the two "
+        f"or {targets.FLOOR_TOLERANCE:.0%}.",
+    ]
+    for (row_name, loop_name), text in results.failures.items():
+        lines.append(f"{FAILED} {loop_name}, {row_name}: {text}")
+    return lines
+
+
+def text(results, rounds):
+    """Return the table for a terminal."""
+    lines = [header(results)]
+    lines += [cells(results, name) for name in results.row_names]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rendered = []
+    for line in lines:
+        padded = [line[0].ljust(widths[0])]
+        padded += [
+            cell.rjust(width)
+            for cell, width in zip(line[1:-1], widths[1:-1], strict=True)
+        ]
+        rendered.append("  ".join([*padded, line[-1]]).rstrip())
+    rendered.insert(1, "-" * max(map(len, rendered)))
+    return "\n".join([*rendered, "", *notes(results, rounds)])
+
+
+def markdown(results, rounds):
+    """Return the table as Markdown."""
+    titles = header(results)
+    lines = [titles, ["---"] + ["---:"] * (len(titles) - 2) + ["---"]]
+    lines += [cells(results, name) for name in results.row_names]
+    rendered = [f"| {' | '.join(line)} |" for line in lines]
+    listed = [f"- {line.removeprefix('- ')}" for line in notes(results, rounds)]
+    return "\n".join([*rendered, "", *listed, ""])

@@ -1,0 +1,85 @@
+/* args.c: see args.h. */
+#include "base/args.h"
+
+static int
+find_name(const al_signature *signature, PyObject *name)
+{
+    for (int i = 0; i < signature->total; i++) {
+        if (PyUnicode_CompareWithASCIIString(name, signature->names[i]) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+static int
+missing(const al_signature *signature, PyObject **values)
+{
+    int count = 0;
+    for (int i = 0; i < signature->required; i++) {
+        count += values[i] == NULL;
+    }
+    if (count == 1) {
+        int i = 0;
+        while (values[i] != NULL) {
+            i++;
+        }
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing 1 required positional argument: '%s'",
+                     signature->function, signature->names[i]);
+    }
+    else {
+        /* No function here has more than two required parameters. */
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing %d required positional arguments: '%s' and '%s'",
+                     signature->function, count, signature->names[0],
+                     signature->names[1]);
+    }
+    return -1;
+}
+
+int
+al_args_parse(const al_signature *signature, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, PyObject **values, Py_ssize_t *rest_at)
+{
+    for (int i = 0; i < signature->total; i++) {
+        values[i] = NULL;
+    }
+    Py_ssize_t taken = nargs < signature->positional ? nargs : signature->positional;
+    for (Py_ssize_t i = 0; i < taken; i++) {
+        values[i] = args[i];
+    }
+    if (rest_at != NULL) {
+        *rest_at = taken;
+    }
+    if (nargs > signature->positional && !signature->rest) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes %d positional argument%s but %zd were given",
+                     signature->function, signature->positional + 1,
+                     signature->positional == 0 ? "" : "s", nargs + 1);
+        return -1;
+    }
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        int at = find_name(signature, name);
+        if (at < 0) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() got an unexpected keyword argument '%U'",
+                         signature->function, name);
+            return -1;
+        }
+        if (values[at] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%s'",
+                         signature->function, signature->names[at]);
+            return -1;
+        }
+        values[at] = args[nargs + i];
+    }
+    for (int i = 0; i < signature->required; i++) {
+        if (values[i] == NULL) {
+            return missing(signature, values);
+        }
+    }
+    return 0;
+}

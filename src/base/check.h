@@ -1,0 +1,24 @@
+/* check.h: self-checks.
+ *
+ * AL_ASSERT costs nothing in a release build (Python's own flags define NDEBUG).
+ * AL_HARD is the hard build: it makes rare things frequent (ring capacity 1, no free
+ * lists, a full self-check after every slot), so that the ordinary test-suite walks
+ * the paths that production walks once a month. */
+#ifndef AL_BASE_CHECK_H
+#define AL_BASE_CHECK_H
+
+#include "base/py.h"
+
+#include <assert.h>
+
+#define AL_ASSERT(condition) assert(condition)
+
+#ifdef AL_HARD
+#define AL_FREELIST_MAX 0
+#define AL_RING_START 1
+#else
+#define AL_FREELIST_MAX 256
+#define AL_RING_START 64
+#endif
+
+#endif

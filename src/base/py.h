@@ -1,0 +1,87 @@
+/* py.h: the only place that includes Python.h, and the bridges between its versions.
+ *
+ * Rooms include this (or a header that does) and never <Python.h>.  A bridge is a
+ * small inline function with the name of the newest API and the prefix al_, so
+ * that it can be dropped when the oldest supported version has the real one. */
+#ifndef AL_BASE_PY_H
+#define AL_BASE_PY_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <structmember.h>
+
+#if PY_VERSION_HEX < 0x030B0000
+#error "aioloop needs CPython 3.11 or newer"
+#endif
+
+#define AL_LIKELY(x) __builtin_expect(!!(x), 1)
+#define AL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* The pending exception as one object, or NULL; clears it.  New reference. */
+static inline PyObject *
+al_err_take(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_DECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+/* Raises an exception object as it is, traceback included; steals it. */
+static inline void
+al_err_put_steal(PyObject *exc)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(exc);
+#else
+    if (exc == NULL) {
+        PyErr_Clear(); /* The caller saved "no exception": nothing is dropped. */
+        return;
+    }
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exc)), exc,
+                  PyException_GetTraceback(exc));
+#endif
+}
+
+/* Three-way attribute look-up: 1 found, 0 absent, -1 error. */
+static inline int
+al_getattr_optional(PyObject *obj, PyObject *name, PyObject **result)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyObject_GetOptionalAttr(obj, name, result);
+#else
+    return _PyObject_LookupAttr(obj, name, result);
+#endif
+}
+
+/* The current context of the calling thread, borrowed, or NULL when it has none.
+ * PyThreadState.context is a public field in every supported version. */
+static inline PyObject *
+al_current_context_borrow(void)
+{
+    return PyThreadState_Get()->context;
+}
+
+/* Whether a contextvars.Context holds no variable at all. */
+static inline bool
+al_context_is_empty(PyObject *context)
+{
+    return Py_TYPE(context)->tp_as_mapping->mp_length(context) == 0;
+}
+
+#endif

@@ -1,0 +1,85 @@
+/* ring.c: growing, clearing and walking the FIFO of slots. */
+#include "base/ring.h"
+
+#include "base/check.h"
+
+int
+al_ring_init(al_ring *ring)
+{
+    ring->slots = PyMem_New(al_slot, AL_RING_START);
+    if (ring->slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    ring->mask = AL_RING_START - 1;
+    ring->head = ring->tail = 0;
+    return 0;
+}
+
+int
+al_ring_grow(al_ring *ring)
+{
+    size_t length = al_ring_len(ring);
+    size_t capacity = ring->mask + 1;
+    al_slot *slots = ring->slots == NULL ? NULL : PyMem_New(al_slot, capacity * 2);
+    if (slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    size_t mask = capacity * 2 - 1;
+    for (size_t i = 0; i < length; i++) {
+        slots[(ring->head + i) & mask] = *al_ring_at(ring, i);
+    }
+    PyMem_Free(ring->slots);
+    ring->slots = slots;
+    ring->mask = mask;
+    return 0;
+}
+
+void
+al_ring_clear(al_ring *ring)
+{
+    while (al_ring_len(ring) > 0) {
+        al_slot slot = al_ring_pop(ring);
+        Py_DECREF(slot.self); /* escapes */
+        Py_XDECREF(slot.arg);
+        Py_XDECREF(slot.extra);
+    }
+}
+
+void
+al_ring_free(al_ring *ring)
+{
+    al_ring_clear(ring);
+    PyMem_Free(ring->slots);
+    *ring = (al_ring){0};
+}
+
+int
+al_ring_traverse(const al_ring *ring, visitproc visit, void *arg)
+{
+    size_t length = al_ring_len(ring);
+    for (size_t i = 0; i < length; i++) {
+        const al_slot *slot = al_ring_at(ring, i);
+        Py_VISIT(slot->self);
+        Py_VISIT(slot->arg);
+        Py_VISIT(slot->extra);
+    }
+    return 0;
+}
+
+void
+al_ring_reverse_tail(al_ring *ring, size_t n)
+{
+    if (n < 2) {
+        return;
+    }
+    size_t low = ring->tail - n, high = ring->tail - 1;
+    while (low < high) {
+        al_slot *a = &ring->slots[low++ & ring->mask];
+        al_slot *b = &ring->slots[high-- & ring->mask];
+        al_slot swap = *a;
+        *a = *b;
+        *b = swap;
+    }
+}

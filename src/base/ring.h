@@ -1,0 +1,84 @@
+/* ring.h: a FIFO of slots that grows.
+ *
+ * A slot is one unit of work for the scheduler: a C function and up to three objects
+ * that it needs.  The ring owns the objects of the slots inside it.  Capacity is a
+ * power of two; head and tail are free-running counters that growing does not change. */
+#ifndef AL_BASE_RING_H
+#define AL_BASE_RING_H
+
+#include "base/py.h"
+
+struct al_loop;
+
+/* Runs a slot.  The arguments are borrowed from the scheduler, which releases them
+ * afterwards.  0, or -1 with an exception that has to leave run_forever
+ * (KeyboardInterrupt, SystemExit, MemoryError of our own): everything else has been
+ * reported to the loop's exception handler by the time it returns. */
+typedef int (*al_run_fn)(struct al_loop *loop, PyObject *self, PyObject *arg,
+                         PyObject *extra);
+
+typedef struct {
+    al_run_fn run;
+    PyObject *self;  /* owned, never NULL */
+    PyObject *arg;   /* owned or NULL */
+    PyObject *extra; /* owned or NULL */
+} al_slot;
+
+typedef struct {
+    al_slot *slots;
+    size_t mask; /* capacity - 1 */
+    size_t head, tail;
+} al_ring;
+
+/* 0, or -1 with MemoryError. */
+int al_ring_init(al_ring *ring);
+/* Doubles the capacity.  0, or -1 with MemoryError and the ring as it was. */
+int al_ring_grow(al_ring *ring);
+/* Releases every slot's objects; foreign code may run and may push again, so the
+ * ring is empty only when it returns with length 0 (it loops until it is). */
+void al_ring_clear(al_ring *ring);
+/* Clears, and frees the storage. */
+void al_ring_free(al_ring *ring);
+int al_ring_traverse(const al_ring *ring, visitproc visit, void *arg);
+/* Reverses the order of the newest `n` slots. */
+void al_ring_reverse_tail(al_ring *ring, size_t n);
+
+static inline size_t
+al_ring_len(const al_ring *ring)
+{
+    return ring->tail - ring->head;
+}
+
+/* The i-th slot from the head; i must be below the length. */
+static inline al_slot *
+al_ring_at(const al_ring *ring, size_t i)
+{
+    return &ring->slots[(ring->head + i) & ring->mask];
+}
+
+/* Appends a slot; steals the three references, also when it fails.
+ * 0, or -1 with MemoryError. */
+static inline int
+al_ring_push_steal(al_ring *ring, al_run_fn run, PyObject *self, PyObject *arg,
+                   PyObject *extra)
+{
+    if (AL_UNLIKELY(ring->tail - ring->head > ring->mask)) {
+        if (al_ring_grow(ring) < 0) {
+            Py_DECREF(self);
+            Py_XDECREF(arg);
+            Py_XDECREF(extra);
+            return -1;
+        }
+    }
+    ring->slots[ring->tail++ & ring->mask] = (al_slot){run, self, arg, extra};
+    return 0;
+}
+
+/* Takes the oldest slot; the caller owns its objects.  The ring must not be empty. */
+static inline al_slot
+al_ring_pop(al_ring *ring)
+{
+    return ring->slots[ring->head++ & ring->mask];
+}
+
+#endif

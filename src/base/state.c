@@ -1,0 +1,101 @@
+/* state.c: expands the X lists of state.h. */
+#include "base/state.h"
+
+int
+al_state_init(al_state *st)
+{
+#define X(name)                                                                        \
+    st->str.name = PyUnicode_InternFromString(#name);                                  \
+    if (st->str.name == NULL) {                                                        \
+        return -1;                                                                     \
+    }
+    AL_NAMES(X)
+#undef X
+
+    static const struct {
+        size_t offset;
+        const char *module, *attribute;
+    } imports[] = {
+#define X(field, module, attribute) {offsetof(al_state, field), module, attribute},
+        AL_IMPORTS(X)
+#undef X
+    };
+    for (size_t i = 0; i < sizeof(imports) / sizeof(imports[0]); i++) {
+        PyObject *module = PyImport_ImportModule(imports[i].module);
+        if (module == NULL) {
+            return -1;
+        }
+        PyObject *value = PyObject_GetAttrString(module, imports[i].attribute);
+        Py_DECREF(module);
+        if (value == NULL) {
+            return -1;
+        }
+        *(PyObject **)(void *)((char *)st + imports[i].offset) = value;
+    }
+
+    st->handle_run = PyObject_GetAttr(st->asyncio_Handle, st->str._run);
+    st->base_create_task = PyObject_GetAttrString(st->BaseEventLoop, "create_task");
+    if (st->handle_run == NULL || st->base_create_task == NULL) {
+        return -1;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    st->eager_task_factory =
+        PyObject_GetAttrString(st->asyncio_tasks, "eager_task_factory");
+    if (st->eager_task_factory == NULL) {
+        return -1;
+    }
+#endif
+    st->empty_tuple = PyTuple_New(0);
+    st->kwnames_context = PyTuple_Pack(1, st->str.context);
+    st->kwnames_warn_on_full_buffer = Py_BuildValue("(s)", "warn_on_full_buffer");
+    bool failed = st->empty_tuple == NULL || st->kwnames_context == NULL ||
+                  st->kwnames_warn_on_full_buffer == NULL;
+    return failed ? -1 : 0;
+}
+
+int
+al_state_traverse(al_state *st, visitproc visit, void *arg)
+{
+#define X(name) Py_VISIT(st->name##_type);
+    AL_TYPES(X)
+#undef X
+#define X(field, module, attribute) Py_VISIT(st->field);
+    AL_IMPORTS(X)
+#undef X
+    Py_VISIT(st->handle_run);
+    Py_VISIT(st->base_create_task);
+    Py_VISIT(st->eager_task_factory);
+    return 0;
+}
+
+void
+al_state_clear(al_state *st)
+{
+#define X(name) Py_CLEAR(st->name##_type);
+    AL_TYPES(X)
+#undef X
+#define X(field, module, attribute) Py_CLEAR(st->field);
+    AL_IMPORTS(X)
+#undef X
+#define X(name) Py_CLEAR(st->str.name);
+    AL_NAMES(X)
+#undef X
+    Py_CLEAR(st->empty_tuple);
+    Py_CLEAR(st->kwnames_context);
+    Py_CLEAR(st->kwnames_warn_on_full_buffer);
+    Py_CLEAR(st->handle_run);
+    Py_CLEAR(st->base_create_task);
+    Py_CLEAR(st->eager_task_factory);
+}
+
+int
+al_state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
+                  PyObject *bases)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, bases);
+    if (type == NULL) {
+        return -1;
+    }
+    *slot = (PyTypeObject *)type;
+    return 0;
+}

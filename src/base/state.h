@@ -1,0 +1,126 @@
+/* state.h: the module state, written once as X lists.
+ *
+ * Each interpreter that imports aioloop._core has one al_state.  It owns the types,
+ * the interned names, the objects taken from asyncio, and the free lists.  The lists
+ * below are expanded for the struct, for traverse and for clear, so the three never
+ * disagree.  There is no mutable static data anywhere else.
+ *
+ * Every al_loop holds a pointer to its state (`loop->st`); an object without a loop
+ * of ours finds it with al_state_of. */
+#ifndef AL_BASE_STATE_H
+#define AL_BASE_STATE_H
+
+#include "base/check.h"
+#include "base/py.h"
+
+/* Types made by this module. */
+#define AL_TYPES(X)                                                                    \
+    X(EventLoop)                                                                       \
+    X(QueueView)                                                                       \
+    X(Handle)                                                                          \
+    X(TimerHandle)                                                                     \
+    X(Future)                                                                          \
+    X(FutureIter)                                                                      \
+    X(Task)                                                                            \
+    X(TaskStep)
+
+/* Objects taken from other modules at import: X(field, module, attribute). */
+#define AL_IMPORTS(X)                                                                  \
+    X(asyncio_Handle, "asyncio.events", "Handle")                                      \
+    X(asyncio_TimerHandle, "asyncio.events", "TimerHandle")                            \
+    X(asyncio_Future, "_asyncio", "Future")                                            \
+    X(asyncio_Task, "_asyncio", "Task")                                                \
+    X(SelectorEventLoop, "asyncio", "SelectorEventLoop")                               \
+    X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
+    X(CancelledError, "asyncio.exceptions", "CancelledError")                          \
+    X(InvalidStateError, "asyncio.exceptions", "InvalidStateError")                    \
+    X(format_handle, "asyncio.base_events", "_format_handle")                          \
+    X(format_helpers, "asyncio", "format_helpers")                                     \
+    X(base_events, "asyncio", "base_events")                                           \
+    X(asyncio_events, "asyncio", "events")                                             \
+    X(asyncio_tasks, "asyncio", "tasks")                                               \
+    X(asyncio_coroutines, "asyncio", "coroutines")                                     \
+    X(extract_stack, "asyncio.format_helpers", "extract_stack")                        \
+    X(traceback_extract_stack, "traceback", "extract_stack")                           \
+    X(StackSummary, "traceback", "StackSummary")                                       \
+    X(format_callback_source, "asyncio.format_helpers", "_format_callback_source")     \
+    X(fileobj_to_fd, "selectors", "_fileobj_to_fd")                                    \
+    X(set_wakeup_fd, "signal", "set_wakeup_fd")
+
+/* Interned names: X(identifier).  al_str(st, name) gives the object. */
+#define AL_NAMES(X)                                                                    \
+    X(call_soon)                                                                       \
+    X(call_exception_handler)                                                          \
+    X(context)                                                                         \
+    X(exception)                                                                       \
+    X(future)                                                                          \
+    X(get_debug)                                                                       \
+    X(handle)                                                                          \
+    X(logger)                                                                          \
+    X(message)                                                                         \
+    X(source_traceback)                                                                \
+    X(task)                                                                            \
+    X(time)                                                                            \
+    X(warning)                                                                         \
+    X(_run)                                                                            \
+    X(_handle_signal)                                                                  \
+    X(_run_forever_setup)                                                              \
+    X(_run_forever_cleanup)                                                            \
+    X(_timer_handle_cancelled)
+
+struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
+
+typedef struct al_state {
+#define X(name) PyTypeObject *name##_type;
+    AL_TYPES(X)
+#undef X
+#define X(field, module, attribute) PyObject *field;
+    AL_IMPORTS(X)
+#undef X
+    struct {
+#define X(name) PyObject *name;
+        AL_NAMES(X)
+#undef X
+    } str;
+
+    PyObject *handle_run;         /* asyncio.Handle._run as it was at import */
+    PyObject *base_create_task;   /* BaseEventLoop.create_task */
+    PyObject *eager_task_factory; /* asyncio's, NULL before 3.12 */
+    PyMethodDef *loop_methods;    /* EventLoop's table, made of two rooms' tables */
+    PyObject *empty_tuple;
+    PyObject *kwnames_context; /* ("context",): for vectorcall */
+    PyObject *kwnames_warn_on_full_buffer;
+    struct al_registry *registry;
+
+    /* Free lists of dead objects, chained through a word of their bodies; an object
+     * in a list keeps the reference to its type. */
+    struct al_handle *free_handles[2]; /* [0] Handle, [1] TimerHandle */
+    int free_handle_count[2];
+    struct al_future *free_futures[2]; /* [0] Future, [1] Task */
+    int free_future_count[2];
+    PyObject *free_iters;
+    int free_iter_count;
+} al_state;
+
+/* Fills names and imports.  0, or -1 with an exception. */
+int al_state_init(al_state *st);
+int al_state_traverse(al_state *st, visitproc visit, void *arg);
+void al_state_clear(al_state *st);
+
+/* The state behind a module object. */
+static inline al_state *
+al_state_of_module(PyObject *module)
+{
+    return (al_state *)PyModule_GetState(module);
+}
+
+/* The state behind a type of this module or a Python subclass of one; NULL with
+ * TypeError for any other type.  A walk over the MRO: not for hot paths. */
+al_state *al_state_of(PyTypeObject *type);
+
+/* Makes a heap type that belongs to the module and stores it.  `bases` may be NULL, a
+ * type or a tuple of types. */
+int al_state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
+                      PyObject *bases);
+
+#endif

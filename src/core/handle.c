@@ -1,0 +1,581 @@
+/* handle.c: see handle.h. */
+#include "core/handle.h"
+
+#include "core/debug.h"
+#include "core/report.h"
+#include "core/sched.h"
+
+/* --- making and freeing ------------------------------------------------------- */
+
+static al_handle *
+handle_alloc(al_state *st, PyTypeObject *type)
+{
+    int kind = type == st->TimerHandle_type;
+    al_handle *handle = st->free_handles[kind];
+    if (handle != NULL) {
+        st->free_handles[kind] = (al_handle *)(void *)handle->unused;
+        st->free_handle_count[kind]--;
+        _Py_NewReference((PyObject *)handle);
+    }
+    else {
+        handle = PyObject_GC_New(al_handle, type);
+        if (handle == NULL) {
+            return NULL;
+        }
+    }
+    memset((char *)handle + sizeof(PyObject), 0, sizeof(al_handle) - sizeof(PyObject));
+    return handle;
+}
+
+static int
+handle_clear(al_handle *self)
+{
+    Py_CLEAR(self->args);
+    Py_CLEAR(self->callback);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->repr);
+    Py_CLEAR(self->source_traceback);
+    Py_CLEAR(self->unused);
+    Py_CLEAR(self->when_object);
+    Py_CLEAR(self->unused_timer);
+    return 0;
+}
+
+static int
+handle_visit_fields(al_handle *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->args);
+    Py_VISIT(self->callback);
+    Py_VISIT(self->context);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->repr);
+    Py_VISIT(self->source_traceback);
+    Py_VISIT(self->unused);
+    Py_VISIT(self->when_object);
+    Py_VISIT(self->unused_timer);
+    return 0;
+}
+
+static int
+handle_traverse(al_handle *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return handle_visit_fields(self, visit, arg);
+}
+
+int
+al_handle_traverse_queued(al_handle *handle, visitproc visit, void *arg)
+{
+    /* With another holder its referents must not be charged to the loop alone. */
+    if (Py_REFCNT(handle) == 1 && !PyObject_GC_IsTracked((PyObject *)handle)) {
+        return handle_visit_fields(handle, visit, arg);
+    }
+    return visit((PyObject *)handle, arg);
+}
+
+static void
+handle_dealloc(al_handle *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (*(PyObject **)(void *)((char *)self + type->tp_weaklistoffset) != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self); /* escapes */
+    }
+    (void)handle_clear(self); /* escapes */
+    al_state *st = PyType_GetModuleState(type);
+    int kind = type == st->TimerHandle_type;
+    if (st->free_handle_count[kind] < AL_FREELIST_MAX) {
+        self->unused = (PyObject *)(void *)st->free_handles[kind];
+        st->free_handles[kind] = self;
+        st->free_handle_count[kind]++;
+        return;
+    }
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+void
+al_handle_clear_free_lists(al_state *st)
+{
+    for (int kind = 0; kind < 2; kind++) {
+        while (st->free_handles[kind] != NULL) {
+            al_handle *handle = st->free_handles[kind];
+            PyTypeObject *type = Py_TYPE(handle);
+            st->free_handles[kind] = (al_handle *)(void *)handle->unused;
+            PyObject_GC_Del(handle);
+            Py_DECREF(type);
+        }
+        /* Types that die later free their last instances directly. */
+        st->free_handle_count[kind] = AL_FREELIST_MAX;
+    }
+}
+
+static PyObject *
+handle_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+              PyObject *Py_UNUSED(kwargs))
+{
+    al_handle *self = handle_alloc(PyType_GetModuleState(type), type);
+    if (self != NULL) {
+        self->foreign = true;
+        PyObject_GC_Track(self);
+    }
+    return (PyObject *)self; /* asyncio's __init__ fills it */
+}
+
+al_handle *
+al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
+              PyObject *const *args, Py_ssize_t nargs, PyObject *context)
+{
+    al_handle *self = handle_alloc(loop->st, type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->callback = Py_NewRef(callback);
+    self->loop = Py_NewRef((PyObject *)loop);
+    if (nargs == 1) {
+        self->args = Py_NewRef(args[0]);
+        self->one_arg = true;
+    }
+    else if (nargs > 1) {
+        PyObject *tuple = PyTuple_New(nargs);
+        if (tuple == NULL) {
+            goto error;
+        }
+        for (Py_ssize_t i = 0; i < nargs; i++) {
+            PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
+        }
+        self->args = tuple;
+    }
+    if (context != NULL && context != Py_None) {
+        self->context = Py_NewRef(context);
+    }
+    else {
+        PyObject *current = al_current_context_borrow();
+        if (current != NULL && !al_context_is_empty(current)) {
+            self->context = PyContext_CopyCurrent();
+            if (self->context == NULL) {
+                goto error;
+            }
+        }
+    }
+    if (AL_UNLIKELY(loop->debug)) {
+        self->source_traceback = al_debug_handle_traceback(loop->st);
+        if (self->source_traceback == NULL) {
+            goto error;
+        }
+    }
+    return self;
+
+error:
+    Py_DECREF(self);
+    return NULL;
+}
+
+/* --- running ------------------------------------------------------------------- */
+
+int
+al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
+              PyObject *Py_UNUSED(extra))
+{
+    al_handle *self = (al_handle *)op;
+    if (self->cancelled) {
+        al_handle_left_queue(self);
+        return 0;
+    }
+    if (AL_UNLIKELY(loop->handle_patched)) {
+        PyObject *ran = PyObject_CallMethodNoArgs(op, loop->st->str._run); /* escapes */
+        al_handle_left_queue(self);
+        Py_XDECREF(ran);
+        return ran == NULL ? -1 : 0;
+    }
+    if (AL_UNLIKELY(self->callback == NULL)) {
+        PyErr_SetString(PyExc_TypeError, "'NoneType' object is not callable");
+        return al_report_handle(loop, self);
+    }
+    /* cancel() called from inside the callback drops these. */
+    PyObject *callback = Py_NewRef(self->callback);
+    PyObject *args = Py_XNewRef(self->args);
+    bool one_arg = self->one_arg;
+    PyObject *context = self->context;
+    bool spare = context == NULL;
+    PyObject *result = NULL;
+
+    if (spare) {
+        context = loop->spare_context;
+        loop->spare_context = NULL;
+        if (context == NULL) {
+            context = PyContext_New();
+        }
+    }
+    else {
+        Py_INCREF(context);
+    }
+    if (AL_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
+        goto done;
+    }
+    if (args == NULL) {
+        result = PyObject_CallNoArgs(callback); /* escapes */
+    }
+    else if (one_arg) {
+        result = PyObject_CallOneArg(callback, args); /* escapes */
+    }
+    else {
+        result = PyObject_CallObject(callback, args); /* escapes */
+    }
+    if (PyContext_Exit(context) < 0) {
+        Py_CLEAR(result);
+    }
+
+done:
+    if (spare && context != NULL) {
+        if (Py_REFCNT(context) == 1 && loop->spare_context == NULL &&
+            al_context_is_empty(context)) {
+            loop->spare_context = context;
+            context = NULL;
+        }
+        else if (self->context == NULL) {
+            self->context = context; /* The callback set variables in it. */
+            context = NULL;
+        }
+    }
+    Py_XDECREF(context);
+    int status = 0;
+    if (AL_UNLIKELY(result == NULL)) {
+        status = al_report_handle(loop, self);
+    }
+    else {
+        Py_DECREF(result);
+    }
+    Py_DECREF(callback);
+    Py_XDECREF(args);
+    al_handle_left_queue(self);
+    return status;
+}
+
+int
+al_handle_run_foreign(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
+                      PyObject *Py_UNUSED(extra))
+{
+    PyObject *cancelled = PyObject_GetAttrString(self, "_cancelled");
+    int dead = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+    Py_XDECREF(cancelled);
+    if (dead != 0) {
+        return dead < 0 ? -1 : 0;
+    }
+    PyObject *result =
+        PyObject_CallMethodNoArgs(self, loop->st->str._run); /* escapes */
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* --- cancelling ---------------------------------------------------------------- */
+
+/* Mirrors asyncio.events.Handle.cancel and TimerHandle.cancel. */
+int
+al_handle_cancel(al_handle *self)
+{
+    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    al_loop *loop = self->loop == NULL ? NULL : al_loop_check(st, self->loop);
+    if (Py_IS_TYPE((PyObject *)self, st->TimerHandle_type) && !self->cancelled) {
+        if (loop != NULL && !self->foreign) {
+            if (self->scheduled) {
+                al_timers_cancelled(&loop->timers, self);
+            }
+        }
+        else if (self->loop != NULL) {
+            PyObject *result = PyObject_CallMethodOneArg(
+                self->loop, st->str._timer_handle_cancelled, (PyObject *)self);
+            if (result == NULL) {
+                return -1;
+            }
+            Py_DECREF(result);
+        }
+    }
+    if (self->cancelled) {
+        return 0;
+    }
+    self->cancelled = true;
+    int debug = loop != NULL ? loop->debug : al_debug_of_loop(st, self->loop);
+    if (debug < 0) {
+        return -1;
+    }
+    if (debug) {
+        /* Keep a representation: the callback and its arguments are dropped. */
+        PyObject *repr = PyObject_Repr((PyObject *)self); /* escapes */
+        if (repr == NULL) {
+            return -1;
+        }
+        Py_XSETREF(self->repr, repr);
+    }
+    PyObject *callback = self->callback, *args = self->args;
+    self->callback = self->args = NULL;
+    self->one_arg = false;
+    Py_XDECREF(callback); /* escapes */
+    Py_XDECREF(args);
+    return 0;
+}
+
+PyDoc_STRVAR(cancel_doc, "cancel($self, /)\n--\n\n"
+                         "Cancel the callback; no effect once it has run.\n\n"
+                         "Source: asyncio.Handle.cancel.");
+
+static PyObject *
+Handle_cancel(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    if (al_handle_cancel(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(cancelled_doc, "cancelled($self, /)\n--\n\n"
+                            "Return True if the callback was cancelled.");
+
+static PyObject *
+Handle_cancelled(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->cancelled);
+}
+
+static PyObject *
+handle_get_context(al_handle *self, void *Py_UNUSED(closure))
+{
+    if (self->context == NULL) {
+        self->context = PyContext_New();
+    }
+    return Py_XNewRef(self->context);
+}
+
+#if PY_VERSION_HEX >= 0x030C0000
+PyDoc_STRVAR(get_context_doc, "get_context($self, /)\n--\n\n"
+                              "Return the contextvars.Context the callback runs in.");
+
+static PyObject *
+Handle_get_context(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    return handle_get_context(self, NULL);
+}
+#endif
+
+PyDoc_STRVAR(when_doc, "when($self, /)\n--\n\n"
+                       "Return the deadline in seconds on the clock of loop.time().");
+
+static PyObject *
+TimerHandle_when(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->when_object != NULL) {
+        return Py_NewRef(self->when_object);
+    }
+    return PyFloat_FromDouble(self->when);
+}
+
+/* --- the names of asyncio's slots ------------------------------------------------ */
+
+static PyObject *
+handle_get_args(al_handle *self, void *Py_UNUSED(closure))
+{
+    if (self->args == NULL) {
+        if (self->callback == NULL) {
+            Py_RETURN_NONE; /* cancelled */
+        }
+        return PyTuple_New(0);
+    }
+    if (self->one_arg) {
+        PyObject *tuple = PyTuple_Pack(1, self->args);
+        if (tuple == NULL) {
+            return NULL;
+        }
+        Py_SETREF(self->args, tuple);
+        self->one_arg = false;
+    }
+    return Py_NewRef(self->args);
+}
+
+static int
+handle_set_args(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    PyObject *args = NULL;
+    if (value != NULL && value != Py_None) {
+        args = PySequence_Tuple(value); /* escapes */
+        if (args == NULL) {
+            return -1;
+        }
+    }
+    PyObject *old = self->args;
+    self->args = args;
+    self->one_arg = false;
+    Py_XDECREF(old); /* escapes */
+    return 0;
+}
+
+static int
+handle_set_context(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    PyObject *context = NULL;
+    if (value != NULL && value != Py_None) {
+        if (!PyContext_CheckExact(value)) {
+            PyErr_Format(PyExc_TypeError, "a Context was expected, got %R", value);
+            return -1;
+        }
+        context = Py_NewRef(value);
+    }
+    PyObject *old = self->context;
+    self->context = context;
+    Py_XDECREF(old); /* escapes */
+    return 0;
+}
+
+static int
+handle_set_when(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "_when");
+        return -1;
+    }
+    double when = PyFloat_AsDouble(value); /* escapes */
+    if (when == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    self->when = when;
+    Py_XSETREF(self->when_object, PyFloat_CheckExact(value) ? NULL : Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+handle_get_when(al_handle *self, void *Py_UNUSED(closure))
+{
+    return TimerHandle_when(self, NULL);
+}
+
+static PyMemberDef handle_members[] = {
+    {"_callback", T_OBJECT, offsetof(al_handle, callback), 0, NULL},
+    {"_loop", T_OBJECT, offsetof(al_handle, loop), 0, NULL},
+    {"_repr", T_OBJECT, offsetof(al_handle, repr), 0, NULL},
+    {"_source_traceback", T_OBJECT, offsetof(al_handle, source_traceback), 0, NULL},
+    {"_cancelled", T_BOOL, offsetof(al_handle, cancelled), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef timer_members[] = {
+    {"_callback", T_OBJECT, offsetof(al_handle, callback), 0, NULL},
+    {"_loop", T_OBJECT, offsetof(al_handle, loop), 0, NULL},
+    {"_repr", T_OBJECT, offsetof(al_handle, repr), 0, NULL},
+    {"_source_traceback", T_OBJECT, offsetof(al_handle, source_traceback), 0, NULL},
+    {"_cancelled", T_BOOL, offsetof(al_handle, cancelled), 0, NULL},
+    {"_scheduled", T_BOOL, offsetof(al_handle, scheduled), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef handle_getsets[] = {
+    {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
+    {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyGetSetDef timer_getsets[] = {
+    {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
+    {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
+    {"_when", (getter)handle_get_when, (setter)handle_set_when, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define COMMON_METHODS                                                                 \
+    {"cancel", (PyCFunction)Handle_cancel, METH_NOARGS, cancel_doc},                   \
+        {"cancelled", (PyCFunction)Handle_cancelled, METH_NOARGS, cancelled_doc},
+
+#if PY_VERSION_HEX >= 0x030C0000
+#define CONTEXT_METHOD                                                                 \
+    {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS, get_context_doc},
+#else
+#define CONTEXT_METHOD
+#endif
+
+static PyMethodDef handle_methods[] = {
+    COMMON_METHODS CONTEXT_METHOD{NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef timer_methods[] = {
+    COMMON_METHODS CONTEXT_METHOD{"when", (PyCFunction)TimerHandle_when, METH_NOARGS,
+                                  when_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static char handle_doc[] =
+    PyDoc_STR("Handle(callback, args, loop, context=None)\n--\n\n"
+              "A callback that a loop is going to run; an asyncio.Handle.");
+static char timer_doc[] =
+    PyDoc_STR("TimerHandle(when, callback, args, loop, context=None)\n--\n\n"
+              "A callback with a deadline; an asyncio.TimerHandle.");
+
+static PyType_Slot handle_slots[] = {
+    {Py_tp_doc, handle_doc},
+    {Py_tp_new, handle_tp_new},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_members, handle_members},
+    {Py_tp_getset, handle_getsets},
+    {Py_tp_methods, handle_methods},
+    {0, NULL},
+};
+
+static PyType_Slot timer_slots[] = {
+    {Py_tp_doc, timer_doc},
+    {Py_tp_new, handle_tp_new},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_members, timer_members},
+    {Py_tp_getset, timer_getsets},
+    {Py_tp_methods, timer_methods},
+    {0, NULL},
+};
+
+static PyType_Spec handle_spec = {
+    .name = "aioloop.Handle",
+    .basicsize = sizeof(al_handle),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = handle_slots,
+};
+
+static PyType_Spec timer_spec = {
+    .name = "aioloop.TimerHandle",
+    .basicsize = sizeof(al_handle),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = timer_slots,
+};
+
+/* Whether the Python class's slots lie within the words we laid over them. */
+static int
+check_base(PyObject *base, size_t words_end)
+{
+    PyTypeObject *type = (PyTypeObject *)base;
+    if (type->tp_basicsize > (Py_ssize_t)words_end || type->tp_itemsize != 0
+#if PY_VERSION_HEX < 0x030C0000
+        || type->tp_weaklistoffset != (Py_ssize_t)offsetof(al_handle, weakrefs)
+#endif
+    ) {
+        PyErr_Format(PyExc_ImportError,
+                     "aioloop does not know the layout of %s in this Python; "
+                     "please rebuild it from source",
+                     type->tp_name);
+        return -1;
+    }
+    return 0;
+}
+
+int
+al_handle_init_types(PyObject *module, al_state *st)
+{
+    if (check_base(st->asyncio_Handle, offsetof(al_handle, when_object)) < 0 ||
+        check_base(st->asyncio_TimerHandle, offsetof(al_handle, when)) < 0) {
+        return -1;
+    }
+    if (al_state_add_type(module, &st->Handle_type, &handle_spec, st->asyncio_Handle) <
+        0) {
+        return -1;
+    }
+    return al_state_add_type(module, &st->TimerHandle_type, &timer_spec,
+                             st->asyncio_TimerHandle);
+}

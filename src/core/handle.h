@@ -1,0 +1,84 @@
+/* handle.h: Handle and TimerHandle, what call_soon and call_later return.
+ *
+ * Both are real subclasses of asyncio.Handle / asyncio.TimerHandle, because tools
+ * patch and read those classes.  The words that the Python classes reserve for their
+ * __slots__ are our storage: every slot name is shadowed by a member or getset of
+ * ours, each such word holds an object or NULL, and asyncio's own methods (__init__,
+ * _run, __repr__, comparison) work on it through those names.
+ *
+ * GC: a queued handle belongs to the loop and is not tracked (the loop's traverse
+ * visits what it refers to); it is tracked once it leaves the queue while somebody
+ * else still holds it.  See al_handle_left_queue. */
+#ifndef AL_CORE_HANDLE_H
+#define AL_CORE_HANDLE_H
+
+#include "base/state.h"
+
+struct al_loop;
+
+typedef struct al_handle {
+    PyObject_HEAD
+    /* asyncio.Handle's words: seven slots, on 3.11 the weak reference list. */
+    PyObject *args;     /* NULL: none; the argument itself if one_arg; or a tuple */
+    PyObject *callback; /* NULL reads as None: cancelled */
+    PyObject *context;  /* NULL: empty; made when somebody asks */
+    PyObject *loop;
+    PyObject *repr;             /* NULL reads as None */
+    PyObject *source_traceback; /* NULL reads as None */
+    PyObject *unused;
+#if PY_VERSION_HEX < 0x030C0000
+    PyObject *weakrefs;
+#endif
+    /* asyncio.TimerHandle's two words. */
+    PyObject *when_object; /* what the caller gave when it was no float, or NULL */
+    PyObject *unused_timer;
+    /* Ours from here on. */
+    double when; /* seconds on the loop's clock */
+    bool one_arg;
+    bool cancelled;
+    bool scheduled; /* a timer in the heap or the due queue */
+    bool foreign;   /* made by Python code, not by a loop's call_* method */
+} al_handle;
+
+/* Makes both types.  0 or -1. */
+int al_handle_init_types(PyObject *module, al_state *st);
+/* Frees the free lists. */
+void al_handle_clear_free_lists(al_state *st);
+
+/* A handle for callback(*args).  `context` is borrowed; NULL or None means a copy of
+ * the current one.  In debug mode it carries the caller's stack.  New reference. */
+al_handle *al_handle_new(struct al_loop *loop, PyTypeObject *type, PyObject *callback,
+                         PyObject *const *args, Py_ssize_t nargs, PyObject *context);
+
+/* Runs the callback in its context (an al_run_fn). */
+int al_handle_run(struct al_loop *loop, PyObject *self, PyObject *arg, PyObject *extra);
+
+/* Runs a handle that asyncio's own code made (an al_run_fn): calls its _run. */
+int al_handle_run_foreign(struct al_loop *loop, PyObject *self, PyObject *arg,
+                          PyObject *extra);
+
+/* Cancels as Handle.cancel does.  0 or -1. */
+int al_handle_cancel(al_handle *handle);
+
+/* A queue is about to drop its reference: hands the handle to the garbage collector
+ * if somebody else still holds it. */
+static inline void
+al_handle_left_queue(al_handle *handle)
+{
+    if (AL_UNLIKELY(Py_REFCNT(handle) > 1)) {
+        if (!PyObject_GC_IsTracked((PyObject *)handle)) {
+            PyObject_GC_Track(handle);
+        }
+    }
+}
+
+/* Visits what an untracked queued handle refers to (for the loop's traverse). */
+int al_handle_traverse_queued(al_handle *handle, visitproc visit, void *arg);
+
+static inline bool
+al_handle_check(const al_state *st, PyObject *obj)
+{
+    return Py_IS_TYPE(obj, st->Handle_type) || Py_IS_TYPE(obj, st->TimerHandle_type);
+}
+
+#endif

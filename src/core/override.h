@@ -1,0 +1,27 @@
+/* override.h: notices when somebody replaces a method that C would bypass.
+ *
+ * A subclass, an instance attribute or a test's patch may replace loop.time or
+ * loop.call_soon, and tools patch asyncio.Handle._run.  CPython renews a type's version
+ * tag at each change of the type or of a base, so comparing two tags per iteration is
+ * enough for classes; assignments to the instance pass through al_override_setattr. */
+#ifndef AL_CORE_OVERRIDE_H
+#define AL_CORE_OVERRIDE_H
+
+#include "core/sched.h"
+
+/* tp_setattro of the loop. */
+int al_override_setattr(PyObject *self, PyObject *name, PyObject *value);
+/* Looks the methods up again.  0 or -1. */
+int al_override_refresh(al_loop *loop);
+
+static inline bool
+al_override_stale(const al_loop *loop)
+{
+    const PyTypeObject *handle = (PyTypeObject *)loop->st->asyncio_Handle;
+    /* A tag of 0 means that CPython has run out of tags for the type. */
+    return Py_TYPE(loop)->tp_version_tag != loop->seen_type_tag ||
+           handle->tp_version_tag != loop->seen_handle_tag ||
+           loop->seen_type_tag == 0 || loop->seen_handle_tag == 0;
+}
+
+#endif

@@ -1,0 +1,313 @@
+/* poll.c: libev behind poll.h.
+ *
+ * - The backend is epoll by name on Linux: libev's io_uring backend only polls
+ *   readiness too and costs 20 us an iteration.  Elsewhere libev chooses (kqueue).
+ *   The environment is not consulted.  Never libev's default loop and never
+ *   ev_signal: both are process-wide, and Python owns the signals.
+ * - epoll's timeout is in milliseconds.  On Linux a timerfd carries the deadline; it
+ *   is armed anew only when the deadline moves to an earlier time or the armed one has
+ *   passed, so a server whose keep-alive timers move at each request makes no system
+ *   call for them.  kqueue's timeout is exact: there libev's own timer does it.
+ * - libev trusts its table of descriptors.  al_io_set goes through ev_io_set, which
+ *   makes libev tell the kernel again, since a number can have been closed and reused.
+ */
+#include "core/poll.h"
+
+#include <errno.h>
+#include <ev.h>
+#include <math.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/timerfd.h>
+#define AL_TIMERFD 1
+#else
+#define AL_TIMERFD 0
+#endif
+
+#include "core/sched.h"
+
+struct al_poll {
+    struct ev_loop *ev;
+    al_loop *loop; /* borrowed: the loop owns us */
+    PyThreadState *released;
+    size_t tail; /* of the ready ring when this wait's watchers began to push */
+    bool blocking;
+    bool failed; /* a watcher's callback set an exception */
+#if AL_TIMERFD
+    int timerfd;
+    ev_io timer_io;
+    int64_t armed; /* absolute ns, 0: disarmed */
+#else
+    ev_timer timer;
+#endif
+};
+
+struct al_io {
+    ev_io ev; /* first: libev hands it back */
+    al_poll *poll;
+    al_io_fn ready;
+    void *owner;
+};
+
+int64_t
+al_poll_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+PyObject *
+al_poll_version(void)
+{
+    return PyUnicode_FromFormat("%d.%d", ev_version_major(), ev_version_minor());
+}
+
+/* --- the GIL ------------------------------------------------------------------------ */
+
+static void
+release_gil(EV_P)
+{
+    al_poll *poll = ev_userdata(EV_A);
+    if (poll->blocking) {
+        poll->released = PyEval_SaveThread();
+    }
+}
+
+static void
+acquire_gil(EV_P)
+{
+    al_poll *poll = ev_userdata(EV_A);
+    if (poll->blocking) {
+        PyEval_RestoreThread(poll->released);
+        /* Other threads may have pushed meanwhile: theirs stay in front. */
+        poll->tail = poll->loop->ready.tail;
+    }
+}
+
+/* --- deadlines ---------------------------------------------------------------------- */
+
+#if AL_TIMERFD
+static void
+timer_expired(EV_P_ ev_io *watcher, int Py_UNUSED(events))
+{
+    al_poll *poll = ev_userdata(EV_A);
+    uint64_t count;
+    while (read(watcher->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+    }
+    poll->armed = 0;
+}
+
+static int
+open_timer(al_poll *poll)
+{
+    poll->timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (poll->timerfd < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    poll->armed = 0;
+    ev_io_init(&poll->timer_io, timer_expired, poll->timerfd, EV_READ);
+    ev_io_start(poll->ev, &poll->timer_io);
+    return 0;
+}
+
+static void
+close_timer(al_poll *poll)
+{
+    if (poll->timerfd >= 0) {
+        ev_io_stop(poll->ev, &poll->timer_io);
+        close(poll->timerfd);
+        poll->timerfd = -1;
+    }
+}
+
+static void
+set_deadline(al_poll *poll, int64_t timeout)
+{
+    int64_t now = al_poll_clock();
+    int64_t deadline = timeout < INT64_MAX / 2 - now ? now + timeout : INT64_MAX / 2;
+    if (poll->armed != 0 && poll->armed > now && poll->armed <= deadline) {
+        return; /* It wakes us early at worst, and is set right then. */
+    }
+    struct itimerspec spec = {
+        .it_value = {.tv_sec = (time_t)(deadline / 1000000000),
+                     .tv_nsec = (long)(deadline % 1000000000)},
+    };
+    if (timerfd_settime(poll->timerfd, TFD_TIMER_ABSTIME, &spec, NULL) == 0) {
+        poll->armed = deadline;
+    }
+}
+
+static void
+clear_deadline(al_poll *Py_UNUSED(poll))
+{
+}
+
+#else
+
+static void
+timer_expired(EV_P_ ev_timer *Py_UNUSED(watcher), int Py_UNUSED(events))
+{
+}
+
+static int
+open_timer(al_poll *poll)
+{
+    ev_timer_init(&poll->timer, timer_expired, 0., 0.);
+    return 0;
+}
+
+static void
+close_timer(al_poll *poll)
+{
+    ev_timer_stop(poll->ev, &poll->timer);
+}
+
+static void
+set_deadline(al_poll *poll, int64_t timeout)
+{
+    ev_now_update(poll->ev);
+    ev_timer_stop(poll->ev, &poll->timer);
+    ev_timer_set(&poll->timer, (double)timeout * 1e-9, 0.);
+    ev_timer_start(poll->ev, &poll->timer);
+}
+
+static void
+clear_deadline(al_poll *poll)
+{
+    ev_timer_stop(poll->ev, &poll->timer);
+}
+#endif
+
+/* --- life cycle ----------------------------------------------------------------------- */
+
+al_poll *
+al_poll_new(al_loop *loop)
+{
+    al_poll *poll = PyMem_Calloc(1, sizeof(*poll));
+    if (poll == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    poll->loop = loop;
+#if AL_TIMERFD
+    poll->timerfd = -1;
+#endif
+    unsigned int flags = EVFLAG_NOENV;
+#ifdef EVFLAG_NOTIMERFD
+    flags |= EVFLAG_NOTIMERFD;
+#endif
+#ifdef __linux__
+    flags |= EVBACKEND_EPOLL;
+#endif
+    errno = 0;
+    poll->ev = ev_loop_new(flags);
+    if (poll->ev == NULL) {
+        if (errno != 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+        }
+        else {
+            PyErr_SetString(PyExc_OSError, "libev has no usable backend");
+        }
+        PyMem_Free(poll);
+        return NULL;
+    }
+    ev_set_userdata(poll->ev, poll);
+    ev_set_loop_release_cb(poll->ev, release_gil, acquire_gil);
+    if (open_timer(poll) < 0) {
+        al_poll_free(poll);
+        return NULL;
+    }
+    return poll;
+}
+
+void
+al_poll_free(al_poll *poll)
+{
+    close_timer(poll);
+    ev_loop_destroy(poll->ev);
+    PyMem_Free(poll);
+}
+
+int
+al_poll_fork(al_poll *poll)
+{
+    close_timer(poll);
+    ev_loop_fork(poll->ev);
+    return open_timer(poll);
+}
+
+int
+al_poll_wait(al_poll *poll, int64_t timeout)
+{
+    al_ring *ready = &poll->loop->ready;
+    poll->tail = ready->tail;
+    poll->blocking = timeout != 0;
+    poll->failed = false;
+    if (timeout > 0) {
+        set_deadline(poll, timeout);
+    }
+    ev_run(poll->ev, timeout == 0 ? EVRUN_NOWAIT : EVRUN_ONCE);
+    if (timeout > 0) {
+        clear_deadline(poll);
+    }
+    al_ring_reverse_tail(ready, ready->tail - poll->tail);
+    return poll->failed ? -1 : 0;
+}
+
+/* --- watchers ------------------------------------------------------------------------- */
+
+static void
+io_ready(EV_P_ ev_io *watcher, int revents)
+{
+    al_io *io = (al_io *)watcher;
+    al_poll *poll = ev_userdata(EV_A);
+    int events = 0;
+    if (revents & EV_ERROR) {
+        /* The descriptor was closed under the watcher; libev has stopped it.  asyncio
+         * never hears of such a descriptor again, and neither do its callbacks. */
+        return;
+    }
+    events |= revents & EV_READ ? AL_READ : 0;
+    events |= revents & EV_WRITE ? AL_WRITE : 0;
+    if (io->ready(poll->loop, io->owner, events) < 0) {
+        poll->failed = true;
+    }
+}
+
+al_io *
+al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
+{
+    al_io *io = PyMem_New(al_io, 1);
+    if (io == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    ev_io_init(&io->ev, io_ready, fd, 0);
+    io->poll = poll;
+    io->ready = ready;
+    io->owner = owner;
+    return io;
+}
+
+void
+al_io_set(al_io *io, int events)
+{
+    int fd = io->ev.fd;
+    ev_io_stop(io->poll->ev, &io->ev);
+    if (events != 0) {
+        ev_io_set(
+            &io->ev, fd,
+            (events & AL_READ ? EV_READ : 0) | (events & AL_WRITE ? EV_WRITE : 0));
+        ev_io_start(io->poll->ev, &io->ev);
+    }
+}
+
+void
+al_io_free(al_io *io)
+{
+    ev_io_stop(io->poll->ev, &io->ev);
+    PyMem_Free(io);
+}

@@ -1,0 +1,49 @@
+/* poll.h: our selector.  poll.c is the only file that includes ev.h.
+ *
+ * A watcher (al_io) belongs to its maker; its callback runs with the GIL held, inside
+ * al_poll_wait, and may do nothing but push slots: libev invokes events last in first
+ * out, and Python code started from there would see I/O in reverse.  al_poll_wait puts
+ * what was pushed back into the kernel's order. */
+#ifndef AL_CORE_POLL_H
+#define AL_CORE_POLL_H
+
+#include "base/py.h"
+
+struct al_loop;
+
+enum { AL_READ = 1, AL_WRITE = 2 };
+
+typedef struct al_poll al_poll;
+typedef struct al_io al_io;
+
+/* What happened to a watched descriptor: `events` is AL_READ | AL_WRITE.  Pushes
+ * slots; -1 with MemoryError makes al_poll_wait fail. */
+typedef int (*al_io_fn)(struct al_loop *loop, void *owner, int events);
+
+/* A selector for the loop, or NULL with an exception. */
+al_poll *al_poll_new(struct al_loop *loop);
+void al_poll_free(al_poll *poll);
+
+/* Waits for events: timeout in nanoseconds, 0 to look only, below 0 for ever.  The GIL
+ * is released only when it may block.  It may return early, also for a signal.
+ * 0, or -1 with an exception. */
+int al_poll_wait(al_poll *poll, int64_t timeout);
+
+/* The process is a fork's child: stop sharing the kernel's objects with the parent.
+ * 0, or -1 with OSError. */
+int al_poll_fork(al_poll *poll);
+
+/* A stopped watcher for fd, or NULL with MemoryError. */
+al_io *al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner);
+/* Watches for `events` from now on (0: stop).  The kernel is told again even if the
+ * set did not change, because the number may stand for another file by now. */
+void al_io_set(al_io *io, int events);
+void al_io_free(al_io *io);
+
+/* CLOCK_MONOTONIC in nanoseconds. */
+int64_t al_poll_clock(void);
+
+/* libev's version as "4.33". */
+PyObject *al_poll_version(void);
+
+#endif

@@ -1,0 +1,85 @@
+/* report.c: see report.h. */
+#include "core/report.h"
+
+#include <stdarg.h>
+
+#include "core/sched.h"
+
+bool
+al_report_must_leave(void)
+{
+    return PyErr_ExceptionMatches(PyExc_SystemExit) ||
+           PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
+}
+
+int
+al_report_context(al_state *st, PyObject *loop, PyObject *message, ...)
+{
+    int status = -1;
+    PyObject *context = message == NULL ? NULL : PyDict_New();
+    if (context == NULL || PyDict_SetItem(context, st->str.message, message) < 0) {
+        goto done;
+    }
+    va_list pairs;
+    va_start(pairs, message);
+    for (const char *key; (key = va_arg(pairs, const char *)) != NULL;) {
+        PyObject *value = va_arg(pairs, PyObject *);
+        if (value != NULL && PyDict_SetItemString(context, key, value) < 0) {
+            va_end(pairs);
+            goto done;
+        }
+    }
+    va_end(pairs);
+    PyObject *result = PyObject_CallMethodOneArg(loop, st->str.call_exception_handler,
+                                                 context); /* escapes */
+    if (result != NULL) {
+        Py_DECREF(result);
+        status = 0;
+    }
+
+done:
+    Py_XDECREF(context);
+    Py_XDECREF(message);
+    return status;
+}
+
+/* Mirrors the except branch of asyncio.events.Handle._run. */
+int
+al_report_handle(al_loop *loop, al_handle *handle)
+{
+    if (al_report_must_leave()) {
+        return -1;
+    }
+    al_state *st = loop->st;
+    PyObject *exc = al_err_take();
+    PyObject *message = NULL, *args = NULL, *source = NULL;
+    PyObject *callback = handle->callback == NULL ? Py_None : handle->callback;
+    Py_INCREF(callback);
+    args = PyObject_GetAttrString((PyObject *)handle, "_args");
+    if (args != NULL) {
+        PyObject *kwargs = NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+        if (loop->debug) {
+            kwargs = Py_BuildValue("{s:O}", "debug", Py_True);
+        }
+#endif
+        PyObject *positional = PyTuple_Pack(2, callback, args);
+        if (positional != NULL && !PyErr_Occurred()) {
+            source = PyObject_Call(st->format_callback_source, positional,
+                                   kwargs); /* escapes */
+        }
+        Py_XDECREF(positional);
+        Py_XDECREF(kwargs);
+    }
+    if (source != NULL) {
+        message = PyUnicode_FromFormat("Exception in callback %U", source);
+    }
+    int status = al_report_context(st, (PyObject *)loop, message, "exception", exc,
+                                   "handle", handle, "source_traceback",
+                                   handle->source_traceback, NULL); /* escapes */
+    Py_DECREF(callback);
+    Py_XDECREF(args);
+    Py_XDECREF(source);
+    Py_XDECREF(exc);
+    return status;
+}

@@ -1,0 +1,107 @@
+/* sched.h: the loop object and its scheduler.
+ *
+ * The sentence to keep: Python code is started from one function only,
+ * al_sched_run_once.  The selector, the timers and other threads only put slots into
+ * the ready ring; a slot begins with "still wanted?".
+ *
+ * Semantics are those of asyncio's BaseEventLoop._run_once: the slots that are ready
+ * when an iteration begins run in it, first in first out, and what they schedule runs
+ * in the next one.  Two things differ, and neither is visible to a program that keeps
+ * to asyncio's documentation: an iteration polls the selector only when there is
+ * nothing else to do or when POLL_INTERVAL has passed, and the clock is read every few
+ * slots instead of every iteration. */
+#ifndef AL_CORE_SCHED_H
+#define AL_CORE_SCHED_H
+
+#include "base/ring.h"
+#include "base/state.h"
+#include "core/fds.h"
+#include "core/timer.h"
+#include "core/wake.h"
+
+struct al_poll;
+
+typedef struct al_loop {
+    PyObject_HEAD
+    al_state *st; /* outlived by the module that the type holds */
+
+    /* Scheduling. */
+    al_ring ready;
+    al_timers timers;
+    PyObject *spare_context; /* an empty Context for the next callback, or NULL */
+    int64_t checked_at;      /* ns: last look at the clock */
+    int64_t polled_at;       /* ns: last poll */
+    uint32_t stride;         /* slots between two looks at the clock */
+    uint32_t until_check;    /* slots left before the next one */
+    bool must_poll;          /* the next iteration polls whatever the clock says */
+    bool stopping;
+
+    /* The outside world. */
+    struct al_poll *poll; /* NULL once closed */
+    al_fds fds;
+    al_wake wake;
+
+    /* Life cycle. */
+    bool closed;
+    unsigned long thread_id; /* of the running thread; 0: not running */
+    PyThreadState *tstate;   /* of the running thread */
+    pid_t pid;               /* of the process that owns the selector */
+
+    /* Overrides: see override.h. */
+    unsigned int seen_type_tag;
+    unsigned int seen_handle_tag;
+    bool own_time;       /* loop.time is not ours */
+    bool own_call_soon;  /* loop.call_soon is not ours */
+    bool handle_patched; /* asyncio.Handle._run is not the one found at import */
+
+    /* Debug mode. */
+    bool debug;
+    PyObject *slow_callback_duration;
+    PyObject *current_handle; /* debug: the handle being run, or NULL */
+
+    /* Tasks. */
+    PyObject *task_factory; /* NULL: none */
+    PyObject *current_task; /* borrowed; what the registry published, see there */
+    struct al_future
+        *tasks; /* head of the intrusive list of pending tasks (3.11-3.13) */
+} al_loop;
+
+/* obj as a loop of ours, or NULL (no exception).  Borrowed. */
+static inline al_loop *
+al_loop_check(const al_state *st, PyObject *obj)
+{
+    return PyObject_TypeCheck(obj, st->EventLoop_type) ? (al_loop *)obj : NULL;
+}
+
+/* Whether work may enter the ring as bare slots.  When it may not (debug mode, a
+ * call_soon or Handle._run that somebody replaced), every callback is a Handle made
+ * by the loop's call_soon method, as in asyncio. */
+static inline bool
+al_loop_direct(const al_loop *loop)
+{
+    return !(loop->debug | loop->own_call_soon | loop->handle_patched | loop->closed);
+}
+
+/* Puts a slot into the ready ring; steals the references, also on failure.
+ * 0, or -1 with MemoryError. */
+static inline int
+al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
+                    PyObject *extra)
+{
+    return al_ring_push_steal(&loop->ready, run, self, arg, extra);
+}
+
+/* loop.call_soon(callback, arg, context=context) by the method's name, for any loop
+ * object; arg and context may be NULL.  0 or -1.  Escapes. */
+int al_sched_call_soon(al_state *st, PyObject *loop, PyObject *callback, PyObject *arg,
+                       PyObject *context);
+
+/* The clock of loop.time(), in seconds. */
+double al_sched_now(void);
+/* The loop's time; calls a replaced loop.time.  0, or -1 with an exception. */
+int al_sched_time(al_loop *loop, double *now);
+
+/* One iteration.  0, or -1 with an exception that leaves run_forever. */
+int al_sched_run_once(al_loop *loop);
+
+#endif

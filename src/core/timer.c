@@ -1,0 +1,316 @@
+/* timer.c: see timer.h. */
+#include "core/timer.h"
+
+#include <math.h>
+
+#include "core/sched.h"
+
+enum { ARITY = 4, START = 64, GARBAGE_MIN = 100 };
+
+int
+al_timers_init(al_timers *timers)
+{
+    *timers = (al_timers){0};
+    timers->due = PyMem_New(al_timer_entry, AL_RING_START);
+    if (timers->due == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    timers->due_mask = AL_RING_START - 1;
+    return 0;
+}
+
+/* --- the heap -------------------------------------------------------------------- */
+
+static inline bool
+before(const al_timer_entry *a, const al_timer_entry *b)
+{
+    return a->when < b->when || (a->when == b->when && a->order < b->order);
+}
+
+static void
+sift_up(al_timer_entry *heap, size_t i)
+{
+    al_timer_entry entry = heap[i];
+    while (i > 0) {
+        size_t parent = (i - 1) / ARITY;
+        if (!before(&entry, &heap[parent])) {
+            break;
+        }
+        heap[i] = heap[parent];
+        i = parent;
+    }
+    heap[i] = entry;
+}
+
+static void
+sift_down(al_timer_entry *heap, size_t length, size_t i)
+{
+    al_timer_entry entry = heap[i];
+    for (;;) {
+        size_t child = i * ARITY + 1;
+        if (child >= length) {
+            break;
+        }
+        size_t last = child + ARITY < length ? child + ARITY : length;
+        size_t least = child;
+        for (size_t j = child + 1; j < last; j++) {
+            if (before(&heap[j], &heap[least])) {
+                least = j;
+            }
+        }
+        if (!before(&heap[least], &entry)) {
+            break;
+        }
+        heap[i] = heap[least];
+        i = least;
+    }
+    heap[i] = entry;
+}
+
+/* Takes the top; the caller owns its handle. */
+static al_handle *
+heap_pop(al_timers *timers)
+{
+    al_handle *handle = timers->heap[0].handle;
+    timers->length--;
+    if (timers->length > 0) {
+        timers->heap[0] = timers->heap[timers->length];
+        sift_down(timers->heap, timers->length, 0);
+    }
+    handle->scheduled = false;
+    return handle;
+}
+
+static int
+heap_push(al_timers *timers, al_timer_entry entry)
+{
+    if (timers->length == timers->capacity) {
+        size_t capacity = timers->capacity == 0 ? START : timers->capacity * 2;
+        al_timer_entry *heap = timers->heap;
+        PyMem_Resize(heap, al_timer_entry, capacity);
+        if (heap == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        timers->heap = heap;
+        timers->capacity = capacity;
+    }
+    timers->heap[timers->length++] = entry;
+    sift_up(timers->heap, timers->length - 1);
+    return 0;
+}
+
+/* --- the due queue ------------------------------------------------------------------ */
+
+static int
+due_push(al_timers *timers, al_timer_entry entry)
+{
+    size_t length = timers->due_tail - timers->due_head;
+    if (length > timers->due_mask) {
+        size_t capacity = (timers->due_mask + 1) * 2;
+        al_timer_entry *due = PyMem_New(al_timer_entry, capacity);
+        if (due == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (size_t i = 0; i < length; i++) {
+            due[i] = timers->due[(timers->due_head + i) & timers->due_mask];
+        }
+        PyMem_Free(timers->due);
+        timers->due = due;
+        timers->due_mask = capacity - 1;
+        timers->due_head = 0;
+        timers->due_tail = length;
+    }
+    timers->due[timers->due_tail++ & timers->due_mask] = entry;
+    return 0;
+}
+
+/* --- what the loop calls ------------------------------------------------------------- */
+
+int
+al_timers_add(al_timers *timers, al_handle *handle, double now)
+{
+    al_timer_entry entry = {handle->when, timers->order++, handle};
+    if (AL_UNLIKELY(isnan(entry.when))) {
+        entry.when = -INFINITY; /* A deadline that compares with nothing is past. */
+    }
+    bool due = entry.when <= now;
+    if (due && al_timers_have_due(timers)) {
+        const al_timer_entry *last =
+            &timers->due[(timers->due_tail - 1) & timers->due_mask];
+        due = entry.when >= last->when;
+    }
+    if ((due ? due_push(timers, entry) : heap_push(timers, entry)) < 0) {
+        return -1;
+    }
+    Py_INCREF(handle);
+    handle->scheduled = true;
+    return 0;
+}
+
+/* Rebuilds the heap without its garbage.  The garbage is released last, because that
+ * can run foreign code which schedules or cancels. */
+static void
+compact(al_timers *timers)
+{
+    size_t keep = 0, length = timers->length;
+    al_timer_entry *heap = timers->heap;
+    for (size_t i = 0; i < length; i++) {
+        if (!heap[i].handle->cancelled) {
+            al_timer_entry swap = heap[keep];
+            heap[keep++] = heap[i];
+            heap[i] = swap;
+        }
+    }
+    size_t garbage = length - keep;
+    if (garbage == 0) {
+        timers->cancelled = 0;
+        return;
+    }
+    al_timer_entry *dead = PyMem_New(al_timer_entry, garbage);
+    if (dead == NULL) {
+        for (size_t i = keep / ARITY + 1; i-- > 0;) {
+            sift_down(heap, length, i);
+        }
+        return; /* No memory: the garbage stays until its deadline. */
+    }
+    memcpy(dead, heap + keep, garbage * sizeof(*dead));
+    timers->length = keep;
+    timers->cancelled = 0;
+    for (size_t i = keep / ARITY + 1; i-- > 0;) {
+        if (i < keep) {
+            sift_down(heap, keep, i);
+        }
+    }
+    for (size_t i = 0; i < garbage; i++) {
+        dead[i].handle->scheduled = false;
+        al_handle_left_queue(dead[i].handle);
+        Py_DECREF(dead[i].handle); /* escapes */
+    }
+    PyMem_Free(dead);
+}
+
+void
+al_timers_cancelled(al_timers *timers, al_handle *handle)
+{
+    size_t length = timers->length;
+    if (length > 0 && timers->heap[length - 1].handle == handle) {
+        timers->length--;
+        handle->scheduled = false;
+        al_handle_left_queue(handle);
+        Py_DECREF(handle); /* The caller holds another reference. */
+        return;
+    }
+    timers->cancelled++;
+}
+
+int
+al_timers_collect(al_loop *loop, double now)
+{
+    al_timers *timers = &loop->timers;
+    if (AL_UNLIKELY(timers->cancelled > GARBAGE_MIN &&
+                    timers->cancelled * 2 > timers->length)) {
+        compact(timers); /* escapes */
+    }
+    for (;;) {
+        bool heap_due = timers->length > 0 && timers->heap[0].when <= now;
+        bool have_due = al_timers_have_due(timers);
+        al_handle *handle;
+        if (have_due &&
+            !(heap_due && before(&timers->heap[0],
+                                 &timers->due[timers->due_head & timers->due_mask]))) {
+            handle = timers->due[timers->due_head++ & timers->due_mask].handle;
+            handle->scheduled = false;
+        }
+        else if (heap_due) {
+            handle = heap_pop(timers);
+        }
+        else {
+            return 0;
+        }
+        if (handle->cancelled) {
+            if (timers->cancelled > 0) {
+                timers->cancelled--;
+            }
+            al_handle_left_queue(handle);
+            Py_DECREF(handle); /* escapes */
+            continue;
+        }
+        if (al_ring_push_steal(&loop->ready, al_handle_run, (PyObject *)handle, NULL,
+                               NULL) < 0) {
+            return -1;
+        }
+    }
+}
+
+bool
+al_timers_next(al_timers *timers, double *when)
+{
+    if (al_timers_have_due(timers)) {
+        *when = -INFINITY;
+        return true;
+    }
+    while (timers->length > 0) {
+        if (!timers->heap[0].handle->cancelled) {
+            *when = timers->heap[0].when;
+            return true;
+        }
+        al_handle *handle = heap_pop(timers);
+        if (timers->cancelled > 0) {
+            timers->cancelled--;
+        }
+        al_handle_left_queue(handle);
+        Py_DECREF(handle); /* escapes */
+    }
+    return false;
+}
+
+void
+al_timers_clear(al_timers *timers)
+{
+    while (al_timers_have_due(timers)) {
+        al_handle *handle = timers->due[timers->due_head++ & timers->due_mask].handle;
+        handle->scheduled = false;
+        al_handle_left_queue(handle);
+        Py_DECREF(handle); /* escapes */
+    }
+    while (timers->length > 0) {
+        al_handle *handle = timers->heap[--timers->length].handle;
+        handle->scheduled = false;
+        al_handle_left_queue(handle);
+        Py_DECREF(handle); /* escapes */
+    }
+    timers->cancelled = 0;
+}
+
+void
+al_timers_free(al_timers *timers)
+{
+    al_timers_clear(timers);
+    PyMem_Free(timers->heap);
+    PyMem_Free(timers->due);
+    timers->heap = timers->due = NULL;
+    timers->capacity = 0;
+    timers->due_mask = 0;
+}
+
+int
+al_timers_traverse(const al_timers *timers, visitproc visit, void *arg)
+{
+    for (size_t i = 0; i < timers->length; i++) {
+        int status = al_handle_traverse_queued(timers->heap[i].handle, visit, arg);
+        if (status != 0) {
+            return status;
+        }
+    }
+    for (size_t i = timers->due_head; i != timers->due_tail; i++) {
+        int status = al_handle_traverse_queued(timers->due[i & timers->due_mask].handle,
+                                               visit, arg);
+        if (status != 0) {
+            return status;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,60 @@
+/* timer.h: the pending timers of a loop.
+ *
+ * A four-ary heap of (deadline, order of scheduling, handle) and, beside it, a queue of
+ * timers that were due when they were scheduled (call_later(0) and the like), which
+ * never see the heap.  The queue's deadlines never decrease, so merging it with the
+ * heap's top gives asyncio's order: by deadline, then by order of scheduling.
+ *
+ * Cancelling is O(1): the newest heap entry is taken out at once (a timeout that did
+ * not happen is nearly always that one), any other is left as garbage, and the heap is
+ * rebuilt when more than half of it is garbage.  Both containers own their handles. */
+#ifndef AL_CORE_TIMER_H
+#define AL_CORE_TIMER_H
+
+#include "core/handle.h"
+
+typedef struct {
+    double when;
+    uint64_t order;
+    al_handle *handle;
+} al_timer_entry;
+
+typedef struct {
+    al_timer_entry *heap;
+    size_t length, capacity;
+    al_timer_entry *due; /* ring, power of two */
+    size_t due_mask, due_head, due_tail;
+    size_t cancelled; /* garbage entries in the heap */
+    uint64_t order;
+} al_timers;
+
+struct al_loop;
+
+int al_timers_init(al_timers *timers);
+/* Releases every handle; foreign code may run. */
+void al_timers_clear(al_timers *timers);
+void al_timers_free(al_timers *timers);
+int al_timers_traverse(const al_timers *timers, visitproc visit, void *arg);
+
+/* Schedules handle->when; takes its own reference.  `now` is the loop's time: a
+ * deadline not after it goes to the due queue.  0, or -1 with MemoryError. */
+int al_timers_add(al_timers *timers, al_handle *handle, double now);
+
+/* The handle has been cancelled while scheduled. */
+void al_timers_cancelled(al_timers *timers, al_handle *handle);
+
+/* Moves every timer whose deadline is not after `now` to the loop's ready ring.
+ * 0, or -1 with MemoryError. */
+int al_timers_collect(struct al_loop *loop, double now);
+
+static inline bool
+al_timers_have_due(const al_timers *timers)
+{
+    return timers->due_head != timers->due_tail;
+}
+
+/* The earliest deadline of a timer that is not cancelled; false if there is none.
+ * Drops cancelled entries from the top on its way. */
+bool al_timers_next(al_timers *timers, double *when);
+
+#endif

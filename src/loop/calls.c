@@ -1,0 +1,617 @@
+/* calls.c: call_soon and its kin, create_future, create_task, add_reader's inner part.
+ *
+ * Checks and messages mirror asyncio.base_events.BaseEventLoop; the debug-mode checks
+ * are asyncio's own methods (_check_thread, _check_callback), called by name. */
+#include "loop/calls.h"
+
+#include "base/args.h"
+#include "core/handle.h"
+#include "core/sched.h"
+#include "task/future.h"
+#include "task/task.h"
+
+static int
+check_closed(const al_loop *loop)
+{
+    if (AL_UNLIKELY(loop->closed)) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    return 0;
+}
+
+/* The debug-mode checks of a scheduling call. */
+static int
+check_debug(al_loop *loop, PyObject *callback, const char *method, bool thread)
+{
+    PyObject *result = NULL;
+    if (thread) {
+        result = PyObject_CallMethod((PyObject *)loop, "_check_thread", NULL);
+        if (result == NULL) {
+            return -1;
+        }
+        Py_DECREF(result);
+    }
+    result = PyObject_CallMethod((PyObject *)loop, "_check_callback", "Os", callback,
+                                 method); /* escapes */
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+check_context(PyObject *context)
+{
+    if (context != NULL && context != Py_None && !PyContext_CheckExact(context)) {
+        /* asyncio finds out when the callback runs: '... object has no attribute run'. */
+        PyErr_Format(PyExc_TypeError, "a Context was expected, got %R", context);
+        return -1;
+    }
+    return 0;
+}
+
+/* --- call_soon ------------------------------------------------------------------------ */
+
+static const al_signature call_soon_signature = {
+    .function = "BaseEventLoop.call_soon",
+    .names = {"callback", "context"},
+    .positional = 1,
+    .required = 1,
+    .total = 2,
+    .rest = true,
+};
+
+static const al_signature call_soon_threadsafe_signature = {
+    .function = "BaseEventLoop.call_soon_threadsafe",
+    .names = {"callback", "context"},
+    .positional = 1,
+    .required = 1,
+    .total = 2,
+    .rest = true,
+};
+
+static PyObject *
+push_handle(al_loop *self, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *context)
+{
+    al_handle *handle =
+        al_handle_new(self, self->st->Handle_type, callback, args, nargs, context);
+    if (handle != NULL &&
+        al_sched_push_steal(self, al_handle_run, Py_NewRef((PyObject *)handle), NULL,
+                            NULL) < 0) {
+        Py_CLEAR(handle);
+    }
+    return (PyObject *)handle;
+}
+
+static PyObject *
+schedule_soon(al_loop *self, const al_signature *signature, PyObject *const *args,
+              Py_ssize_t nargs, PyObject *kwnames, bool threadsafe)
+{
+    PyObject *values[2];
+    Py_ssize_t rest;
+    if (AL_LIKELY(kwnames == NULL && nargs > 0)) {
+        values[0] = args[0];
+        values[1] = NULL;
+        rest = 1;
+    }
+    else if (al_args_parse(signature, args, nargs, kwnames, values, &rest) < 0) {
+        return NULL;
+    }
+    if (check_closed(self) < 0) {
+        return NULL;
+    }
+    if (AL_UNLIKELY(self->debug) &&
+        check_debug(self, values[0], signature->function + sizeof("BaseEventLoop.") - 1,
+                    !threadsafe) < 0) {
+        return NULL;
+    }
+    if (check_context(values[1]) < 0) {
+        return NULL;
+    }
+    return push_handle(self, values[0], args + rest, nargs - rest, values[1]);
+}
+
+PyDoc_STRVAR(call_soon_doc,
+             "call_soon($self, /, callback, *args, context=None)\n--\n\n"
+             "Arrange for callback(*args) to be called at the next iteration.\n\n"
+             "Callbacks run in the order of registration, each exactly once, in\n"
+             "`context` or a copy of the current one.  Returns a Handle.\n\n"
+             "Source: asyncio, loop.call_soon.");
+
+static PyObject *
+EventLoop_call_soon(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
+{
+    return schedule_soon(self, &call_soon_signature, args, nargs, kwnames, false);
+}
+
+PyDoc_STRVAR(call_soon_threadsafe_doc,
+             "call_soon_threadsafe($self, /, callback, *args, context=None)\n--\n\n"
+             "Like call_soon, but may be called from any thread; wakes the loop.\n\n"
+             "Source: asyncio, loop.call_soon_threadsafe.");
+
+static PyObject *
+EventLoop_call_soon_threadsafe(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
+{
+    PyObject *handle = schedule_soon(self, &call_soon_threadsafe_signature, args, nargs,
+                                     kwnames, true);
+    if (handle != NULL) {
+        al_wake_up(self);
+    }
+    return handle;
+}
+
+/* --- timers ---------------------------------------------------------------------------- */
+
+static const al_signature call_later_signature = {
+    .function = "BaseEventLoop.call_later",
+    .names = {"delay", "callback", "context"},
+    .positional = 2,
+    .required = 2,
+    .total = 3,
+    .rest = true,
+};
+
+static const al_signature call_at_signature = {
+    .function = "BaseEventLoop.call_at",
+    .names = {"when", "callback", "context"},
+    .positional = 2,
+    .required = 2,
+    .total = 3,
+    .rest = true,
+};
+
+/* A timer at `when` seconds; `when_object` is what the caller gave if it was no float.
+ * `now` is the loop's time, or NaN if it has not been read. */
+static PyObject *
+push_timer(al_loop *self, double when, PyObject *when_object, double now,
+           PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
+           PyObject *context)
+{
+    al_handle *timer =
+        al_handle_new(self, self->st->TimerHandle_type, callback, args, nargs, context);
+    if (timer == NULL) {
+        return NULL;
+    }
+    timer->when = when;
+    timer->when_object = Py_XNewRef(when_object);
+    if (al_timers_add(&self->timers, timer, now) < 0) {
+        Py_DECREF(timer);
+        return NULL;
+    }
+    return (PyObject *)timer;
+}
+
+static PyObject *
+schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
+               Py_ssize_t nargs, bool relative)
+{
+    double now, when;
+    PyObject *when_object = NULL, *result = NULL;
+    bool clock_read = relative;
+
+    if (relative && al_sched_time(self, &now) < 0) {
+        return NULL;
+    }
+    if (relative && (PyFloat_CheckExact(values[0]) || PyLong_CheckExact(values[0]))) {
+        double delay = PyFloat_AsDouble(values[0]);
+        if (delay == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        when = now + delay;
+    }
+    else {
+        if (relative) {
+            /* Whatever self.time() + delay gives, as in asyncio. */
+            PyObject *time = PyFloat_FromDouble(now);
+            if (time == NULL) {
+                return NULL;
+            }
+            when_object = PyNumber_Add(time, values[0]); /* escapes */
+            Py_DECREF(time);
+        }
+        else {
+            when_object = Py_NewRef(values[0]);
+        }
+        if (when_object == NULL) {
+            return NULL;
+        }
+        when = PyFloat_AsDouble(when_object); /* escapes */
+        if (when == -1.0 && PyErr_Occurred()) {
+            goto done;
+        }
+        if (PyFloat_CheckExact(when_object)) {
+            Py_CLEAR(when_object);
+        }
+    }
+    if (check_closed(self) < 0) {
+        goto done;
+    }
+    if (AL_UNLIKELY(self->debug) && check_debug(self, values[1], "call_at", true) < 0) {
+        goto done;
+    }
+    if (check_context(values[2]) < 0) {
+        goto done;
+    }
+    if (!clock_read) {
+        /* An absolute deadline in the past need not see the heap either. */
+        now = self->own_time ? -Py_HUGE_VAL : al_sched_now();
+    }
+    result =
+        push_timer(self, when, when_object, now, values[1], args, nargs, values[2]);
+
+done:
+    Py_XDECREF(when_object);
+    return result;
+}
+
+PyDoc_STRVAR(call_later_doc,
+             "call_later($self, /, delay, callback, *args, context=None)\n--\n\n"
+             "Arrange for callback(*args) to be called after `delay` seconds.\n\n"
+             "The delay may be an int or a float; zero or less means as soon as\n"
+             "possible.  The callback is never called early.  Returns a\n"
+             "TimerHandle.\n\n"
+             "Source: asyncio, loop.call_later.");
+
+static PyObject *
+EventLoop_call_later(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
+{
+    PyObject *values[3];
+    Py_ssize_t rest;
+    if (al_args_parse(&call_later_signature, args, nargs, kwnames, values, &rest) < 0) {
+        return NULL;
+    }
+    if (values[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "delay must not be None");
+        return NULL;
+    }
+    return schedule_timer(self, values, args + rest, nargs - rest, true);
+}
+
+PyDoc_STRVAR(call_at_doc,
+             "call_at($self, /, when, callback, *args, context=None)\n--\n\n"
+             "Arrange for callback(*args) to be called at `when`, in seconds on the\n"
+             "clock of loop.time().  Returns a TimerHandle.\n\n"
+             "Source: asyncio, loop.call_at.");
+
+static PyObject *
+EventLoop_call_at(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    PyObject *values[3];
+    Py_ssize_t rest;
+    if (al_args_parse(&call_at_signature, args, nargs, kwnames, values, &rest) < 0) {
+        return NULL;
+    }
+    if (values[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "when cannot be None");
+        return NULL;
+    }
+    return schedule_timer(self, values, args + rest, nargs - rest, false);
+}
+
+PyDoc_STRVAR(time_doc, "time($self, /)\n--\n\n"
+                       "Return the time in seconds on the monotonic clock.\n\n"
+                       "Source: time.monotonic (CLOCK_MONOTONIC).");
+
+static PyObject *
+EventLoop_time(al_loop *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return PyFloat_FromDouble(al_sched_now());
+}
+
+/* --- futures and tasks ------------------------------------------------------------------ */
+
+PyDoc_STRVAR(create_future_doc, "create_future($self, /)\n--\n\n"
+                                "Return a new aioloop.Future of this loop.\n\n"
+                                "Source: asyncio, loop.create_future.");
+
+static PyObject *
+EventLoop_create_future(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_future_new(self);
+}
+
+static const al_signature create_task_signature = {
+    .function = "BaseEventLoop.create_task",
+    .names = {"coro", "name", "context", "eager_start"},
+    .positional = 1,
+    .required = 1,
+#if PY_VERSION_HEX >= 0x030D0300
+    .total = 4,
+#else
+    .total = 3,
+#endif
+};
+
+/* BaseEventLoop.create_task(self, coro, **kwargs): how a version calls a factory. */
+static PyObject *
+create_task_by_factory(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject **stack = PyMem_New(PyObject *, (size_t)n + 1);
+    if (stack == NULL) {
+        return PyErr_NoMemory();
+    }
+    stack[0] = (PyObject *)self;
+    memcpy(stack + 1, args, (size_t)n * sizeof(*stack));
+    PyObject *task = PyObject_Vectorcall(self->st->base_create_task, stack,
+                                         (size_t)nargs + 1, kwnames); /* escapes */
+    PyMem_Free(stack);
+    return task;
+}
+
+PyDoc_STRVAR(create_task_doc,
+#if PY_VERSION_HEX >= 0x030D0300
+             "create_task($self, /, coro, *, name=None, context=None, **kwargs)\n--\n\n"
+#else
+             "create_task($self, /, coro, *, name=None, context=None)\n--\n\n"
+#endif
+             "Schedule a coroutine and return its aioloop.Task.\n\n"
+             "With a task factory set, return what the factory makes.\n\n"
+             "Source: asyncio, loop.create_task.");
+
+static PyObject *
+EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    PyObject *values[4] = {NULL, NULL, NULL, NULL};
+    int eager_start = -1;
+    if (AL_UNLIKELY(self->task_factory != NULL)) {
+        PyObject *eager = self->st->eager_task_factory;
+        if (eager == NULL || self->task_factory != eager) {
+            return create_task_by_factory(self, args, nargs, kwnames);
+        }
+        eager_start = 1;
+    }
+    if (AL_LIKELY(kwnames == NULL && nargs == 1)) {
+        values[0] = args[0];
+    }
+    else if (al_args_parse(&create_task_signature, args, nargs, kwnames, values, NULL) <
+             0) {
+        return NULL;
+    }
+    if (check_closed(self) < 0) {
+        return NULL;
+    }
+    if (values[3] != NULL && values[3] != Py_None) {
+        eager_start = PyObject_IsTrue(values[3]);
+        if (eager_start < 0) {
+            return NULL;
+        }
+    }
+    return al_task_new(self, values[0], values[1], values[2], eager_start);
+}
+
+/* --- what asyncio's own code calls on its loop ------------------------------------------- */
+
+/* Mirrors BaseEventLoop._add_callback; subprocess and signal code use it. */
+static PyObject *
+EventLoop__add_callback(al_loop *self, PyObject *op)
+{
+    int status = 0;
+    if (al_handle_check(self->st, op)) {
+        if (!((al_handle *)op)->cancelled) {
+            status =
+                al_sched_push_steal(self, al_handle_run, Py_NewRef(op), NULL, NULL);
+        }
+    }
+    else {
+        /* A plain asyncio.Handle, as add_signal_handler makes it: its _run does all. */
+        PyObject *cancelled = PyObject_GetAttrString(op, "_cancelled");
+        if (cancelled == NULL) {
+            return NULL;
+        }
+        int dead = PyObject_IsTrue(cancelled);
+        Py_DECREF(cancelled);
+        if (dead < 0) {
+            return NULL;
+        }
+        if (!dead) {
+            status = al_sched_push_steal(self, al_handle_run_foreign, Py_NewRef(op),
+                                         NULL, NULL);
+        }
+    }
+    if (status < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+EventLoop__write_to_self(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    al_wake_up(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+EventLoop__timer_handle_cancelled(al_loop *self, PyObject *op)
+{
+    /* Our own timers tell the heap themselves; a foreign one is in no heap of ours. */
+    (void)self;
+    (void)op;
+    Py_RETURN_NONE;
+}
+
+/* selectors._fileobj_to_fd: an int, or anything with fileno(). */
+static int
+descriptor_of(al_loop *self, PyObject *fileobj, int *fd)
+{
+    PyObject *number =
+        PyLong_CheckExact(fileobj)
+            ? Py_NewRef(fileobj)
+            : PyObject_CallOneArg(self->st->fileobj_to_fd, fileobj); /* escapes */
+    if (number == NULL) {
+        return -1;
+    }
+    long value = PyLong_AsLong(number);
+    if (value == -1 && PyErr_Occurred()) {
+        Py_DECREF(number);
+        return -1;
+    }
+    if (value < 0 || value > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
+        Py_DECREF(number);
+        return -1;
+    }
+    Py_DECREF(number);
+    *fd = (int)value;
+    return 0;
+}
+
+static const al_signature add_reader_signature = {
+    .function = "BaseSelectorEventLoop._add_reader",
+    .names = {"fd", "callback", "context"},
+    .positional = 2,
+    .required = 2,
+    .total = 3,
+    .rest = true,
+};
+
+static const al_signature add_writer_signature = {
+    .function = "BaseSelectorEventLoop._add_writer",
+    .names = {"fd", "callback", "context"},
+    .positional = 2,
+    .required = 2,
+    .total = 3,
+    .rest = true,
+};
+
+static PyObject *
+add_watch(al_loop *self, const al_signature *signature, int event,
+          PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *values[3];
+    Py_ssize_t rest;
+    int fd;
+    if (al_args_parse(signature, args, nargs, kwnames, values, &rest) < 0 ||
+        check_closed(self) < 0 || check_context(values[2]) < 0) {
+        return NULL;
+    }
+    al_handle *handle = al_handle_new(self, self->st->Handle_type, values[1],
+                                      args + rest, nargs - rest, values[2]);
+    if (handle == NULL) {
+        return NULL;
+    }
+    if (descriptor_of(self, values[0], &fd) < 0 || check_closed(self) < 0 ||
+        al_fds_add(self, fd, event, handle) < 0) {
+        Py_CLEAR(handle);
+    }
+    return (PyObject *)handle;
+}
+
+static PyObject *
+EventLoop__add_reader(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    return add_watch(self, &add_reader_signature, AL_READ, args, nargs, kwnames);
+}
+
+static PyObject *
+EventLoop__add_writer(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    return add_watch(self, &add_writer_signature, AL_WRITE, args, nargs, kwnames);
+}
+
+static PyObject *
+remove_watch(al_loop *self, PyObject *fileobj, int event)
+{
+    int fd;
+    if (self->closed) {
+        Py_RETURN_FALSE;
+    }
+    if (descriptor_of(self, fileobj, &fd) < 0) {
+        return NULL;
+    }
+    int removed = al_fds_remove(self, fd, event); /* escapes */
+    return removed < 0 ? NULL : PyBool_FromLong(removed);
+}
+
+static PyObject *
+EventLoop__remove_reader(al_loop *self, PyObject *fileobj)
+{
+    return remove_watch(self, fileobj, AL_READ);
+}
+
+static PyObject *
+EventLoop__remove_writer(al_loop *self, PyObject *fileobj)
+{
+    return remove_watch(self, fileobj, AL_WRITE);
+}
+
+/* The pair (reader, writer) of a descriptor, each a Handle or None; None if neither. */
+static PyObject *
+EventLoop__watched(al_loop *self, PyObject *fileobj)
+{
+    int fd;
+    if (descriptor_of(self, fileobj, &fd) < 0) {
+        return NULL;
+    }
+    al_handle *reader, *writer;
+    if (!al_fds_get(&self->fds, fd, &reader, &writer)) {
+        Py_RETURN_NONE;
+    }
+    return PyTuple_Pack(2, reader == NULL ? Py_None : (PyObject *)reader,
+                        writer == NULL ? Py_None : (PyObject *)writer);
+}
+
+/* The descriptors that have a reader or a writer, as a list of int. */
+static PyObject *
+EventLoop__watched_fds(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *list = PyList_New(0);
+    al_handle *reader, *writer;
+    for (int fd = 0; list != NULL && fd < self->fds.capacity; fd++) {
+        if (al_fds_get(&self->fds, fd, &reader, &writer)) {
+            PyObject *number = PyLong_FromLong(fd);
+            if (number == NULL || PyList_Append(list, number) < 0) {
+                Py_CLEAR(list);
+            }
+            Py_XDECREF(number);
+        }
+    }
+    return list;
+}
+
+#define FAST(function)                                                                 \
+    (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
+
+PyMethodDef al_calls_methods[] = {
+    {"call_soon", FAST(EventLoop_call_soon), call_soon_doc},
+    {"call_soon_threadsafe", FAST(EventLoop_call_soon_threadsafe),
+     call_soon_threadsafe_doc},
+    {"call_later", FAST(EventLoop_call_later), call_later_doc},
+    {"call_at", FAST(EventLoop_call_at), call_at_doc},
+    {"time", (PyCFunction)EventLoop_time, METH_NOARGS, time_doc},
+    {"create_future", (PyCFunction)EventLoop_create_future, METH_NOARGS,
+     create_future_doc},
+    {"create_task", FAST(EventLoop_create_task), create_task_doc},
+    {"_add_callback", (PyCFunction)EventLoop__add_callback, METH_O, NULL},
+    {"_write_to_self", (PyCFunction)EventLoop__write_to_self, METH_NOARGS, NULL},
+    {"_timer_handle_cancelled", (PyCFunction)EventLoop__timer_handle_cancelled, METH_O,
+     NULL},
+    {"_add_reader", FAST(EventLoop__add_reader), NULL},
+    {"_add_writer", FAST(EventLoop__add_writer), NULL},
+    {"_remove_reader", (PyCFunction)EventLoop__remove_reader, METH_O, NULL},
+    {"_remove_writer", (PyCFunction)EventLoop__remove_writer, METH_O, NULL},
+    {"_watched", (PyCFunction)EventLoop__watched, METH_O, NULL},
+    {"_watched_fds", (PyCFunction)EventLoop__watched_fds, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyCFunction
+al_calls_time_function(void)
+{
+    return (PyCFunction)EventLoop_time;
+}
+
+PyCFunction
+al_calls_call_soon_function(void)
+{
+    return (PyCFunction)(void (*)(void))EventLoop_call_soon;
+}

@@ -1,0 +1,693 @@
+/* loop.c: see loop.h.
+ *
+ * aioloop.Loop is `class Loop(_core.EventLoop, asyncio.SelectorEventLoop)`.  What
+ * asyncio's Python methods read and set on their loop (_debug, _closed, _thread_id,
+ * _ready ...) are getsets here; they win over the instance's dictionary.  What is not
+ * in C comes from SelectorEventLoop, in each version's own words. */
+#include "loop/loop.h"
+
+#include <unistd.h>
+
+#include "core/handle.h"
+#include "core/override.h"
+#include "core/poll.h"
+#include "core/sched.h"
+#include "core/signal.h"
+#include "loop/calls.h"
+
+/* --- the queues as asyncio's code sees them ------------------------------------------------ */
+
+/* loop._ready and loop._scheduled: asyncio's methods clear them, append to them, and ask
+ * for their length. */
+typedef struct {
+    PyObject_HEAD
+    al_loop *loop;
+    bool timers;
+} al_queue_view;
+
+static PyObject *
+queue_view_new(al_loop *loop, bool timers)
+{
+    al_queue_view *view = PyObject_GC_New(al_queue_view, loop->st->QueueView_type);
+    if (view == NULL) {
+        return NULL;
+    }
+    view->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    view->timers = timers;
+    PyObject_GC_Track(view);
+    return (PyObject *)view;
+}
+
+static int
+queue_view_traverse(al_queue_view *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->loop);
+    return 0;
+}
+
+static int
+queue_view_clear(al_queue_view *self)
+{
+    Py_CLEAR(self->loop);
+    return 0;
+}
+
+static void
+queue_view_dealloc(al_queue_view *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)queue_view_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t
+queue_view_length(al_queue_view *self)
+{
+    const al_timers *timers = &self->loop->timers;
+    return (Py_ssize_t)(self->timers
+                            ? timers->length + (timers->due_tail - timers->due_head)
+                            : al_ring_len(&self->loop->ready));
+}
+
+/* A list of what is queued; a bare slot shows as the object it works for. */
+static PyObject *
+queue_view_list(al_queue_view *self)
+{
+    PyObject *list = PyList_New(0);
+    const al_loop *loop = self->loop;
+    if (list == NULL) {
+        return NULL;
+    }
+    /* Appending allocates and may collect garbage: indices are checked each time. */
+    if (self->timers) {
+        const al_timers *timers = &loop->timers;
+        for (size_t i = 0; i < timers->length; i++) {
+            if (PyList_Append(list, (PyObject *)timers->heap[i].handle) < 0) {
+                goto error;
+            }
+        }
+        for (size_t i = timers->due_head; i != timers->due_tail; i++) {
+            al_handle *handle = timers->due[i & timers->due_mask].handle;
+            if (PyList_Append(list, (PyObject *)handle) < 0) {
+                goto error;
+            }
+        }
+    }
+    else {
+        for (size_t i = 0; i < al_ring_len(&loop->ready); i++) {
+            if (PyList_Append(list, al_ring_at(&loop->ready, i)->self) < 0) {
+                goto error;
+            }
+        }
+    }
+    return list;
+
+error:
+    Py_DECREF(list);
+    return NULL;
+}
+
+static PyObject *
+queue_view_iter(al_queue_view *self)
+{
+    PyObject *list = queue_view_list(self);
+    if (list == NULL) {
+        return NULL;
+    }
+    PyObject *iterator = PyObject_GetIter(list);
+    Py_DECREF(list);
+    return iterator;
+}
+
+static PyObject *
+queue_view_repr(al_queue_view *self)
+{
+    PyObject *list = queue_view_list(self);
+    if (list == NULL) {
+        return NULL;
+    }
+    PyObject *repr = PyUnicode_FromFormat("<%s of %R: %R>",
+                                          self->timers ? "timers" : "ready callbacks",
+                                          self->loop, list);
+    Py_DECREF(list);
+    return repr;
+}
+
+static PyObject *
+QueueView_clear(al_queue_view *self, PyObject *Py_UNUSED(ignored))
+{
+    al_loop *loop = self->loop;
+    Py_INCREF(loop);
+    if (self->timers) {
+        al_timers_clear(&loop->timers); /* escapes */
+    }
+    else {
+        al_ring_clear(&loop->ready); /* escapes */
+    }
+    Py_DECREF(loop);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+QueueView_append(al_queue_view *self, PyObject *handle)
+{
+    return PyObject_CallMethod((PyObject *)self->loop, "_add_callback", "O", handle);
+}
+
+static PyMethodDef queue_view_methods[] = {
+    {"append", (PyCFunction)QueueView_append, METH_O, NULL},
+    {"clear", (PyCFunction)QueueView_clear, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot queue_view_slots[] = {
+    {Py_tp_dealloc, queue_view_dealloc}, {Py_tp_traverse, queue_view_traverse},
+    {Py_tp_clear, queue_view_clear},     {Py_tp_methods, queue_view_methods},
+    {Py_sq_length, queue_view_length},   {Py_tp_iter, queue_view_iter},
+    {Py_tp_repr, queue_view_repr},       {0, NULL},
+};
+
+static PyType_Spec queue_view_spec = {
+    .name = "aioloop._core.QueueView",
+    .basicsize = sizeof(al_queue_view),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = queue_view_slots,
+};
+
+/* --- making and freeing ---------------------------------------------------------------- */
+
+static PyObject *
+loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    al_loop *self = (al_loop *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->wake.read_fd = self->wake.write_fd = -1;
+    self->st = al_state_of(type);
+    self->stride = self->until_check = 1;
+    self->must_poll = true;
+    self->pid = getpid();
+    if (self->st == NULL || al_ring_init(&self->ready) < 0 ||
+        al_timers_init(&self->timers) < 0) {
+        goto error;
+    }
+    self->slow_callback_duration = PyFloat_FromDouble(0.1);
+    if (self->slow_callback_duration == NULL) {
+        goto error;
+    }
+    self->poll = al_poll_new(self);
+    if (self->poll == NULL || al_wake_open(self) < 0) {
+        goto error;
+    }
+    return (PyObject *)self;
+
+error:
+    self->closed = true; /* Nothing to warn about: the program never had it. */
+    Py_DECREF(self);
+    return NULL;
+}
+
+/* Frees what the operating system gave us.  Runs once; escapes. */
+static void
+release_selector(al_loop *self)
+{
+    al_fds_clear(&self->fds); /* escapes */
+    al_wake_close(&self->wake);
+    if (self->poll != NULL) {
+        al_poll_free(self->poll);
+        self->poll = NULL;
+    }
+}
+
+static int
+loop_traverse(al_loop *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->spare_context);
+    Py_VISIT(self->slow_callback_duration);
+    Py_VISIT(self->current_handle);
+    Py_VISIT(self->task_factory);
+    for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
+        const al_slot *slot = al_ring_at(&self->ready, i);
+        int status =
+            slot->run == al_handle_run
+                ? al_handle_traverse_queued((al_handle *)slot->self, visit, arg)
+                : visit(slot->self, arg);
+        if (status != 0) {
+            return status;
+        }
+        Py_VISIT(slot->arg);
+        Py_VISIT(slot->extra);
+    }
+    int status = al_timers_traverse(&self->timers, visit, arg);
+    return status != 0 ? status : al_fds_traverse(&self->fds, visit, arg);
+}
+
+static int
+loop_clear(al_loop *self)
+{
+    Py_CLEAR(self->spare_context);
+    Py_CLEAR(self->current_handle);
+    Py_CLEAR(self->task_factory);
+    if (self->ready.slots != NULL) {
+        al_ring_clear(&self->ready);
+    }
+    if (self->timers.due != NULL) {
+        al_timers_clear(&self->timers);
+    }
+    al_fds_clear(&self->fds);
+    return 0;
+}
+
+static void
+loop_dealloc(al_loop *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)loop_clear(self); /* escapes */
+    release_selector(self);
+    Py_CLEAR(self->slow_callback_duration);
+    if (self->ready.slots != NULL) {
+        al_ring_free(&self->ready);
+    }
+    if (self->timers.due != NULL) {
+        al_timers_free(&self->timers);
+    }
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* --- running --------------------------------------------------------------------------- */
+
+/* Calls a method without arguments; an exception that is pending already becomes the
+ * context of the one it raises.  Restores it otherwise. */
+static int
+call_keeping_exception(al_loop *self, PyObject *name)
+{
+    PyObject *pending = al_err_take();
+    PyObject *result = PyObject_CallMethodNoArgs((PyObject *)self, name); /* escapes */
+    if (result == NULL) {
+        if (pending != NULL) {
+            PyObject *raised = al_err_take();
+            PyException_SetContext(raised, pending);
+            al_err_put_steal(raised);
+        }
+        return -1;
+    }
+    Py_DECREF(result);
+    if (pending != NULL) {
+        al_err_put_steal(pending);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+leave_signals(al_loop *self)
+{
+    PyObject *pending = al_err_take();
+    PyObject *handlers = PyObject_GetAttrString((PyObject *)self, "_signal_handlers");
+    int keep = handlers == NULL ? -1 : PyObject_IsTrue(handlers);
+    Py_XDECREF(handlers);
+    int status = keep < 0 ? -1 : al_signal_leave(self, keep);
+    if (pending != NULL) {
+        if (status < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        al_err_put_steal(pending);
+        return -1;
+    }
+    return status;
+}
+
+PyDoc_STRVAR(run_forever_doc, "run_forever($self, /)\n--\n\n"
+                              "Run until stop() is called.\n\n"
+                              "Source: asyncio, loop.run_forever.");
+
+static PyObject *
+EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    al_state *st = self->st;
+    PyObject *result =
+        PyObject_CallMethodNoArgs((PyObject *)self, st->str._run_forever_setup);
+    if (result == NULL) {
+        return NULL;
+    }
+    Py_DECREF(result);
+    int status = al_signal_enter(self);
+    self->must_poll = true;
+    while (status == 0) {
+        status = al_sched_run_once(self); /* escapes */
+        if (self->stopping) {
+            break;
+        }
+    }
+    status = leave_signals(self);
+    status = call_keeping_exception(self, st->str._run_forever_cleanup); /* escapes */
+    if (status < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(run_once_doc, "_run_once($self, /)\n--\n\n"
+                           "Run one iteration: wait for events if nothing is ready,\n"
+                           "then run what is.");
+
+static PyObject *
+EventLoop__run_once(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->poll == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return NULL;
+    }
+    self->must_poll = true;
+    if (al_sched_run_once(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(stop_doc, "stop($self, /)\n--\n\n"
+                       "Stop run_forever at the end of the current iteration.\n\n"
+                       "Source: asyncio, loop.stop.");
+
+static PyObject *
+EventLoop_stop(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    self->stopping = true;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_running_doc, "is_running($self, /)\n--\n\n"
+                             "Return True while the loop runs.");
+
+static PyObject *
+EventLoop_is_running(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->thread_id != 0);
+}
+
+PyDoc_STRVAR(is_closed_doc, "is_closed($self, /)\n--\n\n"
+                            "Return True once the loop has been closed.");
+
+static PyObject *
+EventLoop_is_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->closed);
+}
+
+PyDoc_STRVAR(get_debug_doc, "get_debug($self, /)\n--\n\n"
+                            "Return True in debug mode.");
+
+static PyObject *
+EventLoop_get_debug(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->debug);
+}
+
+static PyObject *
+EventLoop__check_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->closed) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* asyncio's close() ends with the selector's; Loop's stub selector comes here. */
+static PyObject *
+EventLoop__close_selector(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->thread_id != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
+        return NULL;
+    }
+    if (self->poll != NULL) {
+        int status = al_signal_leave(self, false);
+        release_selector(self); /* escapes */
+        if (status < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+EventLoop__wakeup_fileno(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(self->wake.write_fd);
+}
+
+static PyObject *
+EventLoop__enter_signals(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    if (al_signal_enter(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- attributes ------------------------------------------------------------------------- */
+
+static int
+refuse_delete(PyObject *value)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "can't delete this attribute");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+set_bool(PyObject *value, bool *target)
+{
+    int truth = refuse_delete(value) < 0 ? -1 : PyObject_IsTrue(value);
+    if (truth < 0) {
+        return -1;
+    }
+    *target = truth;
+    return 0;
+}
+
+static PyObject *
+get_debug(al_loop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->debug);
+}
+
+static int
+set_debug(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    return set_bool(value, &self->debug);
+}
+
+static PyObject *
+get_closed(al_loop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->closed);
+}
+
+static int
+set_closed(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    return set_bool(value, &self->closed);
+}
+
+static PyObject *
+get_stopping(al_loop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->stopping);
+}
+
+static int
+set_stopping(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    return set_bool(value, &self->stopping);
+}
+
+static PyObject *
+get_thread_id(al_loop *self, void *Py_UNUSED(closure))
+{
+    if (self->thread_id == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLong(self->thread_id);
+}
+
+static int
+set_thread_id(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    unsigned long id = 0;
+    if (value != Py_None) {
+        id = PyLong_AsUnsignedLong(value);
+        if (id == (unsigned long)-1 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    self->thread_id = id;
+    self->tstate = id == 0 ? NULL : PyThreadState_Get();
+    return 0;
+}
+
+static PyObject *
+get_slow_callback_duration(al_loop *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->slow_callback_duration);
+}
+
+static int
+set_slow_callback_duration(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    if (PyFloat_AsDouble(value) == -1.0 && PyErr_Occurred()) { /* escapes */
+        return -1;
+    }
+    PyObject *old = self->slow_callback_duration;
+    self->slow_callback_duration = Py_NewRef(value);
+    Py_DECREF(old); /* escapes */
+    return 0;
+}
+
+static PyObject *
+get_current_handle(al_loop *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->current_handle == NULL ? Py_None : self->current_handle);
+}
+
+static int
+set_current_handle(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(self->current_handle,
+               value == NULL || value == Py_None ? NULL : Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+get_task_factory(al_loop *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->task_factory == NULL ? Py_None : self->task_factory);
+}
+
+static int
+set_task_factory(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(self->task_factory,
+               value == NULL || value == Py_None ? NULL : Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+get_ready(al_loop *self, void *Py_UNUSED(closure))
+{
+    return queue_view_new(self, false);
+}
+
+static PyObject *
+get_scheduled(al_loop *self, void *Py_UNUSED(closure))
+{
+    return queue_view_new(self, true);
+}
+
+static PyObject *
+get_timer_cancelled_count(al_loop *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSize_t(self->timers.cancelled);
+}
+
+/* asyncio's __init__ assigns its own containers to these names; ours stay. */
+static int
+ignore_set(al_loop *Py_UNUSED(self), PyObject *Py_UNUSED(value),
+           void *Py_UNUSED(closure))
+{
+    return 0;
+}
+
+static PyGetSetDef loop_getsets[] = {
+    {"_debug", (getter)get_debug, (setter)set_debug, NULL, NULL},
+    {"_closed", (getter)get_closed, (setter)set_closed, NULL, NULL},
+    {"_stopping", (getter)get_stopping, (setter)set_stopping, NULL, NULL},
+    {"_thread_id", (getter)get_thread_id, (setter)set_thread_id, NULL, NULL},
+    {"slow_callback_duration", (getter)get_slow_callback_duration,
+     (setter)set_slow_callback_duration,
+     PyDoc_STR("Seconds from which a callback counts as slow in debug mode."), NULL},
+    {"_current_handle", (getter)get_current_handle, (setter)set_current_handle, NULL,
+     NULL},
+    {"_task_factory", (getter)get_task_factory, (setter)set_task_factory, NULL, NULL},
+    {"_ready", (getter)get_ready, (setter)ignore_set, NULL, NULL},
+    {"_scheduled", (getter)get_scheduled, (setter)ignore_set, NULL, NULL},
+    {"_timer_cancelled_count", (getter)get_timer_cancelled_count, (setter)ignore_set,
+     NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef life_methods[] = {
+    {"run_forever", (PyCFunction)EventLoop_run_forever, METH_NOARGS, run_forever_doc},
+    {"_run_once", (PyCFunction)EventLoop__run_once, METH_NOARGS, run_once_doc},
+    {"stop", (PyCFunction)EventLoop_stop, METH_NOARGS, stop_doc},
+    {"is_running", (PyCFunction)EventLoop_is_running, METH_NOARGS, is_running_doc},
+    {"is_closed", (PyCFunction)EventLoop_is_closed, METH_NOARGS, is_closed_doc},
+    {"get_debug", (PyCFunction)EventLoop_get_debug, METH_NOARGS, get_debug_doc},
+    {"_check_closed", (PyCFunction)EventLoop__check_closed, METH_NOARGS, NULL},
+    {"_close_selector", (PyCFunction)EventLoop__close_selector, METH_NOARGS, NULL},
+    {"_wakeup_fileno", (PyCFunction)EventLoop__wakeup_fileno, METH_NOARGS, NULL},
+    {"_enter_signals", (PyCFunction)EventLoop__enter_signals, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static char loop_doc[] =
+    PyDoc_STR("EventLoop()\n--\n\n"
+              "The C part of aioloop.Loop: scheduler, selector, timers,\n"
+              "futures and tasks.");
+
+int
+al_loop_init_types(PyObject *module, al_state *st)
+{
+    /* One method table out of two rooms; it has to live as long as the type. */
+    size_t life = sizeof(life_methods) / sizeof(life_methods[0]) - 1, calls = 0;
+    while (al_calls_methods[calls].ml_name != NULL) {
+        calls++;
+    }
+    st->loop_methods = PyMem_New(PyMethodDef, life + calls + 1);
+    if (st->loop_methods == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(st->loop_methods, life_methods, life * sizeof(PyMethodDef));
+    memcpy(st->loop_methods + life, al_calls_methods,
+           (calls + 1) * sizeof(PyMethodDef));
+
+    PyType_Slot loop_slots[] = {
+        {Py_tp_doc, loop_doc},
+        {Py_tp_new, loop_tp_new},
+        {Py_tp_dealloc, loop_dealloc},
+        {Py_tp_traverse, loop_traverse},
+        {Py_tp_clear, loop_clear},
+        {Py_tp_getset, loop_getsets},
+        {Py_tp_methods, st->loop_methods},
+        {Py_tp_setattro, al_override_setattr},
+        {0, NULL},
+    };
+    PyType_Spec loop_spec = {
+        .name = "aioloop._core.EventLoop",
+        .basicsize = sizeof(al_loop),
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+        .slots = loop_slots,
+    };
+    if (al_state_add_type(module, &st->EventLoop_type, &loop_spec, NULL) < 0) {
+        return -1;
+    }
+    return al_state_add_type(module, &st->QueueView_type, &queue_view_spec, NULL);
+}

@@ -1,0 +1,105 @@
+/* module.c: the module aioloop._core: definition, execution, traverse, clear. */
+#include "base/state.h"
+#include "core/handle.h"
+#include "core/poll.h"
+#include "loop/loop.h"
+#include "task/future.h"
+#include "task/registry.h"
+#include "task/task.h"
+
+static struct PyModuleDef module_def;
+
+al_state *
+al_state_of(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &module_def);
+    return module == NULL ? NULL : al_state_of_module(module);
+}
+
+PyDoc_STRVAR(libev_version_doc, "libev_version($module, /)\n--\n\n"
+                                "Return libev's version, for example '4.33'.");
+
+static PyObject *
+core_libev_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return al_poll_version();
+}
+
+static PyMethodDef core_methods[] = {
+    {"libev_version", core_libev_version, METH_NOARGS, libev_version_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int
+core_exec(PyObject *module)
+{
+    al_state *st = al_state_of_module(module);
+    if (al_state_init(st) < 0 || al_handle_init_types(module, st) < 0 ||
+        al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
+        al_registry_init(module, st) < 0 || al_loop_init_types(module, st) < 0) {
+        return -1;
+    }
+    if (PyModule_AddType(module, st->EventLoop_type) < 0 ||
+        PyModule_AddType(module, st->Handle_type) < 0 ||
+        PyModule_AddType(module, st->TimerHandle_type) < 0 ||
+        PyModule_AddType(module, st->Future_type) < 0 ||
+        PyModule_AddType(module, st->Task_type) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    return al_state_traverse(al_state_of_module(module), visit, arg);
+}
+
+static int
+core_clear(PyObject *module)
+{
+    al_state *st = al_state_of_module(module);
+    al_handle_clear_free_lists(st);
+    al_future_clear_free_lists(st);
+    al_registry_clear(st);
+    al_state_clear(st);
+    return 0;
+}
+
+static void
+core_free(void *module)
+{
+    al_state *st = al_state_of_module(module);
+    if (st != NULL) {
+        (void)core_clear(module);
+        PyMem_Free(st->loop_methods);
+        st->loop_methods = NULL;
+    }
+}
+
+static PyModuleDef_Slot core_slots[] = {
+    {Py_mod_exec, core_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_USED},
+#endif
+    {0, NULL},
+};
+
+PyDoc_STRVAR(core_doc, "The C part of aioloop; see the package.");
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,       .m_name = "aioloop._core", .m_doc = core_doc,
+    .m_size = sizeof(al_state),  .m_methods = core_methods, .m_slots = core_slots,
+    .m_traverse = core_traverse, .m_clear = core_clear,     .m_free = core_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

@@ -1,0 +1,148 @@
+"""Fixtures that every test may use.
+
+A test that takes ``loop`` or ``debug`` runs twice: in debug mode and without. The
+``loop`` fixture checks that the test leaves no file descriptor open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import aioloop
+
+# The directory to put on PYTHONPATH so that a child process finds the same package.
+PACKAGE_PARENT = Path(aioloop.__file__).absolute().parent.parent
+LIMIT = 60
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "error")
+
+
+def open_descriptors() -> set[int]:
+    """Return the descriptors that are open, without the one used to look."""
+    directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    found = {int(name) for name in os.listdir(directory)}
+    return {fd for fd in found if _is_open(fd)}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(params=[False, True], ids=["release", "debug"])
+def debug(request):
+    """False and then True: the debug mode that the test's loop gets."""
+    return request.param
+
+
+@pytest.fixture
+def loop(debug):
+    """Yield a new aioloop loop; close it and look for leaked descriptors."""
+    before = open_descriptors()
+    loop = aioloop.new_event_loop()
+    loop.set_debug(debug)
+    yield loop
+    if not loop.is_closed():
+        pending = asyncio.all_tasks(loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    gc.collect()
+    leaked = open_descriptors() - before
+    assert not leaked, f"descriptors left open: {sorted(leaked)}"
+
+
+@pytest.fixture
+def run(loop):
+    """Return a function that runs a coroutine on ``loop`` with a time limit."""
+
+    def run(coro, timeout=20):
+        return loop.run_until_complete(asyncio.wait_for(coro, timeout))
+
+    return run
+
+
+@pytest.fixture
+def thread():
+    """Return a function that starts a thread, which is joined at the end."""
+    threads = []
+
+    def start(target, *args):
+        started = threading.Thread(target=target, args=args)
+        threads.append(started)
+        started.start()
+        return started
+
+    yield start
+    for started in threads:
+        started.join(20)
+        assert not started.is_alive()
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Return the environment for a child Python: nothing of ours but the package."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PYTEST", "COVERAGE", "AIOLOOP"))
+    }
+    # Sanitizer and hard builds run the suite with these two; children need them too.
+    for name in ("PYTHONMALLOC", "PYTHONHOME"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    environment.update(
+        PYTHONPATH=str(PACKAGE_PARENT),
+        PYTHONDONTWRITEBYTECODE="1",
+        PYTHON_COLORS="0",
+        NO_COLOR="1",
+    )
+    environment.update(changes)
+    return environment
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Return a function that runs this Python in a child process, in tmp_path."""
+
+    def python(*arguments, stdin=None, cwd=tmp_path, env=None, timeout=LIMIT):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=child_environment(**(env or {})),
+            timeout=timeout,
+        )
+
+    return python
+
+
+@pytest.fixture
+def module_command():
+    """Return the command of ``python -m aioloop`` for programs started by hand."""
+    return [sys.executable, "-m", "aioloop"]
+
+
+@pytest.fixture
+def child_env():
+    """Return child_environment, for tests that start processes by hand."""
+    return child_environment

@@ -1,0 +1,9 @@
+import asyncio
+
+async def test():
+    print("never scheduled")
+
+async def main():
+    await test()
+
+asyncio.run(main())

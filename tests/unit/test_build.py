@@ -1,0 +1,277 @@
+"""The build: where libev is found, what a bare machine is told, what is rebuilt."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+
+LIBEV_PACKAGES = [
+    "apt-get install libev-dev",
+    "dnf install libev-devel",
+    "apk add libev-dev",
+    "brew install libev",
+]
+PYTHON_PACKAGES = [
+    f"apt-get install python{sys.version_info.major}.{sys.version_info.minor}-dev",
+    "dnf install python3-devel",
+    "apk add python3-dev",
+    "brew install python@",
+]
+
+TINY_HEADER = """\
+#include <Python.h>
+int al_tiny_answer(void);
+#define ANSWER 1
+"""
+TINY_ANSWER = """\
+#include "tiny.h"
+int
+al_tiny_answer(void)
+{
+#ifdef AL_HARD
+    return 10 + ANSWER;
+#else
+    return ANSWER;
+#endif
+}
+"""
+TINY_MODULE = """\
+#include <Python.h>
+int al_tiny_answer(void);
+static int
+exec_module(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "answer", al_tiny_answer());
+}
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)exec_module}, {0, NULL}};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_core", .m_slots = slots};
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}
+"""
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """The module setup.py, with nothing of this machine's settings in its view."""
+    for name in ("LIBEV_PREFIX", "PKG_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("aioloop_setup", TREE / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def put(path, text=""):
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def clean_environment(**more):
+    """Return the environment of a plain build, without what a sanitizer run adds."""
+    dropped = ("LD_PRELOAD", "PYTHONPATH", "PYTHONMALLOC", "LIBEV_PREFIX")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in dropped and not name.startswith("AIOLOOP_")
+    }
+    return {**kept, **more}
+
+
+def test_missing_libev_names_the_package_of_every_system(build, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        build.find_libev(prefixes=(tmp_path,), pkg_config=lambda: None)
+    message = str(caught.value)
+    assert [text for text in LIBEV_PACKAGES if text not in message] == []
+    assert str(tmp_path / "include") in message
+
+
+def test_missing_python_headers_name_the_package_of_every_system(build, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        build.check_python_headers(tmp_path)
+    message = str(caught.value)
+    assert [text for text in PYTHON_PACKAGES if text not in message] == []
+    assert f"{tmp_path}/Python.h" in message
+
+
+def test_missing_compiler_is_named(build, tmp_path):
+    with pytest.raises(SystemExit, match="apt-get install gcc libc6-dev"):
+        build.check_compiler([str(tmp_path / "no-compiler"), "-pthread"])
+
+
+def test_headers_of_this_interpreter_are_found(build):
+    assert build.check_python_headers() is None
+
+
+@pytest.mark.parametrize("folder", ["include", "include/libev"])
+def test_libev_is_found_by_its_header(build, tmp_path, folder):
+    put(tmp_path / "second" / folder / "ev.h")
+    found = build.find_libev(
+        prefixes=(tmp_path / "first", tmp_path / "second"), pkg_config=lambda: None
+    )
+    assert found == (
+        [f"-I{tmp_path / 'second' / folder}"],
+        [f"-L{tmp_path / 'second' / 'lib'}", "-lev"],
+    )
+
+
+def test_pkg_config_comes_before_the_usual_places(build, tmp_path, monkeypatch):
+    script = put(tmp_path / "pkg-config", "#!/bin/sh\necho -I/x/inc -L/x/lib -lev\n")
+    script.chmod(0o755)
+    put(tmp_path / "include" / "ev.h")
+    monkeypatch.setenv("PKG_CONFIG", str(script))
+    found = build.find_libev(prefixes=(tmp_path,))
+    assert found == (["-I/x/inc"], ["-L/x/lib", "-lev"])
+
+
+@pytest.mark.parametrize("script", [None, "#!/bin/sh\nexit 1\n"])
+def test_places_are_searched_without_help_of_pkg_config(
+    build, tmp_path, monkeypatch, script
+):
+    command = tmp_path / "pkg-config"
+    if script:
+        put(command, script).chmod(0o755)
+    monkeypatch.setenv("PKG_CONFIG", str(command))
+    put(tmp_path / "include" / "ev.h")
+    assert build.find_libev(prefixes=(tmp_path,))[0] == [f"-I{tmp_path / 'include'}"]
+
+
+def test_libev_prefix_comes_before_everything(build, tmp_path, monkeypatch):
+    put(tmp_path / "chosen" / "include" / "ev.h")
+    monkeypatch.setenv("LIBEV_PREFIX", str(tmp_path / "chosen"))
+    found = build.find_libev(pkg_config=lambda: ([], ["-lother"]))
+    assert found[0] == [f"-I{tmp_path / 'chosen' / 'include'}"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with this setup.py and a module of two tiny sources."""
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(TREE / name, tmp_path)
+    put(tmp_path / "README.md")
+    put(tmp_path / "aioloop" / "__init__.py")
+    shutil.copy(TREE / "aioloop" / "_version.py", tmp_path / "aioloop")
+    put(tmp_path / "src" / "tiny.h", TINY_HEADER)
+    put(tmp_path / "src" / "answer.c", TINY_ANSWER)
+    put(tmp_path / "src" / "module.c", TINY_MODULE)
+    return tmp_path
+
+
+def run_build(project, **environment):
+    """Build in place; return the finished process."""
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=project,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def answer(project, **environment):
+    """Build in place, import the module in a new process, return its constant."""
+    built = run_build(project, **environment)
+    assert built.returncode == 0, built.stderr
+    code = "from aioloop import _core; print(_core.answer)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return int(shown.stdout)
+
+
+def objects(project):
+    """Return {path: time} of all object files and built extensions."""
+    found = [*project.glob("build/**/*.o"), *project.glob("aioloop/*.so")]
+    return {path.relative_to(project): path.stat().st_mtime_ns for path in found}
+
+
+def later(path, text):
+    """Write a file with a time that is after that of everything built so far."""
+    newest = max(p.stat().st_mtime_ns for p in path.parents[1].rglob("*"))
+    path.write_text(text)
+    os.utime(path, ns=(newest + 1, newest + 1))
+
+
+def test_build_without_libev_ends_with_the_message_alone(project):
+    built = run_build(project, LIBEV_PREFIX=str(project / "nowhere"))
+    assert built.returncode == 1
+    assert built.stderr.startswith("aioloop: libev and its header ev.h are needed")
+    assert "Traceback" not in built.stderr
+
+
+def test_second_build_makes_nothing_anew(project):
+    assert answer(project) == 1
+    before = objects(project)
+    assert len(before) == 3
+    assert answer(project) == 1
+    assert objects(project) == before
+
+
+def test_changed_header_compiles_only_what_includes_it(project):
+    assert answer(project) == 1
+    before = objects(project)
+    later(project / "src" / "tiny.h", TINY_HEADER.replace("ANSWER 1", "ANSWER 2"))
+    assert answer(project) == 2
+    changed = [path for path, time in objects(project).items() if before[path] != time]
+    assert sorted(path.name for path in changed if path.suffix == ".o") == ["answer.o"]
+
+
+def test_removed_source_leaves_the_extension(project):
+    assert answer(project) == 1
+    text = TINY_MODULE.replace("int al_tiny_answer(void);", "")
+    later(project / "src" / "module.c", text.replace("al_tiny_answer()", "3"))
+    (project / "src" / "answer.c").unlink()
+    assert answer(project) == 3
+
+
+def test_flavours_do_not_mix(project):
+    assert answer(project) == 1
+    assert answer(project, AIOLOOP_HARD="1") == 11
+    assert answer(project) == 1
+    folders = {
+        path.parts[1].split("-")[0] for path in objects(project) if path.parts[1:2]
+    }
+    assert {"release", "hard"} <= folders
+
+
+def test_broken_source_fails_the_build_and_leaves_the_old_module(project):
+    assert answer(project) == 1
+    later(project / "src" / "answer.c", "int al_tiny_answer(void) { return }\n")
+    assert run_build(project).returncode != 0
+    later(project / "src" / "answer.c", TINY_ANSWER)
+    assert answer(project) == 1
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm of binutils")
+def test_only_the_init_function_is_exported():
+    from aioloop import _core
+
+    shown = subprocess.run(
+        ["nm", "-D", "--defined-only", _core.__file__],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    linker = {"_init", "_fini", "_edata", "_end", "__bss_start"}
+    names = {line.split()[-1] for line in shown.stdout.splitlines()}
+    assert names - linker == {"PyInit__core"}
