@@ -22,10 +22,31 @@
     X(Future)                                                                          \
     X(FutureIter)                                                                      \
     X(Task)                                                                            \
-    X(TaskStep)
+    X(TaskStep)                                                                        \
+    X(TaskSet)
+
+/* What task/registry.c takes from each version's bookkeeping of tasks. */
+#if PY_VERSION_HEX >= 0x030E0000
+#define AL_REGISTRY_IMPORTS(X)                                                         \
+    X(register_task, "_asyncio", "_register_task")                                     \
+    X(unregister_task, "_asyncio", "_unregister_task")                                 \
+    X(enter_task, "_asyncio", "_enter_task")                                           \
+    X(leave_task, "_asyncio", "_leave_task")                                           \
+    X(swap_current_task, "_asyncio", "_swap_current_task")                             \
+    X(add_awaited_by, "_asyncio", "future_add_to_awaited_by")                          \
+    X(discard_awaited_by, "_asyncio", "future_discard_from_awaited_by")
+#else
+#define AL_REGISTRY_IMPORTS(X) X(current_tasks, "_asyncio", "_current_tasks")
+#endif
 
 /* Objects taken from other modules at import: X(field, module, attribute). */
 #define AL_IMPORTS(X)                                                                  \
+    AL_REGISTRY_IMPORTS(X)                                                             \
+    X(future_repr, "asyncio.base_futures", "_future_repr")                             \
+    X(task_repr, "asyncio.base_tasks", "_task_repr")                                   \
+    X(task_get_stack, "asyncio.base_tasks", "_task_get_stack")                         \
+    X(task_print_stack, "asyncio.base_tasks", "_task_print_stack")                     \
+    X(iscoroutine, "asyncio.coroutines", "iscoroutine")                                \
     X(asyncio_Handle, "asyncio.events", "Handle")                                      \
     X(asyncio_TimerHandle, "asyncio.events", "TimerHandle")                            \
     X(asyncio_Future, "_asyncio", "Future")                                            \
@@ -49,7 +70,19 @@
 
 /* Interned names: X(identifier).  al_str(st, name) gives the object. */
 #define AL_NAMES(X)                                                                    \
+    X(_asyncio_future_blocking)                                                        \
+    X(_loop)                                                                           \
+    X(add_done_callback)                                                               \
     X(call_soon)                                                                       \
+    X(cancel)                                                                          \
+    X(get_event_loop)                                                                  \
+    X(get_loop)                                                                        \
+    X(is_running)                                                                      \
+    X(result)                                                                          \
+    X(throw)                                                                           \
+    X(CANCELLED)                                                                       \
+    X(FINISHED)                                                                        \
+    X(PENDING)                                                                         \
     X(call_exception_handler)                                                          \
     X(context)                                                                         \
     X(exception)                                                                       \

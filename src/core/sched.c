@@ -31,6 +31,9 @@ al_sched_now(void)
 int
 al_sched_time(al_loop *loop, double *now)
 {
+    if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
+        return -1;
+    }
     if (AL_LIKELY(!loop->own_time)) {
         *now = al_sched_now();
         return 0;

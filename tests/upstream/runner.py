@@ -22,19 +22,27 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 from . import known
 
 WORKER = pathlib.Path(__file__).with_name("worker.py")
 
-# Seconds that one test may take, one that is expected to fail, and a worker.  On an
-# idle machine the slowest test takes 3 seconds and the slowest module 20.
+# Seconds that one test may take, one that is expected to fail, and a run.  On an idle
+# machine the slowest test takes 3 seconds and the slowest run 20.
 TEST_LIMIT = 40
 LISTED_TEST_LIMIT = 3
-WORKER_LIMIT = 600
+RUN_LIMIT = 600
 
 # A module is given up when this many of its tests crashed or hung.
 MAX_BROKEN_TESTS = 25
+
+# Titles of failures that are never excused because the stdlib's loop has them too: they
+# mean that tests did not run.
+GIVEN_UP = "given up"
+BETWEEN_TESTS = "between two tests"
+INTERPRETER_EXIT = "exit of the interpreter"
+OUR_TITLES = (GIVEN_UP, BETWEEN_TESTS, INTERPRETER_EXIT)
 
 # How much of a test's own output is kept for the report.
 OUTPUT_LIMIT = 6000
@@ -53,9 +61,15 @@ class Variant:
     def includes(self, module):
         return not self.modules or module in self.modules
 
+    def parts_for(self, module):
+        return self.parts if module in CLASS_MODULES else ()
 
+
+# The modules whose tests are parametrised by asyncio's C future and task classes.  In
+# others these names mean the classes that asyncio's own C code makes.
 FUTURE_MODULES = ("test_futures", "test_futures2")
 TASK_MODULES = ("test_tasks", "test_eager_task_factory", "test_free_threading")
+CLASS_MODULES = FUTURE_MODULES + TASK_MODULES + ("test_events",)
 
 VARIANTS = {
     variant.name: variant
@@ -72,7 +86,7 @@ VARIANTS = {
         # Our tasks await asyncio's C futures.
         Variant("task", ("task",), TASK_MODULES),
         # asyncio's C tasks await our futures.
-        Variant("future", ("future",), FUTURE_MODULES + TASK_MODULES),
+        Variant("future", ("future",), CLASS_MODULES),
         Variant("debug", ("future", "task"), debug=True),
     )
 }
@@ -234,12 +248,13 @@ class Gathering:
         self.results = Results()
         self.collected = []
         self.broken = 0
+        self.deadline = time.monotonic() + RUN_LIMIT
 
     def gather(self):
         while self.one_worker():
-            if self.broken >= MAX_BROKEN_TESTS:
+            if self.broken >= MAX_BROKEN_TESTS or time.monotonic() > self.deadline:
                 self.results.other.append(
-                    ("given up", f"{self.broken} tests crashed or hung")
+                    (GIVEN_UP, f"{self.broken} tests crashed or hung")
                 )
                 break
         for test in self.collected:
@@ -257,7 +272,7 @@ class Gathering:
             job = {
                 "module": self.run.module,
                 "loop": self.loop,
-                "parts": self.run.variant.parts,
+                "parts": self.run.variant.parts_for(self.run.module),
                 "only": None if self.only is None else sorted(self.only),
                 "done": sorted(self.results.outcomes),
                 "limit": TEST_LIMIT,
@@ -282,7 +297,7 @@ class Gathering:
             start_new_session=True,
         )
         try:
-            return process.wait(WORKER_LIMIT)
+            return process.wait(max(1, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -321,6 +336,9 @@ class Gathering:
                     record["seconds"],
                 )
                 position = record["output"]
+            elif event == "skip":
+                progress = True
+                self.results.outcomes[record["id"]] = Outcome("skip", record["detail"])
             elif event == "fixture":
                 self.results.other.append((record["id"], record["detail"]))
             elif event == "fixture_skip":
@@ -344,12 +362,12 @@ class Gathering:
             if code != 0:
                 text = f"The worker ran all its tests, then: {how}."
                 self.results.other.append(
-                    ("exit of the interpreter", f"{text}\n{output_between(position)}")
+                    (INTERPRETER_EXIT, f"{text}\n{output_between(position)}")
                 )
             return False
         if started is None:
             self.results.other.append(
-                ("between two tests", f"{how}\n{output_between(position)}")
+                (BETWEEN_TESTS, f"{how}\n{output_between(position)}")
             )
             return progress
         text = output_between(position)
@@ -418,20 +436,26 @@ def judge_unlisted(judgement, in_question):
         return
     for test in sorted(in_question):
         outcome = results.outcomes[test]
-        default = "skip" if run.loop == "stdlib" else "lost"
-        stdlib = baseline.outcomes.get(test, Outcome(default))
-        if outcome.kind == "skip" and stdlib.kind == "skip":
-            continue
-        if stdlib.kind == "pass" or outcome.kind == "crash" or run.loop == "stdlib":
-            title = f"{outcome.kind.upper()} {test}"
-            if outcome.kind == "skip":
-                title += " (the stdlib's loop does not skip it)"
-            judgement.errors.append((title, outcome.text()))
+        if run.loop == "stdlib":
+            stdlib_kind = "skip" if outcome.kind == "skip" else "pass"
+        elif test in baseline.outcomes:
+            stdlib_kind = baseline.outcomes[test].kind
         else:
+            stdlib_kind = "lost"
+        if outcome.kind == "skip" and stdlib_kind == "skip":
+            continue
+        if outcome.kind in ("fail", "hang", "skip") and stdlib_kind in ("fail", "hang"):
             judgement.also_on_stdlib.append(test)
-    baseline_titles = {title for title, text in baseline.other}
+            continue
+        title = f"{outcome.kind.upper()} {test}"
+        if stdlib_kind != "pass":
+            title += f" (on the stdlib's loop: {stdlib_kind})"
+        elif outcome.kind == "skip":
+            title += " (it is not skipped on the stdlib's loop)"
+        judgement.errors.append((title, outcome.text()))
+    excused = {title for title, text in baseline.other if title not in OUR_TITLES}
     for title, text in results.other:
-        if title in baseline_titles:
+        if title in excused:
             judgement.also_on_stdlib.append(title)
         else:
             judgement.errors.append((f"OUTSIDE OF TESTS {title}", text))

@@ -27,6 +27,8 @@ def judgements(request):
     started.close()
 
 
+# A run, and another one of some tests on the stdlib's loop.
+@pytest.mark.timeout(2 * runner.RUN_LIMIT)
 @pytest.mark.skipif(not RUNS, reason="this interpreter came without its test package")
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_upstream_module(run, judgements):

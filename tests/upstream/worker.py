@@ -232,11 +232,13 @@ class Recorder(unittest.TestResult):
         if os.getpid() != self.pid:
             # A test forked and its child came back here: the child's work is done.
             os._exit(70)
+        if self.under_way is None:
+            # A test that is skipped by a decorator does not start in 3.12.1.
+            super().stopTest(test)
+            return
         faulthandler.cancel_dump_traceback_later()
         if self.support.environment_altered:
-            self.problems.append(
-                "The test altered the environment: it left threads or children."
-            )
+            self.problems.append("The test left threads or child processes behind.")
         if self.problems:
             outcome = "fail"
         elif self.skipped_because is not None:
@@ -258,7 +260,7 @@ class Recorder(unittest.TestResult):
         if self.under_way is not None:
             self.problems.append(text)
         else:
-            # A fixture of a class or of the module failed outside any test.
+            # It is in a fixture of a class or of the module, outside any test.
             self.record(event="fixture", id=str(test), detail=text)
 
     def addError(self, test, err):
@@ -280,6 +282,8 @@ class Recorder(unittest.TestResult):
         super().addSkip(test, reason)
         if self.under_way is not None:
             self.skipped_because = reason
+        elif isinstance(test, unittest.TestCase):
+            self.record(event="skip", id=short_id(test), detail=reason)
         else:
             self.record(event="fixture_skip", id=str(test), detail=reason)
 

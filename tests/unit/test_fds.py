@@ -1,0 +1,160 @@
+"""add_reader and add_writer (src/core/fds)."""
+
+import os
+import socket
+import tempfile
+
+import pytest
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def run_for(loop, seconds):
+    loop.call_later(seconds, loop.stop)
+    loop.run_forever()
+
+
+def test_reader_runs_for_each_event_until_removed(loop, pair):
+    ours, theirs = pair
+    seen = []
+
+    def readable(tag):
+        seen.append((tag, ours.recv(1)))
+        if len(seen) == 3:
+            loop.stop()
+
+    loop.add_reader(ours, readable, "tag")
+    theirs.send(b"abc")
+    loop.run_forever()
+    assert seen == [("tag", b"a"), ("tag", b"b"), ("tag", b"c")]
+    assert loop.remove_reader(ours) is True
+    assert loop.remove_reader(ours) is False
+    theirs.send(b"d")
+    run_for(loop, 0.005)
+    assert len(seen) == 3
+
+
+def test_reader_and_writer_of_one_descriptor(loop, pair):
+    ours, theirs = pair
+    seen = []
+    loop.add_reader(ours, lambda: (seen.append("read"), ours.recv(1)))
+    loop.add_writer(ours, lambda: (seen.append("write"), loop.stop()))
+    theirs.send(b"x")
+    loop.run_forever()
+    assert seen == ["read", "write"]
+    assert loop.remove_writer(ours)
+    theirs.send(b"x")
+    run_for(loop, 0.005)
+    assert seen == ["read", "write", "read"]
+    assert loop.remove_reader(ours)
+
+
+def test_new_reader_replaces_and_cancels_the_old_one(loop, pair):
+    ours, theirs = pair
+    seen = []
+    first = loop._add_reader(ours, seen.append, "first")
+    loop.add_reader(ours, lambda: (seen.append("second"), ours.recv(1), loop.stop()))
+    assert first.cancelled()
+    theirs.send(b"x")
+    loop.run_forever()
+    assert seen == ["second"]
+    loop.remove_reader(ours)
+
+
+def test_reader_removed_by_a_callback_before_it_does_not_run(loop, pair):
+    ours, theirs = pair
+    seen = []
+    loop.add_reader(ours, seen.append, "read")
+    theirs.send(b"x")
+    loop.call_soon(loop.remove_reader, ours)
+    run_for(loop, 0.005)
+    assert seen == []
+
+
+def test_descriptor_number_that_is_reused_is_watched_anew(loop):
+    seen = []
+    for round in range(5):
+        ours, theirs = socket.socketpair()
+        fd = ours.fileno()
+        loop.add_reader(fd, lambda round=round: (seen.append(round), loop.stop()))
+        if round % 2 == 0:
+            theirs.send(b"x")
+            watchdog = loop.call_later(10, loop.stop)
+            loop.run_forever()
+            watchdog.cancel()
+        # Closed behind the loop's back: the number is free for the next round.
+        ours.close()
+        theirs.close()
+        if round != 3:
+            loop.remove_reader(fd)
+    assert seen == [0, 2, 4]
+
+
+def test_bad_descriptors_are_refused_at_once(loop):
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        loop.add_reader(12345, print)
+    with pytest.raises(ValueError, match="Invalid file"):
+        loop.add_reader("no file", print)
+    with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+        loop.add_reader(-1, print)
+    assert list(loop._selector.get_map()) == []
+
+
+def test_regular_files_are_refused_as_epoll_refuses_them(loop):
+    with tempfile.TemporaryFile() as file, pytest.raises(PermissionError):
+        loop.add_reader(file, print)
+
+
+def test_selector_view_shows_what_is_watched(loop, pair):
+    ours, _ = pair
+    handle = loop._add_reader(ours, print)
+    key = loop._selector.get_key(ours)
+    assert key.fd == ours.fileno()
+    assert key.data == (handle, None)
+    assert list(loop._selector.get_map()) == [ours.fileno()]
+    with pytest.raises(RuntimeError, match="add_reader"):
+        loop._selector.register(ours, 1)
+    loop.remove_reader(ours)
+    with pytest.raises(KeyError):
+        loop._selector.get_key(ours)
+
+
+def test_events_run_in_the_order_of_the_descriptors_readiness(loop):
+    pairs = [socket.socketpair() for _ in range(20)]
+    seen = []
+    for i, (ours, _) in enumerate(pairs):
+        loop.add_reader(ours, lambda i=i: seen.append(i))
+    # The first poll registers; the order of becoming ready is the order of sending.
+    run_for(loop, 0)
+    for i in (3, 1, 2, 10, 5):
+        pairs[i][1].send(b"x")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert seen == [3, 1, 2, 10, 5]
+    for ours, theirs in pairs:
+        loop.remove_reader(ours)
+        ours.close()
+        theirs.close()
+
+
+def test_pipes_and_many_descriptors(loop):
+    pipes = [os.pipe() for _ in range(200)]
+    seen = set()
+    for read_end, _ in pipes:
+        loop.add_reader(
+            read_end, lambda fd=read_end: (seen.add(fd), loop.remove_reader(fd))
+        )
+    for _, write_end in pipes:
+        os.write(write_end, b"x")
+    run_for(loop, 0.01)
+    assert seen == {read_end for read_end, _ in pipes}
+    for ends in pipes:
+        for fd in ends:
+            os.close(fd)
