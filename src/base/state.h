@@ -101,6 +101,7 @@
     X(_run_forever_cleanup)                                                            \
     X(_timer_handle_cancelled)
 
+struct al_loop;
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
 
 typedef struct al_state {
@@ -115,6 +116,12 @@ typedef struct al_state {
         AL_NAMES(X)
 #undef X
     } str;
+
+    /* What higher rooms give the scheduler, which includes none of them. */
+    PyCFunction loop_time, loop_call_soon;   /* the methods, to notice replacements */
+    void (*leave_current)(struct al_loop *); /* ends loop->current_task */
+    int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
+    int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
 
     PyObject *handle_run;         /* asyncio.Handle._run as it was at import */
     PyObject *base_create_task;   /* BaseEventLoop.create_task */

@@ -2,7 +2,6 @@
 #include "core/override.h"
 
 #include "core/handle.h"
-#include "loop/calls.h"
 
 /* Whether loop.<name> is the C function `ours`, bound to this loop.  1, 0 or -1. */
 static int
@@ -23,8 +22,8 @@ int
 al_override_refresh(al_loop *loop)
 {
     al_state *st = loop->st;
-    int time = is_ours(loop, st->str.time, al_calls_time_function());
-    int call_soon = is_ours(loop, st->str.call_soon, al_calls_call_soon_function());
+    int time = is_ours(loop, st->str.time, st->loop_time);
+    int call_soon = is_ours(loop, st->str.call_soon, st->loop_call_soon);
     if (time < 0 || call_soon < 0) {
         return -1;
     }

@@ -7,7 +7,6 @@
 #include "core/debug.h"
 #include "core/override.h"
 #include "core/poll.h"
-#include "task/registry.h"
 
 enum {
     /* Ready slots run for this long before the selector is looked at again: sockets
@@ -188,8 +187,9 @@ run_ready(al_loop *loop)
     int status = 0;
     while (todo-- > 0 && al_ring_len(&loop->ready) > 0) {
         al_slot slot = al_ring_pop(&loop->ready);
-        if (loop->current_task != NULL && !al_registry_keeps_current(slot.run)) {
-            al_registry_leave(loop);
+        if (loop->current_task != NULL && slot.run != loop->st->task_step &&
+            slot.run != loop->st->task_wakeup) {
+            loop->st->leave_current(loop);
         }
         status = AL_UNLIKELY(loop->debug)
                      ? al_debug_run(loop, &slot)
@@ -202,7 +202,7 @@ run_ready(al_loop *loop)
         }
     }
     if (loop->current_task != NULL) {
-        al_registry_leave(loop);
+        loop->st->leave_current(loop);
     }
     return status;
 }

@@ -604,14 +604,9 @@ PyMethodDef al_calls_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-PyCFunction
-al_calls_time_function(void)
+void
+al_calls_init(al_state *st)
 {
-    return (PyCFunction)EventLoop_time;
-}
-
-PyCFunction
-al_calls_call_soon_function(void)
-{
-    return (PyCFunction)(void (*)(void))EventLoop_call_soon;
+    st->loop_time = (PyCFunction)EventLoop_time;
+    st->loop_call_soon = (PyCFunction)(void (*)(void))EventLoop_call_soon;
 }

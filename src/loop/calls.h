@@ -2,13 +2,12 @@
 #ifndef AL_LOOP_CALLS_H
 #define AL_LOOP_CALLS_H
 
-#include "base/py.h"
+#include "base/state.h"
 
 /* Ends with a NULL entry; loop.c joins it with its own methods. */
 extern PyMethodDef al_calls_methods[];
 
-/* The C functions behind loop.time and loop.call_soon, for override.c. */
-PyCFunction al_calls_time_function(void);
-PyCFunction al_calls_call_soon_function(void);
+/* Tells the scheduler which functions are loop.time and loop.call_soon. */
+void al_calls_init(al_state *st);
 
 #endif

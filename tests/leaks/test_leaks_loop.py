@@ -1,0 +1,110 @@
+"""Loops, handles, timers and watched descriptors leave nothing behind."""
+
+import os
+import socket
+
+import aioloop
+
+
+def run_once(loop):
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def test_making_and_closing_loops(no_leak):
+    no_leak(lambda: aioloop.new_event_loop().close(), rounds=300)
+
+
+def test_running_loops(no_leak):
+    async def main():
+        return 1
+
+    no_leak(lambda: aioloop.run(main()), rounds=300)
+
+
+def test_callbacks(loop, no_leak):
+    def round():
+        loop.call_soon(len, ())
+        loop.call_soon(max, 1, 2, 3)
+        loop.call_soon(len, ()).cancel()
+        loop.call_soon_threadsafe(len, ())
+        run_once(loop)
+
+    no_leak(round)
+
+
+def test_timers(loop, no_leak):
+    def round():
+        loop.call_later(0, len, ())
+        loop.call_later(1000, len, ()).cancel()
+        first, second = (loop.call_later(1000 + i, len, ()) for i in range(2))
+        first.cancel()
+        second.cancel()
+        loop.call_at(0, max, 1, 2)
+        run_once(loop)
+
+    no_leak(round)
+
+
+def test_failing_callbacks(loop, no_leak):
+    loop.set_exception_handler(lambda loop, context: None)
+
+    def round():
+        loop.call_soon(lambda: 1 / 0)
+        run_once(loop)
+
+    no_leak(round, rounds=300)
+
+
+def test_handles_in_cycles(loop, no_leak):
+    class Holder:
+        pass
+
+    def round():
+        holder = Holder()
+        holder.handle = loop.call_soon(lambda holder=holder: None)
+        holder.timer = loop.call_later(1000, lambda holder=holder: None)
+        holder.timer.cancel()
+        run_once(loop)
+
+    no_leak(round, rounds=300)
+
+
+def test_watched_descriptors(loop, no_leak):
+    def round():
+        ours, theirs = socket.socketpair()
+        theirs.send(b"x")
+        loop.add_reader(ours, ours.recv, 1)
+        loop.add_writer(ours, len, ())
+        run_once(loop)
+        loop.remove_reader(ours)
+        loop.remove_writer(ours)
+        ours.close()
+        theirs.close()
+
+    no_leak(round, rounds=300)
+
+
+def test_refused_calls(loop, no_leak):
+    def refused(call, *args, **kwargs):
+        try:
+            call(*args, **kwargs)
+        except (TypeError, ValueError, OSError):
+            return
+        raise AssertionError("accepted")
+
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+
+    def round():
+        refused(loop.call_soon)
+        refused(loop.call_soon, len, x=1)
+        refused(loop.call_later, "1", len)
+        refused(loop.call_later, None, len)
+        refused(loop.call_at, None, len)
+        refused(loop.add_reader, read_end, len)
+        refused(loop.add_reader, "x", len)
+        refused(loop.create_task, 1)
+
+    no_leak(round, rounds=300)
+    os.close(write_end)
