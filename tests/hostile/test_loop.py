@@ -180,13 +180,10 @@ def test_call_from_the_wrong_thread_is_refused_in_debug_mode(loop, thread):
 
     loop.call_soon(thread, other)
     loop.run_forever()
-    assert (
-        errors
-        == [
-            "Non-thread-safe operation invoked on an event loop other than the current one"
-        ]
-        * 3
+    message = (
+        "Non-thread-safe operation invoked on an event loop other than the current one"
     )
+    assert errors == [message] * 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -59,27 +59,36 @@ def main():
         def match(test):
             return fnmatch.fnmatchcase(test, pattern)
 
-    errors = 0
-    seconds = []
-    for run, future in runner.judge_all(runs, match):
-        judgement = future.result()
-        errors += len(judgement.errors)
-        seconds += [
-            (outcome.seconds, run.variant.name, test)
-            for test, outcome in judgement.results.outcomes.items()
-        ]
-        if match is not None and not judgement.results.outcomes:
-            continue
-        if arguments.short:
-            print(judgement.summary())
-            for title, text in judgement.errors:
-                print(f"    {title}: {text.strip().splitlines()[-1:]}")
-        else:
-            print(judgement.report())
-        sys.stdout.flush()
-    for duration, variant, test in sorted(seconds, reverse=True)[: arguments.slowest]:
+    with runner.judging(runs, match) as futures:
+        judgements = []
+        for future in futures.values():
+            judgements.append(future.result())
+            show(judgements[-1], arguments)
+    show_slowest(judgements, arguments.slowest)
+    return 1 if any(judgement.errors for judgement in judgements) else 0
+
+
+def show(judgement, arguments):
+    """Print what one run gave."""
+    if arguments.pattern and not judgement.results.outcomes:
+        return
+    if arguments.short:
+        print(judgement.summary())
+        for title, text in judgement.errors:
+            print(f"    {title}: {''.join(text.strip().splitlines()[-1:])}")
+    else:
+        print(judgement.report())
+    sys.stdout.flush()
+
+
+def show_slowest(judgements, number):
+    seconds = [
+        (outcome.seconds, judgement.run.variant.name, test)
+        for judgement in judgements
+        for test, outcome in judgement.results.outcomes.items()
+    ]
+    for duration, variant, test in sorted(seconds, reverse=True)[:number]:
         print(f"{duration:7.2f} s  [{variant}] {test}")
-    return 1 if errors else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ judgement of a run is strict in both directions:
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -469,10 +470,11 @@ def collect_ids(run):
     return tuple(gathering.collected)
 
 
-def judge_all(runs, match=None, workers=2):
-    """Yield (run, future of its Judgement) of all runs, which go on in parallel."""
+@contextlib.contextmanager
+def judging(runs, match=None, workers=2):
+    """Start all *runs*, and give a dictionary of the futures of their Judgements."""
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
-        yield from [(run, pool.submit(judge, run, match)) for run in runs]
+        yield {run: pool.submit(judge, run, match) for run in runs}
     finally:
         pool.shutdown(cancel_futures=True)

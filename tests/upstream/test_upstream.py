@@ -22,9 +22,8 @@ def judgements(request):
         for item in request.session.items
         if item.path == request.path and "run" in item.callspec.params
     ]
-    started = runner.judge_all(selected)
-    yield dict(started)
-    started.close()
+    with runner.judging(selected) as futures:
+        yield futures
 
 
 # A run, and another one of some tests on the stdlib's loop.
