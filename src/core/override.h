@@ -15,7 +15,7 @@ int al_override_setattr(PyObject *self, PyObject *name, PyObject *value);
 int al_override_refresh(al_loop *loop);
 
 static inline bool
-al_override_stale(const al_loop *loop)
+al_override_stale(al_loop *loop)
 {
     const PyTypeObject *handle = (PyTypeObject *)loop->st->asyncio_Handle;
     /* A tag of 0 means that CPython has run out of tags for the type. */

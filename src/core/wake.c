@@ -100,7 +100,6 @@ void
 al_wake_up(al_loop *loop)
 {
     al_wake *wake = &loop->wake;
-    loop->must_poll = true;
     if (!wake->blocked || wake->sent || wake->write_fd < 0) {
         return;
     }

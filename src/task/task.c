@@ -1,63 +1,1178 @@
-/* task.c: Future and Task are asyncio's own for now. */
-#include "task/future.h"
+/* task.c: see task.h. */
 #include "task/task.h"
+
+#include "base/check.h"
+#include "core/report.h"
+#include "task/await.h"
 #include "task/registry.h"
-PyObject *
-al_future_new(al_loop *loop)
+
+#if PY_VERSION_HEX >= 0x030E0000
+#define STEP_NAME "__step()"
+#else
+#define STEP_NAME "_step()"
+#endif
+
+static int task_step(al_future *task, PyObject *exc, bool lazily);
+static int task_wakeup(al_future *task, PyObject *future, bool lazily);
+
+/* --- the step as an object ---------------------------------------------------------- */
+
+/* What call_soon gets where bare slots are not wanted.  A distinct type, because
+ * asyncio's texts recognise a task by the callback's __self__. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *task;
+    PyObject *exc; /* to throw, or NULL */
+} al_task_step;
+
+static PyObject *
+step_object_new(al_future *task, PyObject *exc)
 {
-    PyObject *k = Py_BuildValue("{s:O}", "loop", loop);
-    PyObject *a = PyTuple_New(0);
-    PyObject *r = PyObject_Call(loop->st->asyncio_Future, a, k);
-    Py_DECREF(a);
-    Py_DECREF(k);
-    return r;
+    al_state *st = al_future_state(task);
+    al_task_step *self = PyObject_GC_New(al_task_step, st->TaskStep_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->task = Py_NewRef((PyObject *)task);
+    self->exc = Py_XNewRef(exc);
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
 }
-int
-al_future_init_types(PyObject *module, al_state *st)
+
+static int
+step_object_traverse(al_task_step *self, visitproc visit, void *arg)
 {
-    (void)module;
-    st->Future_type = (PyTypeObject *)Py_NewRef(st->asyncio_Future);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->task);
+    Py_VISIT(self->exc);
     return 0;
 }
-void
-al_future_clear_free_lists(al_state *st)
+
+static int
+step_object_clear(al_task_step *self)
 {
-    (void)st;
+    Py_CLEAR(self->task);
+    Py_CLEAR(self->exc);
+    return 0;
 }
+
+static void
+step_object_dealloc(al_task_step *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)step_object_clear(self); /* escapes */
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+step_object_call(al_task_step *self, PyObject *args, PyObject *kwargs)
+{
+    if (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0) {
+        PyErr_SetString(PyExc_TypeError, "function takes no keyword arguments");
+        return NULL;
+    }
+    if (args != NULL && PyTuple_GET_SIZE(args) != 0) {
+        PyErr_SetString(PyExc_TypeError, "function takes no positional arguments");
+        return NULL;
+    }
+    PyObject *task = Py_XNewRef(self->task), *exc = Py_XNewRef(self->exc);
+    int status = -1;
+    if (task == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
+    }
+    else {
+        status = task_step((al_future *)(void *)task, exc, false); /* escapes */
+    }
+    Py_XDECREF(task);
+    Py_XDECREF(exc);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyMemberDef step_object_members[] = {
+    {"__self__", T_OBJECT, offsetof(al_task_step, task), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot step_object_slots[] = {
+    {Py_tp_dealloc, step_object_dealloc}, {Py_tp_traverse, step_object_traverse},
+    {Py_tp_clear, step_object_clear},     {Py_tp_call, step_object_call},
+    {Py_tp_members, step_object_members}, {0, NULL},
+};
+
+static PyType_Spec step_object_spec = {
+    .name = "aioloop.TaskStepMethWrapper",
+    .basicsize = sizeof(al_task_step),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = step_object_slots,
+};
+
+/* Queues the next step.  Escapes unless the loop takes bare slots. */
+static int
+step_soon(al_future *task, PyObject *exc)
+{
+    al_loop *loop = task->loop;
+    if (AL_LIKELY(loop != NULL && al_loop_direct(loop))) {
+        return al_sched_push_steal(loop, al_task_step_run, Py_NewRef((PyObject *)task),
+                                   Py_XNewRef(exc), NULL);
+    }
+    PyObject *step = step_object_new(task, exc);
+    if (step == NULL) {
+        return -1;
+    }
+    /* call_soon may change the task (gh-126080). */
+    PyObject *loop_obj = Py_NewRef(task->loop_obj);
+    PyObject *context = Py_XNewRef(task->context);
+    int status = al_sched_call_soon(al_future_state(task), loop_obj, step, NULL,
+                                    context); /* escapes */
+    Py_DECREF(step);
+    Py_DECREF(loop_obj);
+    Py_XDECREF(context);
+    return status;
+}
+
+/* Queues a step that throws RuntimeError(message); steals the message, which is NULL
+ * if formatting it failed. */
+static int
+throw_soon_steal(al_future *task, PyObject *message)
+{
+    PyObject *exc =
+        message == NULL ? NULL : PyObject_CallOneArg(PyExc_RuntimeError, message);
+    Py_XDECREF(message);
+    if (exc == NULL) {
+        return -1;
+    }
+    int status = step_soon(task, exc);
+    Py_DECREF(exc);
+    return status;
+}
+
+/* --- the wake-up as an object ------------------------------------------------------- */
+
+static PyObject *
+wakeup_call(PyObject *task, PyObject *future)
+{
+    return task_wakeup((al_future *)(void *)task, future, false) < 0
+               ? NULL
+               : Py_NewRef(Py_None);
+}
+
+static PyMethodDef wakeup_def = {"task_wakeup", wakeup_call, METH_O, NULL};
+
+PyObject *
+al_task_wakeup_new(PyObject *task)
+{
+    return PyCFunction_New(&wakeup_def, task);
+}
+
+/* --- slots --------------------------------------------------------------------------- */
+
+int
+al_task_step_run(al_loop *loop, PyObject *op, PyObject *exc, PyObject *Py_UNUSED(extra))
+{
+    al_future *task = (al_future *)(void *)op;
+    PyObject *context = Py_XNewRef(task->context);
+    int status = -1;
+    if (AL_LIKELY(context != NULL && PyContext_Enter(context) == 0)) {
+        status = task_step(task, exc, true); /* escapes */
+        if (PyContext_Exit(context) < 0) {
+            status = -1;
+        }
+    }
+    if (AL_UNLIKELY(status < 0)) {
+        if (al_report_must_leave()) {
+            Py_XDECREF(context);
+            return -1;
+        }
+        PyObject *saved = al_err_take();
+        PyObject *step = step_object_new(task, exc);
+        if (step != NULL) {
+            al_err_put_steal(saved);
+        }
+        else {
+            Py_XDECREF(saved); /* No memory even to name the step: that is raised. */
+        }
+        status = al_future_report(loop, step, NULL, context); /* escapes */
+        Py_XDECREF(step);
+    }
+    Py_XDECREF(context);
+    return status;
+}
+
+int
+al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
+                   PyObject *Py_UNUSED(extra))
+{
+    al_future *task = (al_future *)(void *)op;
+    PyObject *context = Py_XNewRef(task->context);
+    int status = -1;
+    if (AL_LIKELY(context != NULL && PyContext_Enter(context) == 0)) {
+        status = task_wakeup(task, future, true); /* escapes */
+        if (PyContext_Exit(context) < 0) {
+            status = -1;
+        }
+    }
+    if (AL_UNLIKELY(status < 0)) {
+        if (al_report_must_leave()) {
+            Py_XDECREF(context);
+            return -1;
+        }
+        PyObject *saved = al_err_take();
+        PyObject *wakeup = al_task_wakeup_new(op);
+        if (wakeup != NULL) {
+            al_err_put_steal(saved);
+        }
+        else {
+            Py_XDECREF(saved); /* No memory even to name the wake-up: that is raised. */
+        }
+        status = al_future_report(loop, wakeup, future, context); /* escapes */
+        Py_XDECREF(wakeup);
+    }
+    Py_XDECREF(context);
+    return status;
+}
+
+/* --- what a step's result means -------------------------------------------------------- */
+
+/* The future just awaited gets the cancellation that came while the step ran. */
+static int
+pass_cancellation(al_future *task, PyObject *future)
+{
+    al_state *st = al_future_state(task);
+    PyObject *message = /* gh-126138: cancel may replace it */
+        Py_NewRef(task->cancel_message == NULL ? Py_None : task->cancel_message);
+    PyObject *answer =
+        PyObject_CallMethodOneArg(future, st->str.cancel, message); /* escapes */
+    Py_DECREF(message);
+    int cancelled = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (cancelled > 0) {
+        task->must_cancel = false;
+    }
+    return cancelled < 0 ? -1 : 0;
+}
+
+static int
+wrong_loop(al_future *task, PyObject *future)
+{
+    return throw_soon_steal(
+        task, PyUnicode_FromFormat("Task %R got Future %R attached to a different loop",
+                                   task, future)); /* escapes */
+}
+
+static int
+bare_future(al_future *task, PyObject *future)
+{
+    return throw_soon_steal(
+        task,
+        PyUnicode_FromFormat("yield was used instead of yield from in task %R with %R",
+                             task, future)); /* escapes */
+}
+
+static void
+set_waiter(al_future *task, PyObject *future)
+{
+    Py_XSETREF(task->fut_waiter, Py_NewRef(future));
+}
+
+/* `future` is exactly of one of our types. */
+static int
+wait_for_ours(al_future *task, PyObject *op)
+{
+    al_future *future = (al_future *)(void *)op;
+    if (AL_UNLIKELY(future->loop_obj != task->loop_obj)) {
+        return wrong_loop(task, op);
+    }
+    if (AL_UNLIKELY(!future->blocking)) {
+        return bare_future(task, op);
+    }
+    future->blocking = false;
+#if PY_VERSION_HEX >= 0x030E0000
+    if (al_registry_add_awaited_by(al_future_state(task), future, task) < 0) {
+        return -1;
+    }
+#endif
+    if (al_future_add_waiter(future, task) < 0) {
+        return -1;
+    }
+    set_waiter(task, op);
+    return AL_UNLIKELY(task->must_cancel) ? pass_cancellation(task, op) : 0;
+}
+
+/* Mirrors asyncio.futures._get_loop.  New reference. */
+static PyObject *
+loop_of(al_state *st, PyObject *future)
+{
+    PyObject *method;
+    if (al_getattr_optional(future, st->str.get_loop, &method) < 0) { /* escapes */
+        return NULL;
+    }
+    if (method != NULL) {
+        PyObject *loop = PyObject_CallNoArgs(method); /* escapes */
+        Py_DECREF(method);
+        return loop;
+    }
+    return PyObject_GetAttr(future, st->str._loop); /* escapes */
+}
+
+/* `future` has an _asyncio_future_blocking, whose truth is `blocking`. */
+static int
+wait_for_foreign(al_future *task, PyObject *future, bool blocking)
+{
+    al_state *st = al_future_state(task);
+    PyObject *loop = loop_of(st, future); /* escapes */
+    if (loop == NULL) {
+        return -1;
+    }
+    bool same = loop == task->loop_obj;
+    Py_DECREF(loop);
+    if (!same) {
+        return wrong_loop(task, future);
+    }
+    if (!blocking) {
+        return bare_future(task, future);
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    PyObject *pair[2] = {future, (PyObject *)task};
+    PyObject *added = PyObject_Vectorcall(st->add_awaited_by, pair, 2, NULL);
+    if (added == NULL) {
+        return -1;
+    }
+    Py_DECREF(added);
+#endif
+    if (PyObject_SetAttr(future, st->str._asyncio_future_blocking, Py_False) <
+        0) { /* escapes */
+        return -1;
+    }
+    PyObject *wakeup = al_task_wakeup_new((PyObject *)task);
+    if (wakeup == NULL) {
+        return -1;
+    }
+    PyObject *context = Py_XNewRef(task->context);
+    PyObject *stack[3] = {future, wakeup, context};
+    PyObject *result = PyObject_VectorcallMethod(st->str.add_done_callback, stack,
+                                                 2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                                 st->kwnames_context); /* escapes */
+    Py_DECREF(wakeup);
+    Py_XDECREF(context);
+    if (result == NULL) {
+        return -1;
+    }
+    Py_DECREF(result);
+    set_waiter(task, future);
+    return task->must_cancel ? pass_cancellation(task, future) : 0;
+}
+
+/* Mirrors the else branch of asyncio.tasks.Task.__step_run_and_handle_result.  `result`
+ * stays the caller's. */
+static int
+handle_yielded(al_future *task, PyObject *result)
+{
+    al_state *st = al_future_state(task);
+    if (AL_LIKELY(result == Py_None)) {
+        return step_soon(task, NULL); /* a bare yield */
+    }
+    if (AL_UNLIKELY(result == (PyObject *)task)) {
+        return throw_soon_steal(
+            task, PyUnicode_FromFormat("Task cannot await on itself: %R", task));
+    }
+    if (AL_LIKELY(al_future_exact(st, result))) {
+        return wait_for_ours(task, result);
+    }
+    PyObject *marker;
+    if (al_getattr_optional(result, st->str._asyncio_future_blocking, &marker) <
+        0) { /* escapes */
+        return -1;
+    }
+    if (marker != NULL && marker != Py_None) {
+        int blocking = PyObject_IsTrue(marker); /* escapes */
+        Py_DECREF(marker);
+        return blocking < 0 ? -1 : wait_for_foreign(task, result, blocking != 0);
+    }
+    Py_XDECREF(marker);
+    int generator = PyObject_IsInstance(result, (PyObject *)&PyGen_Type); /* escapes */
+    if (generator < 0) {
+        return -1;
+    }
+    return throw_soon_steal(
+        task, generator ? PyUnicode_FromFormat(
+                              "yield was used instead of yield from for generator in "
+                              "task %R with %R",
+                              task, result)
+                        : PyUnicode_FromFormat("Task got bad yield: %R", result));
+}
+
+/* --- the step -------------------------------------------------------------------------- */
+
+/* Throws into the coroutine, with PyIter_Send's results. */
+static PySendResult
+throw_into(al_state *st, PyObject *coro, PyObject *exc, PyObject **result)
+{
+    *result = PyObject_CallMethodOneArg(coro, st->str.throw, exc); /* escapes */
+    if (*result != NULL) {
+        return PYGEN_NEXT;
+    }
+    if (!PyErr_Occurred()) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return PYGEN_ERROR;
+    }
+    PyObject *stop = al_err_take();
+    PyObject *value = ((PyStopIterationObject *)(void *)stop)->value;
+    *result = Py_NewRef(value == NULL ? Py_None : value);
+    Py_DECREF(stop);
+    return PYGEN_RETURN;
+}
+
+static int
+finish(al_future *task, PyObject *result)
+{
+    if (AL_UNLIKELY(task->must_cancel)) {
+        /* Cancelled right before the coroutine ended. */
+        task->must_cancel = false;
+        PyObject *message = Py_XNewRef(task->cancel_message);
+        int status = al_future_cancel(task, message); /* escapes */
+        Py_XDECREF(message);
+        return status < 0 ? -1 : 0;
+    }
+    return al_future_set_result(task, result);
+}
+
+/* The coroutine raised.  0, or -1 with an exception for the loop. */
+static int
+fail(al_future *task)
+{
+    const al_state *st = al_future_state(task);
+    if (PyErr_ExceptionMatches(st->CancelledError)) {
+        /* Kept, so that whoever awaits the task sees where it was cancelled. */
+        PyObject *cancelled = al_err_take();
+        Py_XSETREF(task->cancelled_exc, cancelled); /* escapes */
+        return al_future_cancel(task, NULL) < 0 ? -1 : 0;
+    }
+    PyObject *exc = al_err_take();
+    int status = al_future_set_exception(task, exc); /* escapes */
+    if (status == 0 && (PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt) ||
+                        PyErr_GivenExceptionMatches(exc, PyExc_SystemExit))) {
+        al_err_put_steal(exc);
+        return -1;
+    }
+    Py_XDECREF(exc);
+    return status;
+}
+
+/* Mirrors asyncio's task_step_impl: the task is the current one already. */
+static int
+step_entered(al_future *task, PyObject *exc)
+{
+    al_state *st = al_future_state(task);
+    if (AL_UNLIKELY(task->state != AL_FUTURE_PENDING)) {
+        PyErr_Format(st->InvalidStateError, STEP_NAME ": already done: %R %R", task,
+                     exc == NULL ? Py_None : exc); /* escapes */
+        return -1;
+    }
+    PyObject *made = NULL;
+    if (AL_UNLIKELY(task->must_cancel)) {
+        if (exc == NULL || !PyErr_GivenExceptionMatches(exc, st->CancelledError)) {
+            exc = made = al_future_make_cancelled_error(task); /* escapes */
+            if (made == NULL) {
+                return -1;
+            }
+        }
+        task->must_cancel = false;
+    }
+    Py_CLEAR(task->fut_waiter); /* escapes */
+    PyObject *coro = Py_XNewRef(task->coro);
+    if (AL_UNLIKELY(coro == NULL)) {
+        Py_XDECREF(made);
+        PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
+        return -1;
+    }
+    PyObject *result = NULL;
+    PySendResult sent = AL_LIKELY(exc == NULL)
+                            ? PyIter_Send(coro, Py_None, &result)
+                            : throw_into(st, coro, exc, &result); /* escapes */
+    Py_DECREF(coro);
+    Py_XDECREF(made);
+    int status;
+    if (sent == PYGEN_NEXT) {
+        status = handle_yielded(task, result);
+    }
+    else if (sent == PYGEN_RETURN) {
+        status = finish(task, result);
+    }
+    else {
+        return fail(task);
+    }
+    Py_DECREF(result); /* escapes */
+    return status;
+}
+
+static int
+task_step(al_future *task, PyObject *exc, bool lazily)
+{
+    al_state *st = al_future_state(task);
+    if (al_registry_enter(st, task) < 0) {
+        return -1;
+    }
+    int status = step_entered(task, exc); /* escapes */
+    return al_registry_exit(st, task, status, lazily);
+}
+
+/* Mirrors asyncio's task_wakeup: a step with what the future has become. */
+static int
+task_wakeup(al_future *task, PyObject *future, bool lazily)
+{
+    al_state *st = al_future_state(task);
+    PyObject *exc = NULL;
+    int outcome;
+    if (AL_LIKELY(al_future_exact(st, future))) {
+        al_future *ours = (al_future *)(void *)future;
+#if PY_VERSION_HEX >= 0x030E0000
+        if (al_registry_discard_awaited_by(st, ours, task) < 0) {
+            return -1;
+        }
+#endif
+        outcome = al_future_outcome(ours, &exc);
+    }
+    else {
+#if PY_VERSION_HEX >= 0x030E0000
+        PyObject *pair[2] = {future, (PyObject *)task};
+        PyObject *discarded =
+            PyObject_Vectorcall(st->discard_awaited_by, pair, 2, NULL);
+        if (discarded == NULL) {
+            return -1;
+        }
+        Py_DECREF(discarded);
+#endif
+        PyObject *result =
+            PyObject_CallMethodNoArgs(future, st->str.result); /* escapes */
+        outcome = result == NULL ? -1 : 0;
+        Py_XDECREF(result);
+    }
+    if (outcome < 0) {
+        exc = al_err_take();
+    }
+    int status = task_step(task, exc, lazily); /* escapes */
+    Py_XDECREF(exc);
+    return status;
+}
+
+/* Runs the first step inside the constructor, as asyncio's task_eager_start does. */
+static int
+eager_start(al_state *st, al_future *task)
+{
+    PyObject *previous, *current;
+    PyObject *loop_obj = Py_NewRef(task->loop_obj);
+    PyObject *context = Py_NewRef(task->context);
+    int status = al_registry_swap(st, loop_obj, (PyObject *)task, &previous);
+    if (status < 0) {
+        goto done;
+    }
+    status = al_registry_link(st, task);
+    if (status == 0) {
+        status = PyContext_Enter(context);
+        if (status == 0) {
+            status = step_entered(task, NULL); /* escapes */
+            if (PyContext_Exit(context) < 0) {
+                status = -1;
+            }
+        }
+    }
+    PyObject *exc = status < 0 ? al_err_take() : NULL;
+    if (al_registry_swap(st, loop_obj, previous, &current) < 0) {
+        status = -1;
+    }
+    else {
+        Py_XDECREF(current);
+    }
+    Py_XDECREF(previous);
+    if (exc != NULL) {
+        al_err_put_steal(exc);
+    }
+    if (task->state != AL_FUTURE_PENDING) {
+        Py_CLEAR(task->coro); /* escapes */
+    }
+
+done:
+#if PY_VERSION_HEX >= 0x030F0000
+    if (status < 0) {
+        task->log_destroy_pending = false;
+    }
+#endif
+    Py_DECREF(loop_obj);
+    Py_DECREF(context);
+    return status;
+}
+
+/* --- making --------------------------------------------------------------------------- */
+
+static int
+check_coroutine(al_state *st, PyObject *coro)
+{
+    if (AL_LIKELY(PyCoro_CheckExact(coro))) {
+        return 1;
+    }
+    PyObject *answer = PyObject_CallOneArg(st->iscoroutine, coro); /* escapes */
+    int is_coroutine = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return is_coroutine;
+}
+
+static int
+loop_is_running(al_state *st, const al_future *task)
+{
+    if (task->loop != NULL) {
+        return task->loop->thread_id != 0;
+    }
+    PyObject *loop_obj = Py_NewRef(task->loop_obj);
+    PyObject *answer =
+        PyObject_CallMethodNoArgs(loop_obj, st->str.is_running); /* escapes */
+    int running = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    Py_DECREF(loop_obj);
+    return running;
+}
+
+/* A context given by the caller; None and NULL: a copy of the current one. */
+static PyObject *
+choose_context(al_future *task, PyObject *context)
+{
+    if (context == NULL || context == Py_None) {
+        return PyContext_CopyCurrent();
+    }
+#if PY_VERSION_HEX >= 0x030F0000
+    if (!PyContext_CheckExact(context)) {
+        task->log_destroy_pending = false;
+        PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s",
+                     Py_TYPE(context)->tp_name);
+        return NULL;
+    }
+#else
+    (void)task;
+#endif
+    return Py_NewRef(context);
+}
+
+static PyObject *
+choose_name(al_state *st, PyObject *name)
+{
+    if (name == NULL || name == Py_None) {
+        /* The text is made when somebody asks for it. */
+        return PyLong_FromUnsignedLongLong(al_registry_next_number(st));
+    }
+    return PyUnicode_CheckExact(name) ? Py_NewRef(name)
+                                      : PyObject_Str(name); /* escapes */
+}
+
+/* The part of the constructor behind al_future_init. */
+static int
+start(al_future *self, al_state *st, PyObject *coro, PyObject *name, PyObject *context,
+      bool eager)
+{
+    self->is_task = true;
+#if PY_VERSION_HEX >= 0x030E0000
+    self->base_is_task = 1;
+#endif
+    int is_coroutine = check_coroutine(st, coro);
+    if (is_coroutine <= 0) {
+        self->log_destroy_pending = false;
+        if (is_coroutine == 0) {
+            PyErr_Format(PyExc_TypeError, "a coroutine was expected, got %R", coro);
+        }
+        return -1;
+    }
+    self->cancel_requests = 0;
+    self->must_cancel = false;
+    self->log_destroy_pending = true;
+    context = choose_context(self, context);
+    if (context == NULL) {
+        return -1;
+    }
+    Py_XSETREF(self->context, context);
+    Py_XSETREF(self->coro, Py_NewRef(coro));
+    name = choose_name(st, name);
+    if (name == NULL) {
+        return -1;
+    }
+    Py_XSETREF(self->name, name);
+    if (AL_UNLIKELY(eager)) {
+        int running = loop_is_running(st, self);
+        if (running != 0) {
+            return running < 0 ? -1 : eager_start(st, self);
+        }
+    }
+    return step_soon(self, NULL) < 0 ? -1 : al_registry_link(st, self);
+}
+
 PyObject *
 al_task_new(al_loop *loop, PyObject *coro, PyObject *name, PyObject *context, int eager)
 {
-    (void)eager;
-    PyObject *k =
-        Py_BuildValue("{s:O,s:O,s:O}", "loop", loop, "name", name ? name : Py_None,
-                      "context", context ? context : Py_None);
-    PyObject *a = PyTuple_Pack(1, coro);
-    PyObject *r = PyObject_Call(loop->st->asyncio_Task, a, k);
-    Py_DECREF(a);
-    Py_DECREF(k);
-    return r;
+    al_state *st = loop->st;
+    al_future *self = al_future_alloc(st, st->Task_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->is_task = true;
+    if (al_future_init(self, st, (PyObject *)loop) < 0 ||
+        start(self, st, coro, name, context, eager == 1) < 0) { /* escapes */
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
 }
+
+static PyObject *
+Task_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    al_state *st = al_state_of(type);
+    al_future *self = st == NULL ? NULL : al_future_alloc(st, type);
+    if (self != NULL) {
+        self->is_task = true;
+    }
+    return (PyObject *)self;
+}
+
+static int
+Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    char coro_name[] = "coro", loop_name[] = "loop", name_name[] = "name",
+         context_name[] = "context";
+    PyObject *coro, *loop = Py_None, *name = Py_None, *context = Py_None;
+    int eager = 0;
+#if PY_VERSION_HEX >= 0x030C0000
+    char eager_name[] = "eager_start";
+    char *names[] = {coro_name, loop_name, name_name, context_name, eager_name, NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOOp:Task", names, &coro, &loop,
+                                     &name, &context, &eager)) {
+        return -1;
+    }
+#else
+    char *names[] = {coro_name, loop_name, name_name, context_name, NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOO:Task", names, &coro, &loop,
+                                     &name, &context)) {
+        return -1;
+    }
+#endif
+    al_future *self = (al_future *)(void *)op;
+    al_state *st = al_state_of(Py_TYPE(op));
+    if (st == NULL || al_future_init(self, st, loop) < 0) { /* escapes */
+        return -1;
+    }
+    return start(self, st, coro, name, context, eager != 0);
+}
+
+/* Task(coro, loop=loop) and its other names, without a tuple or a dict. */
+static PyObject *
+Task_vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf,
+                PyObject *kwnames)
+{
+    static const char *const known[] = {"loop", "name", "context"};
+    PyTypeObject *type = (PyTypeObject *)(void *)callable;
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *values[3] = {Py_None, Py_None, Py_None};
+    bool eager = false, simple = nargs == 1;
+    for (Py_ssize_t i = 0; simple && i < n; i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        PyObject *value = args[nargs + i];
+        int at = 0;
+        while (at < 3 && PyUnicode_CompareWithASCIIString(name, known[at]) != 0) {
+            at++;
+        }
+        if (at < 3) {
+            values[at] = value;
+            continue;
+        }
+#if PY_VERSION_HEX >= 0x030C0000
+        simple = PyBool_Check(value) &&
+                 PyUnicode_CompareWithASCIIString(name, "eager_start") == 0;
+        eager = value == Py_True;
+#else
+        simple = false;
+#endif
+    }
+    if (!simple) {
+        return al_future_call_type(type, args, nargs, kwnames);
+    }
+    al_state *st = PyType_GetModuleState(type);
+    al_future *self = al_future_alloc(st, type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->is_task = true;
+    if (al_future_init(self, st, values[0]) < 0 ||
+        start(self, st, args[0], values[1], values[2], eager) < 0) { /* escapes */
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+/* --- cancelling ------------------------------------------------------------------------ */
+
+int
+al_task_cancel(al_future *self, PyObject *message)
+{
+    self->log_traceback = false;
+    if (self->state != AL_FUTURE_PENDING) {
+        return 0;
+    }
+    self->cancel_requests++;
+    if (self->fut_waiter != NULL) {
+        /* It stays the waiter even if it is cancelled: it may be a task that refuses,
+         * and then it has to be asked again. */
+        al_state *st = al_future_state(self);
+        PyObject *waiter = Py_NewRef(self->fut_waiter);
+        PyObject *answer =
+            PyObject_CallMethodOneArg(waiter, st->str.cancel, message); /* escapes */
+        Py_DECREF(waiter);
+        int cancelled = answer == NULL ? -1 : PyObject_IsTrue(answer);
+        Py_XDECREF(answer);
+        if (cancelled != 0) {
+            return cancelled;
+        }
+    }
+    /* A step is queued, or running: it throws, or passes the cancellation on. */
+    self->must_cancel = true;
+    Py_XSETREF(self->cancel_message, Py_NewRef(message)); /* escapes */
+    return 1;
+}
+
+PyDoc_STRVAR(
+    cancel_doc,
+    "cancel($self, /, msg=None)\n--\n\n"
+    "Request that this task cancel itself.\n\n"
+    "A CancelledError made with msg is thrown into the coroutine in the next\n"
+    "turn of the loop; the coroutine may clean up, or refuse. Returns False if\n"
+    "the task is done. Each request counts for cancelling().\n\n"
+    "Source: asyncio.Task.cancel.");
+
+static PyObject *
+Task_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *message = al_future_parse_cancel(args, nargs, kwnames);
+    if (message == NULL) {
+        return NULL;
+    }
+    int cancelled = al_task_cancel((al_future *)(void *)op, message);
+    return cancelled < 0 ? NULL : PyBool_FromLong(cancelled);
+}
+
+PyDoc_STRVAR(cancelling_doc, "cancelling($self, /)\n--\n\n"
+                             "Return how many cancellation requests there are.\n\n"
+                             "cancel() adds one, uncancel() takes one away.");
+
+static PyObject *
+Task_cancelling(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(((al_future *)(void *)op)->cancel_requests);
+}
+
+PyDoc_STRVAR(uncancel_doc,
+             "uncancel($self, /)\n--\n\n"
+             "Take one cancellation request away; return how many remain.\n\n"
+             "For code that caught a CancelledError and goes on.\n\n"
+             "Source: asyncio.Task.uncancel.");
+
+static PyObject *
+Task_uncancel(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    al_future *self = (al_future *)(void *)op;
+    if (self->cancel_requests > 0) {
+        self->cancel_requests--;
+#if PY_VERSION_HEX >= 0x030D0000
+        if (self->cancel_requests == 0) {
+            self->must_cancel = false;
+        }
+#endif
+    }
+    return PyLong_FromLong(self->cancel_requests);
+}
+
+/* --- methods --------------------------------------------------------------------------- */
+
+static PyObject *
+Task_set_result(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(result))
+{
+    PyErr_SetString(PyExc_RuntimeError, "Task does not support set_result operation");
+    return NULL;
+}
+
+static PyObject *
+Task_set_exception(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(exc))
+{
+    PyErr_SetString(PyExc_RuntimeError,
+                    "Task does not support set_exception operation");
+    return NULL;
+}
+
+static PyObject *
+or_none(PyObject *value)
+{
+    return Py_NewRef(value == NULL ? Py_None : value);
+}
+
+PyDoc_STRVAR(get_coro_doc, "get_coro($self, /)\n--\n\n"
+                           "Return the coroutine, or None if it was finished eagerly.");
+
+static PyObject *
+Task_get_coro(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return or_none(((al_future *)(void *)op)->coro);
+}
+
+#if PY_VERSION_HEX >= 0x030C0000
+PyDoc_STRVAR(get_context_doc, "get_context($self, /)\n--\n\n"
+                              "Return the contextvars.Context the coroutine runs in.");
+
+static PyObject *
+Task_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return or_none(((al_future *)(void *)op)->context);
+}
+#endif
+
+PyDoc_STRVAR(get_name_doc, "get_name($self, /)\n--\n\nReturn the task's name.");
+
+static PyObject *
+Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    al_future *self = (al_future *)(void *)op;
+    if (self->name != NULL && PyLong_CheckExact(self->name)) {
+        PyObject *name = PyUnicode_FromFormat("Task-%S", self->name);
+        if (name == NULL) {
+            return NULL;
+        }
+        Py_SETREF(self->name, name);
+    }
+    return or_none(self->name);
+}
+
+PyDoc_STRVAR(set_name_doc, "set_name($self, value, /)\n--\n\n"
+                           "Set the task's name to str(value).");
+
+static PyObject *
+Task_set_name(PyObject *op, PyObject *value)
+{
+    al_future *self = (al_future *)(void *)op;
+    PyObject *name = PyUnicode_CheckExact(value) ? Py_NewRef(value)
+                                                 : PyObject_Str(value); /* escapes */
+    if (name == NULL) {
+        return NULL;
+    }
+    Py_XSETREF(self->name, name);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(
+    get_stack_doc,
+    "get_stack($self, /, *, limit=None)\n--\n\n"
+    "Return the list of frames the coroutine is suspended in, oldest first.\n\n"
+    "It is empty once the coroutine has returned or was cancelled, and holds\n"
+    "the traceback's frames if it raised. limit is the greatest number of\n"
+    "frames: the newest of a stack, the oldest of a traceback.\n\n"
+    "Source: asyncio.Task.get_stack.");
+
+static PyObject *
+Task_get_stack(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    char limit_name[] = "limit";
+    char *names[] = {limit_name, NULL};
+    PyObject *limit = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$O:get_stack", names, &limit)) {
+        return NULL;
+    }
+    al_state *st = al_future_state((al_future *)(void *)op);
+    PyObject *stack[2] = {op, limit};
+    return PyObject_Vectorcall(st->task_get_stack, stack, 2, NULL); /* escapes */
+}
+
+PyDoc_STRVAR(print_stack_doc,
+             "print_stack($self, /, *, limit=None, file=None)\n--\n\n"
+             "Print the frames of get_stack(limit=limit) as a traceback.\n\n"
+             "file is a text stream; None means sys.stderr.\n\n"
+             "Source: asyncio.Task.print_stack.");
+
+static PyObject *
+Task_print_stack(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    char limit_name[] = "limit", file_name[] = "file";
+    char *names[] = {limit_name, file_name, NULL};
+    PyObject *limit = Py_None, *file = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OO:print_stack", names, &limit,
+                                     &file)) {
+        return NULL;
+    }
+    al_state *st = al_future_state((al_future *)(void *)op);
+    PyObject *stack[3] = {op, limit, file};
+    return PyObject_Vectorcall(st->task_print_stack, stack, 3, NULL); /* escapes */
+}
+
+static PyObject *
+Task_repr(PyObject *op)
+{
+    al_future *self = (al_future *)(void *)op;
+    if (!al_future_alive(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
+        return NULL;
+    }
+    return PyObject_CallOneArg(al_future_state(self)->task_repr, op); /* escapes */
+}
+
+/* --- attributes that asyncio and tools read ------------------------------------------ */
+
+static PyObject *
+task_get_coro(PyObject *op, void *Py_UNUSED(closure))
+{
+    return or_none(((al_future *)(void *)op)->coro);
+}
+
+static PyObject *
+task_get_fut_waiter(PyObject *op, void *Py_UNUSED(closure))
+{
+    return or_none(((al_future *)(void *)op)->fut_waiter);
+}
+
+static PyObject *
+task_get_must_cancel(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((al_future *)(void *)op)->must_cancel);
+}
+
+static PyObject *
+task_get_log_destroy_pending(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((al_future *)(void *)op)->log_destroy_pending);
+}
+
+static int
+task_set_log_destroy_pending(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "cannot delete attribute");
+        return -1;
+    }
+    int wanted = PyObject_IsTrue(value); /* escapes */
+    if (wanted < 0) {
+        return -1;
+    }
+    ((al_future *)(void *)op)->log_destroy_pending = wanted != 0;
+    return 0;
+}
+
+/* --- the end ---------------------------------------------------------------------------- */
+
+void
+al_task_finalize(PyObject *op)
+{
+    al_future *self = (al_future *)(void *)op;
+    al_registry_unlink(self);
+    if (self->state == AL_FUTURE_PENDING && self->log_destroy_pending &&
+        al_future_alive(self)) {
+        al_state *st = al_future_state(self);
+        if (st->Task_type == NULL) {
+            return; /* The module has been cleared: the interpreter is shutting down. */
+        }
+        PyObject *saved = al_err_take();
+        PyObject *loop = Py_NewRef(self->loop_obj);
+        PyObject *message =
+            PyUnicode_FromString("Task was destroyed but it is pending!");
+        if (al_report_context(st, loop, message, "task", op, "source_traceback",
+                              self->source_traceback, NULL) < 0) { /* escapes */
+            PyErr_WriteUnraisable(loop);
+        }
+        Py_DECREF(loop);
+        al_err_put_steal(saved);
+    }
+    al_future_finalize(op);
+}
+
+/* --- the types -------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(set_result_doc, "set_result($self, result, /)\n--\n\n"
+                             "Raise RuntimeError: the coroutine gives the result.");
+PyDoc_STRVAR(set_exception_doc, "set_exception($self, exception, /)\n--\n\n"
+                                "Raise RuntimeError: the coroutine gives the outcome.");
+
+static PyMethodDef task_methods[] = {
+    {"set_result", Task_set_result, METH_O, set_result_doc},
+    {"set_exception", Task_set_exception, METH_O, set_exception_doc},
+    {"cancel", (PyCFunction)(void (*)(void))Task_cancel, METH_FASTCALL | METH_KEYWORDS,
+     cancel_doc},
+    {"cancelling", Task_cancelling, METH_NOARGS, cancelling_doc},
+    {"uncancel", Task_uncancel, METH_NOARGS, uncancel_doc},
+    {"get_coro", Task_get_coro, METH_NOARGS, get_coro_doc},
+#if PY_VERSION_HEX >= 0x030C0000
+    {"get_context", Task_get_context, METH_NOARGS, get_context_doc},
+#endif
+    {"get_name", Task_get_name, METH_NOARGS, get_name_doc},
+    {"set_name", Task_set_name, METH_O, set_name_doc},
+    {"get_stack", (PyCFunction)(void (*)(void))Task_get_stack,
+     METH_VARARGS | METH_KEYWORDS, get_stack_doc},
+    {"print_stack", (PyCFunction)(void (*)(void))Task_print_stack,
+     METH_VARARGS | METH_KEYWORDS, print_stack_doc},
+    AL_FUTURE_METHODS{NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef task_getsets[] = {
+    {"_coro", task_get_coro, NULL, NULL, NULL},
+    {"_fut_waiter", task_get_fut_waiter, NULL, NULL, NULL},
+    {"_must_cancel", task_get_must_cancel, NULL, NULL, NULL},
+    {"_log_destroy_pending", task_get_log_destroy_pending, task_set_log_destroy_pending,
+     NULL, NULL},
+    AL_FUTURE_GETSETS{NULL, NULL, NULL, NULL, NULL},
+};
+
+#if PY_VERSION_HEX >= 0x030C0000
+#define TASK_SIGNATURE                                                                 \
+    "Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--\n\n"
+#define TASK_EAGER_DOC                                                                 \
+    " With eager_start the first step runs\n"                                          \
+    "at once if the loop is running."
+#else
+#define TASK_SIGNATURE "Task(coro, *, loop=None, name=None, context=None)\n--\n\n"
+#define TASK_EAGER_DOC
+#endif
+
+static char task_doc[] =
+    TASK_SIGNATURE "A coroutine that the event loop runs; an asyncio.Task.\n\n"
+                   "name defaults to \"Task-N\", context to a copy of the current\n"
+                   "contextvars.Context." TASK_EAGER_DOC;
+
+static PyType_Slot task_slots[] = {
+    {Py_tp_doc, task_doc},
+    {Py_tp_new, Task_new},
+    {Py_tp_init, Task_init},
+    {Py_tp_dealloc, al_future_dealloc},
+    {Py_tp_traverse, al_future_traverse},
+    {Py_tp_clear, al_future_clear_fields},
+    {Py_tp_finalize, al_task_finalize},
+    {Py_tp_repr, Task_repr},
+    {Py_tp_iter, al_await_new},
+    {Py_am_await, al_await_new},
+    {Py_tp_methods, task_methods},
+    {Py_tp_getset, task_getsets},
+    {0, NULL},
+};
+
+static PyType_Spec task_spec = {
+    .name = "aioloop.Task",
+    .basicsize = sizeof(al_future),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = task_slots,
+};
+
 int
 al_task_init_types(PyObject *module, al_state *st)
 {
-    (void)module;
-    st->Task_type = (PyTypeObject *)Py_NewRef(st->asyncio_Task);
-    return 0;
-}
-int
-al_registry_init(PyObject *module, al_state *st)
-{
-    (void)module;
-    (void)st;
-    return 0;
-}
-void
-al_registry_clear(al_state *st)
-{
-    (void)st;
-}
-void
-al_registry_leave(al_loop *loop)
-{
-    (void)loop;
+    if (al_future_add_type(module, &st->Task_type, &task_spec, st->asyncio_Task,
+                           AL_TASK_BASE_BYTES) < 0) {
+        return -1;
+    }
+    st->Task_type->tp_vectorcall = Task_vectorcall;
+    return al_state_add_type(module, &st->TaskStep_type, &step_object_spec, NULL);
 }

@@ -1,0 +1,1381 @@
+/* future.c: see future.h. */
+#include "task/future.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "core/debug.h"
+#include "core/report.h"
+#include "task/await.h"
+#include "task/registry.h"
+#include "task/task.h"
+
+_Static_assert(offsetof(al_future, callback0) == sizeof(PyObject) + sizeof(void *),
+               "the words of _asyncio's struct begin after the head");
+
+/* --- making, clearing and freeing ------------------------------------------------- */
+
+al_future *
+al_future_alloc(al_state *st, PyTypeObject *type)
+{
+    int kind = type == st->Task_type;
+    al_future *self = st->free_futures[kind];
+    if (self != NULL && Py_TYPE(self) == type) {
+        st->free_futures[kind] = (al_future *)(void *)self->callback0;
+        st->free_future_count[kind]--;
+        self->callback0 = NULL;
+        _Py_NewReference((PyObject *)self);
+        PyObject_GC_Track(self);
+        return self;
+    }
+    return (al_future *)type->tp_alloc(type, 0);
+}
+
+static PyObject *
+Future_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    al_state *st = al_state_of(type);
+    return st == NULL ? NULL : (PyObject *)al_future_alloc(st, type);
+}
+
+int
+al_future_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    al_future *self = (al_future *)op;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->callback0);
+    Py_VISIT(self->context0);
+    Py_VISIT(self->callbacks);
+    Py_VISIT(self->exception);
+    Py_VISIT(self->exception_tb);
+    Py_VISIT(self->result);
+    Py_VISIT(self->source_traceback);
+    Py_VISIT(self->cancel_message);
+    Py_VISIT(self->cancelled_exc);
+    Py_VISIT(self->fut_waiter);
+    Py_VISIT(self->coro);
+    Py_VISIT(self->name);
+    Py_VISIT(self->context);
+    Py_VISIT(self->loop_obj);
+#if PY_VERSION_HEX < 0x030D0000
+    Py_VISIT(self->base_dict);
+#else
+    PyObject_VisitManagedDict(op, visit, arg);
+#endif
+#if PY_VERSION_HEX >= 0x030E0000
+    Py_VISIT(self->awaited_by);
+#endif
+    return 0;
+}
+
+/* Everything but the instance's dict.  Escapes. */
+static void
+clear_words(al_future *self)
+{
+    if (self->is_task) {
+        al_registry_unlink(self); /* while the state can still be reached */
+    }
+    self->loop = NULL;
+    Py_CLEAR(self->loop_obj);
+    Py_CLEAR(self->callback0);
+    Py_CLEAR(self->context0);
+    Py_CLEAR(self->callbacks);
+    Py_CLEAR(self->exception);
+    Py_CLEAR(self->exception_tb);
+    Py_CLEAR(self->result);
+    Py_CLEAR(self->source_traceback);
+    Py_CLEAR(self->cancel_message);
+    Py_CLEAR(self->cancelled_exc);
+    if (self->is_task) {
+        Py_CLEAR(self->fut_waiter);
+        Py_CLEAR(self->coro);
+        Py_CLEAR(self->name);
+        Py_CLEAR(self->context);
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    Py_CLEAR(self->awaited_by);
+    self->awaited_by_is_set = 0;
+#endif
+}
+
+int
+al_future_clear_fields(PyObject *op)
+{
+    al_future *self = (al_future *)op;
+    clear_words(self);
+#if PY_VERSION_HEX < 0x030D0000
+    Py_CLEAR(self->base_dict);
+#else
+    PyObject_ClearManagedDict(op);
+#endif
+    return 0;
+}
+
+/* Which free list an object may enter: 0 Future, 1 Task, -1 none. */
+static int
+free_list_kind(const al_state *st, PyObject *op)
+{
+    if (Py_IS_TYPE(op, st->Future_type)) {
+        return 0;
+    }
+    return Py_IS_TYPE(op, st->Task_type) ? 1 : -1;
+}
+
+void
+al_future_dealloc(PyObject *op)
+{
+    al_future *self = (al_future *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (self->is_task) {
+        al_registry_unlink(self);
+    }
+    /* The finalizer marks the object for good, so it runs only if it has work. */
+    bool pending = self->is_task && self->state == AL_FUTURE_PENDING &&
+                   self->log_destroy_pending && al_future_alive(self);
+    if (pending || self->log_traceback) {
+        if (PyObject_CallFinalizerFromDealloc(op) < 0) { /* escapes */
+            return;
+        }
+    }
+    PyObject_GC_UnTrack(op);
+    if (*(PyObject **)(void *)((char *)op + type->tp_weaklistoffset) != NULL) {
+        PyObject_ClearWeakRefs(op); /* escapes */
+    }
+    al_state *st = al_future_state(self);
+    (void)al_future_clear_fields(op); /* escapes */
+    int kind = free_list_kind(st, op);
+    if (kind >= 0 && st->free_future_count[kind] < AL_FREELIST_MAX &&
+        !PyObject_GC_IsFinalized(op)) {
+        self->state = AL_FUTURE_PENDING;
+        self->cancel_requests = 0;
+        self->is_task = self->blocking = self->log_traceback = self->waiter0 = false;
+        self->must_cancel = self->log_destroy_pending = false;
+        self->callback0 = (PyObject *)(void *)st->free_futures[kind];
+        st->free_futures[kind] = self;
+        st->free_future_count[kind]++;
+        return;
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+void
+al_future_clear_free_lists(al_state *st)
+{
+    for (int kind = 0; kind < 2; kind++) {
+        while (st->free_futures[kind] != NULL) {
+            al_future *future = st->free_futures[kind];
+            PyTypeObject *type = Py_TYPE(future);
+            st->free_futures[kind] = (al_future *)(void *)future->callback0;
+            PyObject_GC_Del(future);
+            Py_DECREF(type);
+        }
+        /* Types that die later free their last instances directly. */
+        st->free_future_count[kind] = AL_FREELIST_MAX;
+    }
+    al_await_clear_free_list(st);
+}
+
+/* asyncio.get_event_loop() by the events module, as asyncio's own constructor. */
+static PyObject *
+default_loop(al_state *st)
+{
+    return PyObject_CallMethodNoArgs(st->asyncio_events, st->str.get_event_loop);
+}
+
+static bool
+finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
+int
+al_future_init(al_future *self, al_state *st, PyObject *loop_obj)
+{
+    if (al_future_alive(self)) {
+#if PY_VERSION_HEX >= 0x030F0000
+        PyErr_Format(PyExc_RuntimeError, "%T object is already initialized", self);
+        return -1;
+#else
+        clear_words(self); /* escapes */
+#endif
+    }
+    self->state = AL_FUTURE_PENDING;
+    self->log_traceback = self->blocking = self->waiter0 = false;
+    Py_INCREF(loop_obj);
+    if (loop_obj == Py_None) {
+        Py_DECREF(loop_obj);
+        loop_obj = default_loop(st); /* escapes */
+        if (loop_obj == NULL) {
+            return -1;
+        }
+    }
+    self->loop = al_loop_check(st, loop_obj);
+    Py_XSETREF(self->loop_obj, loop_obj);
+    int debug = al_debug_of_loop(st, loop_obj); /* escapes for a foreign loop */
+    if (AL_UNLIKELY(debug != 0)) {
+        if (debug < 0) {
+            return -1;
+        }
+        /* asyncio takes no stack any more while the interpreter shuts down. */
+        if (!finalizing()) {
+            PyObject *stack = al_debug_future_traceback(st); /* escapes */
+            if (stack == NULL) {
+                return -1;
+            }
+            Py_XSETREF(self->source_traceback, stack);
+        }
+    }
+    return 0;
+}
+
+PyObject *
+al_future_new(al_loop *loop)
+{
+    al_future *self = al_future_alloc(loop->st, loop->st->Future_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->loop_obj = Py_NewRef((PyObject *)loop);
+    self->loop = loop;
+    if (AL_UNLIKELY(loop->debug)) {
+        self->source_traceback = al_debug_future_traceback(loop->st); /* escapes */
+        if (self->source_traceback == NULL) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
+    return (PyObject *)self;
+}
+
+/* --- arguments -------------------------------------------------------------------- */
+
+/* Turns a vectorcall's arguments into a tuple and a dict (NULL if there are no names),
+ * for messages that equal those of asyncio's Argument Clinic. */
+static int
+pack_arguments(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+               PyObject **tuple, PyObject **dict)
+{
+    *dict = NULL;
+    *tuple = PyTuple_New(nargs);
+    if (*tuple == NULL) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(*tuple, i, Py_NewRef(args[i]));
+    }
+    if (kwnames != NULL) {
+        *dict = PyDict_New();
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+            if (*dict == NULL || PyDict_SetItem(*dict, PyTuple_GET_ITEM(kwnames, i),
+                                                args[nargs + i]) < 0) {
+                Py_CLEAR(*tuple);
+                Py_CLEAR(*dict);
+                return -1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* PyArg_ParseTupleAndKeywords for a vectorcall.  The objects that it stores are
+ * borrowed from `args`. */
+static bool
+parse_slowly(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+             const char *format, char **names, ...)
+{
+    PyObject *tuple, *dict;
+    if (pack_arguments(args, nargs, kwnames, &tuple, &dict) < 0) {
+        return false;
+    }
+    va_list values;
+    va_start(values, names);
+    int parsed = PyArg_VaParseTupleAndKeywords(tuple, dict, format, names, values);
+    va_end(values);
+    Py_DECREF(tuple);
+    Py_XDECREF(dict);
+    return parsed != 0;
+}
+
+static bool
+only_name_is(PyObject *kwnames, const char *name)
+{
+    return PyTuple_GET_SIZE(kwnames) == 1 &&
+           PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), name) == 0;
+}
+
+PyObject *
+al_future_parse_cancel(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0) {
+        if (nargs <= 1) {
+            return nargs == 0 ? Py_None : args[0];
+        }
+    }
+    else if (nargs == 0 && only_name_is(kwnames, "msg")) {
+        return args[0];
+    }
+    char msg[] = "msg";
+    char *names[] = {msg, NULL};
+    PyObject *message = Py_None;
+    bool parsed = parse_slowly(args, nargs, kwnames, "|O:cancel", names, &message);
+    return parsed ? message : NULL;
+}
+
+PyObject *
+al_future_call_type(PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
+{
+    PyObject *tuple, *dict;
+    if (pack_arguments(args, nargs, kwnames, &tuple, &dict) < 0) {
+        return NULL;
+    }
+    PyObject *self = type->tp_new(type, tuple, dict);
+    if (self != NULL && type->tp_init(self, tuple, dict) < 0) { /* escapes */
+        Py_CLEAR(self);
+    }
+    Py_DECREF(tuple);
+    Py_XDECREF(dict);
+    return self;
+}
+
+static int
+Future_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    char loop_name[] = "loop";
+    char *names[] = {loop_name, NULL};
+    PyObject *loop = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$O:Future", names, &loop)) {
+        return -1;
+    }
+    al_state *st = al_state_of(Py_TYPE(op));
+    return st == NULL ? -1 : al_future_init((al_future *)op, st, loop);
+}
+
+static PyObject *
+Future_vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf,
+                  PyObject *kwnames)
+{
+    PyTypeObject *type = (PyTypeObject *)(void *)callable;
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (nargs != 0 || kwnames == NULL || !only_name_is(kwnames, "loop")) {
+        return al_future_call_type(type, args, nargs, kwnames);
+    }
+    al_state *st = PyType_GetModuleState(type);
+    al_future *self = al_future_alloc(st, type);
+    if (self != NULL && al_future_init(self, st, args[0]) < 0) { /* escapes */
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+/* --- done-callbacks --------------------------------------------------------------- */
+
+int
+al_future_report(al_loop *loop, PyObject *callback, PyObject *arg, PyObject *context)
+{
+    if (callback == NULL || al_report_must_leave()) {
+        return -1;
+    }
+    PyObject *exc = al_err_take();
+    al_handle *handle = al_handle_new(loop, loop->st->Handle_type, callback, &arg,
+                                      arg == NULL ? 0 : 1, context);
+    if (handle == NULL) {
+        Py_XDECREF(exc);
+        return -1;
+    }
+    al_err_put_steal(exc);
+    int status = al_report_handle(loop, handle); /* escapes */
+    al_handle_left_queue(handle);
+    Py_DECREF(handle);
+    return status;
+}
+
+int
+al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
+                   PyObject *context)
+{
+    PyObject *result = NULL;
+    if (AL_LIKELY(PyContext_Enter(context) == 0)) {
+        result = PyObject_CallOneArg(callback, future); /* escapes */
+        if (PyContext_Exit(context) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    if (AL_UNLIKELY(result == NULL)) {
+        return al_future_report(loop, callback, future, context);
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+/* Hands a callback, or a waiting task, to the loop; steals `callback` and `context`.
+ * Escapes unless the loop takes bare slots. */
+static int
+schedule_steal(al_future *self, PyObject *callback, PyObject *context, bool waiter)
+{
+    al_loop *loop = self->loop;
+    if (AL_LIKELY(loop != NULL && al_loop_direct(loop))) {
+        return al_sched_push_steal(loop,
+                                   waiter ? al_task_wakeup_run : al_future_call_run,
+                                   callback, Py_NewRef((PyObject *)self), context);
+    }
+    int status = -1;
+    al_state *st = al_future_state(self);
+    PyObject *loop_obj = Py_NewRef(self->loop_obj);
+    if (waiter) {
+        context = Py_XNewRef(((al_future *)(void *)callback)->context);
+        Py_SETREF(callback, al_task_wakeup_new(callback));
+    }
+    if (callback != NULL) {
+        status = al_sched_call_soon(st, loop_obj, callback, (PyObject *)self,
+                                    context); /* escapes */
+    }
+    Py_XDECREF(callback);
+    Py_XDECREF(context);
+    Py_DECREF(loop_obj);
+    return status;
+}
+
+/* Mirrors asyncio's future_schedule_callbacks: the callbacks are detached before any of
+ * them is handed over, because call_soon may be foreign code (gh-125969, gh-125984). */
+static int
+schedule_callbacks(al_future *self)
+{
+    if (self->is_task) {
+        al_registry_unlink(self);
+    }
+    PyObject *callback = self->callback0;
+    if (callback == NULL && self->callbacks == NULL) {
+        return 0;
+    }
+    PyObject *context = self->context0;
+    PyObject *others = self->callbacks;
+    bool waiter = self->waiter0;
+    self->callback0 = self->context0 = self->callbacks = NULL;
+    self->waiter0 = false;
+
+    int status = 0;
+    if (callback != NULL) {
+        status = schedule_steal(self, callback, context, waiter); /* escapes */
+    }
+    if (AL_UNLIKELY(others != NULL)) {
+        for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(others); i++) {
+            PyObject *item = PyList_GET_ITEM(others, i);
+            if (PyTuple_CheckExact(item)) {
+                status = schedule_steal(self, Py_NewRef(PyTuple_GET_ITEM(item, 0)),
+                                        Py_NewRef(PyTuple_GET_ITEM(item, 1)),
+                                        false); /* escapes */
+            }
+            else {
+                status = schedule_steal(self, Py_NewRef(item), NULL, true);
+            }
+        }
+        Py_DECREF(others); /* escapes */
+    }
+    return status;
+}
+
+/* Adds one more to `callbacks`: (callback, context), or a waiting task if context is
+ * NULL. */
+static int
+append_callback(al_future *self, PyObject *callback, PyObject *context)
+{
+    PyObject *item =
+        context == NULL ? Py_NewRef(callback) : PyTuple_Pack(2, callback, context);
+    if (item == NULL) {
+        return -1;
+    }
+    if (self->callbacks == NULL) {
+        self->callbacks = PyList_New(0);
+    }
+    int status = self->callbacks == NULL ? -1 : PyList_Append(self->callbacks, item);
+    Py_DECREF(item);
+    return status;
+}
+
+int
+al_future_add_waiter(al_future *self, al_future *task)
+{
+    if (AL_UNLIKELY(self->state != AL_FUTURE_PENDING)) {
+        return schedule_steal(self, Py_NewRef((PyObject *)task), NULL, true);
+    }
+    if (AL_LIKELY(self->callback0 == NULL && self->callbacks == NULL)) {
+        self->callback0 = Py_NewRef((PyObject *)task);
+        self->waiter0 = true;
+        return 0;
+    }
+    return append_callback(self, (PyObject *)task, NULL);
+}
+
+const char al_future_add_done_callback_doc[] =
+    "add_done_callback($self, fn, /, *, context=<unrepresentable>)\n--\n\n"
+    "Call fn(future) when the future is done, through the loop's call_soon.\n\n"
+    "A future that is done already schedules it at once. The callback runs in the\n"
+    "given contextvars.Context, or in a copy of the current one.\n\n"
+    "Source: asyncio.Future.add_done_callback.";
+
+PyObject *
+al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames)
+{
+    al_future *self = (al_future *)op;
+    PyObject *fn = NULL, *context = NULL;
+    if (nargs == 1 && (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)) {
+        fn = args[0];
+    }
+    else if (nargs == 1 && only_name_is(kwnames, "context")) {
+        fn = args[0];
+        context = args[1];
+    }
+    else {
+        char no_name[] = "", context_name[] = "context";
+        char *names[] = {no_name, context_name, NULL};
+        if (!parse_slowly(args, nargs, kwnames, "O|$O:add_done_callback", names, &fn,
+                          &context)) {
+            return NULL;
+        }
+    }
+    context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+    if (context == NULL) {
+        return NULL;
+    }
+    int status;
+    if (!al_future_alive(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "uninitialized Future object");
+        status = -1;
+    }
+    else if (self->state != AL_FUTURE_PENDING) {
+        status = schedule_steal(self, Py_NewRef(fn), Py_NewRef(context), false);
+    }
+    else if (self->callback0 == NULL && self->callbacks == NULL) {
+        self->callback0 = Py_NewRef(fn);
+        self->context0 = Py_NewRef(context);
+        status = 0;
+    }
+    else {
+        status = append_callback(self, fn, context);
+    }
+    Py_DECREF(context);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* An item of `callbacks` as Python sees it: (callback, context).  New reference. */
+static PyObject *
+public_callback(PyObject *item)
+{
+    if (PyTuple_CheckExact(item)) {
+        return Py_NewRef(item);
+    }
+    PyObject *wakeup = al_task_wakeup_new(item);
+    if (wakeup == NULL) {
+        return NULL;
+    }
+    PyObject *context = ((al_future *)(void *)item)->context;
+    PyObject *pair = PyTuple_Pack(2, wakeup, context == NULL ? Py_None : context);
+    Py_DECREF(wakeup);
+    return pair;
+}
+
+/* All callbacks in the form of `callbacks`, callback0 included.  New list. */
+static PyObject *
+list_callbacks(al_future *self)
+{
+    PyObject *list = PyList_New(0);
+    if (list == NULL) {
+        return NULL;
+    }
+    if (self->callback0 != NULL) {
+        PyObject *first = self->waiter0
+                              ? Py_NewRef(self->callback0)
+                              : PyTuple_Pack(2, self->callback0, self->context0);
+        int status = first == NULL ? -1 : PyList_Append(list, first);
+        Py_XDECREF(first);
+        if (status < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    if (self->callbacks != NULL) {
+        Py_ssize_t end = PyList_GET_SIZE(list);
+        if (PyList_SetSlice(list, end, end, self->callbacks) < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+/* Takes `item`, as list_callbacks listed it, out of the future if it is still there.
+ * 1, 0 or -1.  The removed objects are released by the caller through `trash`. */
+static int
+remove_item(al_future *self, PyObject *item, PyObject *trash)
+{
+    bool tuple = PyTuple_CheckExact(item);
+    if (self->callback0 != NULL) {
+        bool found = tuple ? !self->waiter0 &&
+                                 self->callback0 == PyTuple_GET_ITEM(item, 0) &&
+                                 self->context0 == PyTuple_GET_ITEM(item, 1)
+                           : self->waiter0 && self->callback0 == item;
+        if (found) {
+            /* `item` owns the same objects: these releases run nothing. */
+            Py_CLEAR(self->callback0);
+            Py_CLEAR(self->context0);
+            self->waiter0 = false;
+            return 1;
+        }
+    }
+    PyObject *list = self->callbacks;
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        if (PyList_GET_ITEM(list, i) == item) {
+            if (PyList_Append(trash, item) < 0 ||
+                PyList_SetSlice(list, i, i + 1, NULL) < 0) {
+                return -1;
+            }
+            if (PyList_GET_SIZE(list) == 0) {
+                Py_CLEAR(self->callbacks);
+            }
+            return 1;
+        }
+    }
+    return 0;
+}
+
+const char al_future_remove_done_callback_doc[] =
+    "remove_done_callback($self, fn, /)\n--\n\n"
+    "Remove every callback that equals fn; return how many there were.\n\n"
+    "Source: asyncio.Future.remove_done_callback.";
+
+/* The comparisons are foreign code that may change the callbacks (gh-97592, gh-125966),
+ * so they run on a list of our own, and what matched is removed after them. */
+PyObject *
+al_future_py_remove_done_callback(PyObject *op, PyObject *fn)
+{
+    al_future *self = (al_future *)op;
+    PyObject *items = NULL, *trash = NULL, *result = NULL;
+    Py_ssize_t removed = 0;
+    if (!al_future_alive(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
+        return NULL;
+    }
+    if (self->callback0 == NULL && self->callbacks == NULL) {
+        return PyLong_FromLong(0);
+    }
+    items = list_callbacks(self);
+    trash = PyList_New(0);
+    if (items == NULL || trash == NULL) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(items); i++) {
+        PyObject *pair = public_callback(PyList_GET_ITEM(items, i));
+        if (pair == NULL) {
+            goto done;
+        }
+        int equal = PyObject_RichCompareBool(PyTuple_GET_ITEM(pair, 0), fn,
+                                             Py_EQ); /* escapes */
+        Py_DECREF(pair);
+        if (equal < 0) {
+            goto done;
+        }
+        if (equal == 0) {
+            /* Nobody removes None: it marks what stays. */
+            if (PyList_SetItem(items, i, Py_NewRef(Py_None)) < 0) { /* escapes */
+                goto done;
+            }
+        }
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(items); i++) {
+        PyObject *item = PyList_GET_ITEM(items, i);
+        if (item != Py_None) {
+            int found = remove_item(self, item, trash);
+            if (found < 0) {
+                goto done;
+            }
+            removed += found;
+        }
+    }
+    result = PyLong_FromSsize_t(removed);
+
+done:
+    Py_XDECREF(items); /* escapes */
+    Py_XDECREF(trash);
+    return result;
+}
+
+/* --- completing ------------------------------------------------------------------- */
+
+static int
+check_pending(al_future *self)
+{
+    if (AL_UNLIKELY(self->state != AL_FUTURE_PENDING)) {
+        PyErr_SetString(al_future_state(self)->InvalidStateError, "invalid state");
+        return -1;
+    }
+    return 0;
+}
+
+int
+al_future_set_result(al_future *self, PyObject *result)
+{
+    if (check_pending(self) < 0) {
+        return -1;
+    }
+    AL_ASSERT(self->result == NULL);
+    self->result = Py_NewRef(result);
+    self->state = AL_FUTURE_FINISHED;
+    return schedule_callbacks(self);
+}
+
+/* Steals a StopIteration and returns what a future stores in its place, or NULL. */
+static PyObject *
+replace_stop_iteration_steal(PyObject *exc)
+{
+    static const char message[] = "StopIteration interacts badly with generators and "
+                                  "cannot be raised into a Future";
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *text = PyUnicode_FromString(message);
+    PyObject *error =
+        text == NULL ? NULL : PyObject_CallOneArg(PyExc_RuntimeError, text);
+    Py_XDECREF(text);
+    if (error == NULL) {
+        Py_DECREF(exc);
+        return NULL;
+    }
+    PyException_SetCause(error, Py_NewRef(exc));
+    PyException_SetContext(error, exc);
+    return error;
+#else
+    Py_DECREF(exc);
+    PyErr_SetString(PyExc_TypeError, message);
+    return NULL;
+#endif
+}
+
+static bool
+is_stop_iteration(PyObject *exc)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GivenExceptionMatches(exc, PyExc_StopIteration) != 0;
+#else
+    return Py_IS_TYPE(exc, (PyTypeObject *)(void *)PyExc_StopIteration);
+#endif
+}
+
+int
+al_future_set_exception(al_future *self, PyObject *exc)
+{
+    if (check_pending(self) < 0) {
+        return -1;
+    }
+    if (PyExceptionClass_Check(exc)) {
+        exc = PyObject_CallNoArgs(exc); /* escapes */
+        if (exc == NULL) {
+            return -1;
+        }
+        if (check_pending(self) < 0) {
+            Py_DECREF(exc);
+            return -1;
+        }
+    }
+    else {
+        Py_INCREF(exc);
+    }
+    if (!PyExceptionInstance_Check(exc)) {
+        Py_DECREF(exc);
+        PyErr_SetString(PyExc_TypeError, "invalid exception object");
+        return -1;
+    }
+    if (is_stop_iteration(exc)) {
+        exc = replace_stop_iteration_steal(exc);
+        if (exc == NULL) {
+            return -1;
+        }
+    }
+    AL_ASSERT(self->exception == NULL);
+    self->exception = exc;
+    self->exception_tb = PyException_GetTraceback(exc);
+    self->state = AL_FUTURE_FINISHED;
+    if (schedule_callbacks(self) < 0) { /* escapes */
+        return -1;
+    }
+    self->log_traceback = true;
+    return 0;
+}
+
+int
+al_future_cancel(al_future *self, PyObject *message)
+{
+    self->log_traceback = false;
+    if (self->state != AL_FUTURE_PENDING) {
+        return 0;
+    }
+    self->state = AL_FUTURE_CANCELLED;
+    Py_XINCREF(message);
+    Py_XSETREF(self->cancel_message, message); /* escapes */
+    return schedule_callbacks(self) < 0 ? -1 : 1;
+}
+
+static int
+require_alive(const al_future *self)
+{
+    if (AL_UNLIKELY(!al_future_alive(self))) {
+        PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
+        return -1;
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(set_result_doc, "set_result($self, result, /)\n--\n\n"
+                             "Mark the future done and set its result.\n\n"
+                             "InvalidStateError is raised if it is done already.\n\n"
+                             "Source: asyncio.Future.set_result.");
+
+static PyObject *
+Future_set_result(PyObject *op, PyObject *result)
+{
+    al_future *self = (al_future *)op;
+    if (require_alive(self) < 0 || al_future_set_result(self, result) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(
+    set_exception_doc,
+    "set_exception($self, exception, /)\n--\n\n"
+    "Mark the future done and set an exception, given as instance or class.\n\n"
+    "InvalidStateError is raised if it is done already.\n\n"
+    "Source: asyncio.Future.set_exception.");
+
+static PyObject *
+Future_set_exception(PyObject *op, PyObject *exc)
+{
+    al_future *self = (al_future *)op;
+    if (require_alive(self) < 0 || al_future_set_exception(self, exc) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(cancel_doc,
+             "cancel($self, /, msg=None)\n--\n\n"
+             "Cancel the future and schedule its callbacks.\n\n"
+             "Returns False if it is done already. msg is what the CancelledError\n"
+             "is made with.\n\n"
+             "Source: asyncio.Future.cancel.");
+
+static PyObject *
+Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    al_future *self = (al_future *)op;
+    PyObject *message = al_future_parse_cancel(args, nargs, kwnames);
+    if (message == NULL || require_alive(self) < 0) {
+        return NULL;
+    }
+    int cancelled = al_future_cancel(self, message);
+    return cancelled < 0 ? NULL : PyBool_FromLong(cancelled);
+}
+
+/* --- asking ----------------------------------------------------------------------- */
+
+PyObject *
+al_future_make_cancelled_error(al_future *self)
+{
+    PyObject *exc = self->cancelled_exc;
+    if (exc != NULL) {
+        self->cancelled_exc = NULL;
+        return exc;
+    }
+    al_state *st = al_future_state(self);
+    PyObject *message = self->cancel_message;
+    if (message == NULL || message == Py_None) {
+        return PyObject_CallNoArgs(st->CancelledError);
+    }
+    Py_INCREF(message);
+    exc = PyObject_CallOneArg(st->CancelledError, message); /* escapes */
+    Py_DECREF(message);
+    return exc;
+}
+
+static void
+raise_cancelled(al_future *self)
+{
+    PyObject *exc = al_future_make_cancelled_error(self);
+    if (exc != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+        Py_DECREF(exc);
+    }
+}
+
+int
+al_future_outcome(al_future *self, PyObject **exc)
+{
+    if (AL_UNLIKELY(self->state != AL_FUTURE_FINISHED)) {
+        if (self->state == AL_FUTURE_CANCELLED) {
+            raise_cancelled(self);
+        }
+        else {
+            PyErr_SetString(al_future_state(self)->InvalidStateError,
+                            "Result is not set.");
+        }
+        return -1;
+    }
+    self->log_traceback = false;
+    if (AL_LIKELY(self->exception == NULL)) {
+        return 0;
+    }
+    *exc = Py_NewRef(self->exception);
+    PyObject *traceback = self->exception_tb;
+    self->exception_tb = NULL;
+    int status =
+        PyException_SetTraceback(*exc, traceback == NULL ? Py_None : traceback);
+    Py_XDECREF(traceback); /* escapes */
+    if (status < 0) {
+        Py_CLEAR(*exc);
+        return -1;
+    }
+    return 1;
+}
+
+static int
+refuse_uninitialized(al_future *self)
+{
+    if (AL_UNLIKELY(!al_future_alive(self))) {
+        PyErr_SetString(al_future_state(self)->InvalidStateError,
+                        "Future object is not initialized.");
+        return -1;
+    }
+    return 0;
+}
+
+const char al_future_result_doc[] =
+    "result($self, /)\n--\n\n"
+    "Return the result, or raise the exception that was set.\n\n"
+    "CancelledError is raised if the future was cancelled, InvalidStateError if it is\n"
+    "not done yet.\n\n"
+    "Source: asyncio.Future.result.";
+
+PyObject *
+al_future_py_result(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    al_future *self = (al_future *)op;
+    PyObject *exc;
+    if (refuse_uninitialized(self) < 0) {
+        return NULL;
+    }
+    int outcome = al_future_outcome(self, &exc);
+    if (outcome == 0) {
+        return Py_NewRef(self->result);
+    }
+    if (outcome > 0) {
+        PyErr_SetObject(PyExceptionInstance_Class(exc), exc);
+        Py_DECREF(exc);
+    }
+    return NULL;
+}
+
+const char al_future_exception_doc[] =
+    "exception($self, /)\n--\n\n"
+    "Return the exception that was set, or None if there is a result.\n\n"
+    "CancelledError is raised if the future was cancelled, InvalidStateError if it is\n"
+    "not done yet.\n\n"
+    "Source: asyncio.Future.exception.";
+
+PyObject *
+al_future_py_exception(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    al_future *self = (al_future *)op;
+    if (refuse_uninitialized(self) < 0) {
+        return NULL;
+    }
+    if (self->state == AL_FUTURE_CANCELLED) {
+        raise_cancelled(self);
+        return NULL;
+    }
+    if (self->state != AL_FUTURE_FINISHED) {
+        PyErr_SetString(al_future_state(self)->InvalidStateError,
+                        "Exception is not set.");
+        return NULL;
+    }
+    if (self->exception != NULL) {
+        self->log_traceback = false;
+        return Py_NewRef(self->exception);
+    }
+    Py_RETURN_NONE;
+}
+
+const char al_future_cancelled_doc[] = "cancelled($self, /)\n--\n\n"
+                                       "Return True if the future was cancelled.";
+
+PyObject *
+al_future_py_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    const al_future *self = (al_future *)op;
+    return PyBool_FromLong(al_future_alive(self) && self->state == AL_FUTURE_CANCELLED);
+}
+
+const char al_future_done_doc[] =
+    "done($self, /)\n--\n\n"
+    "Return True if the future has a result or an exception, or was cancelled.";
+
+PyObject *
+al_future_py_done(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    const al_future *self = (al_future *)op;
+    return PyBool_FromLong(al_future_alive(self) && self->state != AL_FUTURE_PENDING);
+}
+
+const char al_future_get_loop_doc[] = "get_loop($self, /)\n--\n\n"
+                                      "Return the event loop the future is bound to.";
+
+PyObject *
+al_future_py_get_loop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    const al_future *self = (al_future *)op;
+    return require_alive(self) < 0 ? NULL : Py_NewRef(self->loop_obj);
+}
+
+const char al_future_make_cancelled_error_doc[] =
+    "_make_cancelled_error($self, /)\n--\n\n"
+    "Create the CancelledError to raise if the future is cancelled.\n\n"
+    "It is called once per cancellation, as it drops the exception that was kept.";
+
+PyObject *
+al_future_py_make_cancelled_error(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return al_future_make_cancelled_error((al_future *)op);
+}
+
+const char al_future_class_getitem_doc[] = "See PEP 585";
+
+static PyObject *
+Future_repr(PyObject *op)
+{
+    al_future *self = (al_future *)op;
+    if (require_alive(self) < 0) {
+        return NULL;
+    }
+    return PyObject_CallOneArg(al_future_state(self)->future_repr, op); /* escapes */
+}
+
+/* --- attributes that asyncio and tools read --------------------------------------- */
+
+static PyObject *
+or_none(PyObject *value)
+{
+    return Py_NewRef(value == NULL ? Py_None : value);
+}
+
+static int
+refuse_delete(PyObject *self, PyObject *value, const char *name)
+{
+    if (value != NULL) {
+        return 0;
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    PyErr_Format(PyExc_AttributeError,
+                 "attribute '%s' of '%.100s' objects cannot be deleted", name,
+                 Py_TYPE(self)->tp_name);
+#else
+    (void)self;
+    (void)name;
+    PyErr_SetString(PyExc_AttributeError, "cannot delete attribute");
+#endif
+    return -1;
+}
+
+PyObject *
+al_future_get_state(PyObject *op, void *Py_UNUSED(closure))
+{
+    al_future *self = (al_future *)op;
+    if (require_alive(self) < 0) {
+        return NULL;
+    }
+    const al_state *st = al_future_state(self);
+    return Py_NewRef(self->state == AL_FUTURE_PENDING     ? st->str.PENDING
+                     : self->state == AL_FUTURE_CANCELLED ? st->str.CANCELLED
+                                                          : st->str.FINISHED);
+}
+
+PyObject *
+al_future_get_blocking(PyObject *op, void *Py_UNUSED(closure))
+{
+    const al_future *self = (al_future *)op;
+    return PyBool_FromLong(al_future_alive(self) && self->blocking);
+}
+
+int
+al_future_set_blocking(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    al_future *self = (al_future *)op;
+    if (require_alive(self) < 0 ||
+        refuse_delete(op, value, "_asyncio_future_blocking") < 0) {
+        return -1;
+    }
+    int blocking = PyObject_IsTrue(value); /* escapes */
+    if (blocking < 0) {
+        return -1;
+    }
+    self->blocking = blocking != 0;
+    return 0;
+}
+
+PyObject *
+al_future_get_loop(PyObject *op, void *Py_UNUSED(closure))
+{
+    return or_none(((al_future *)op)->loop_obj);
+}
+
+PyObject *
+al_future_get_callbacks(PyObject *op, void *Py_UNUSED(closure))
+{
+    al_future *self = (al_future *)op;
+    if (require_alive(self) < 0) {
+        return NULL;
+    }
+    if (self->callback0 == NULL && self->callbacks == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *list = list_callbacks(self);
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        PyObject *pair = public_callback(PyList_GET_ITEM(list, i));
+        if (pair == NULL || PyList_SetItem(list, i, pair) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+PyObject *
+al_future_get_result(PyObject *op, void *Py_UNUSED(closure))
+{
+    const al_future *self = (al_future *)op;
+    return require_alive(self) < 0 ? NULL : or_none(self->result);
+}
+
+PyObject *
+al_future_get_exception(PyObject *op, void *Py_UNUSED(closure))
+{
+    const al_future *self = (al_future *)op;
+    return require_alive(self) < 0 ? NULL : or_none(self->exception);
+}
+
+PyObject *
+al_future_get_log_traceback(PyObject *op, void *Py_UNUSED(closure))
+{
+    const al_future *self = (al_future *)op;
+    return require_alive(self) < 0 ? NULL : PyBool_FromLong(self->log_traceback);
+}
+
+int
+al_future_set_log_traceback(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (refuse_delete(op, value, "_log_traceback") < 0) {
+        return -1;
+    }
+    int wanted = PyObject_IsTrue(value); /* escapes */
+    if (wanted < 0) {
+        return -1;
+    }
+    if (wanted) {
+        PyErr_SetString(PyExc_ValueError, "_log_traceback can only be set to False");
+        return -1;
+    }
+    ((al_future *)op)->log_traceback = false;
+    return 0;
+}
+
+PyObject *
+al_future_get_source_traceback(PyObject *op, void *Py_UNUSED(closure))
+{
+    const al_future *self = (al_future *)op;
+    return or_none(al_future_alive(self) ? self->source_traceback : NULL);
+}
+
+PyObject *
+al_future_get_cancel_message(PyObject *op, void *Py_UNUSED(closure))
+{
+    return or_none(((al_future *)op)->cancel_message);
+}
+
+int
+al_future_set_cancel_message(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (refuse_delete(op, value, "_cancel_message") < 0) {
+        return -1;
+    }
+    Py_XSETREF(((al_future *)op)->cancel_message, Py_NewRef(value)); /* escapes */
+    return 0;
+}
+
+/* --- the end ---------------------------------------------------------------------- */
+
+static const char *
+short_type_name(PyObject *op)
+{
+    const char *name = Py_TYPE(op)->tp_name;
+    const char *dot = strrchr(name, '.');
+    return dot == NULL ? name : dot + 1;
+}
+
+void
+al_future_finalize(PyObject *op)
+{
+    al_future *self = (al_future *)op;
+    if (!self->log_traceback || !al_future_alive(self)) {
+        return;
+    }
+    al_state *st = al_future_state(self);
+    self->log_traceback = false;
+    if (st->Future_type == NULL) {
+        return; /* The module has been cleared: the interpreter is shutting down. */
+    }
+    PyObject *saved = al_err_take();
+    PyObject *loop = Py_NewRef(self->loop_obj);
+    PyObject *message =
+        PyUnicode_FromFormat("%s exception was never retrieved", short_type_name(op));
+    if (al_report_context(st, loop, message, "exception", self->exception, "future", op,
+                          "source_traceback", self->source_traceback,
+                          NULL) < 0) { /* escapes */
+        PyErr_WriteUnraisable(loop);
+    }
+    Py_DECREF(loop);
+    al_err_put_steal(saved);
+}
+
+/* --- the type --------------------------------------------------------------------- */
+
+static PyMethodDef future_methods[] = {
+    {"set_result", Future_set_result, METH_O, set_result_doc},
+    {"set_exception", Future_set_exception, METH_O, set_exception_doc},
+    {"cancel", (PyCFunction)(void (*)(void))Future_cancel,
+     METH_FASTCALL | METH_KEYWORDS, cancel_doc},
+    AL_FUTURE_METHODS{NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef future_getsets[] = {
+    AL_FUTURE_GETSETS{NULL, NULL, NULL, NULL, NULL},
+};
+
+static char future_doc[] =
+    "Future(*, loop=None)\n--\n\n"
+    "A result that is not there yet; an asyncio.Future.\n\n"
+    "loop is the event loop that runs the callbacks; None means\n"
+    "asyncio.get_event_loop().";
+
+static PyType_Slot future_slots[] = {
+    {Py_tp_doc, future_doc},
+    {Py_tp_new, Future_new},
+    {Py_tp_init, Future_init},
+    {Py_tp_dealloc, al_future_dealloc},
+    {Py_tp_traverse, al_future_traverse},
+    {Py_tp_clear, al_future_clear_fields},
+    {Py_tp_finalize, al_future_finalize},
+    {Py_tp_repr, Future_repr},
+    {Py_tp_iter, al_await_new},
+    {Py_am_await, al_await_new},
+    {Py_tp_methods, future_methods},
+    {Py_tp_getset, future_getsets},
+    {0, NULL},
+};
+
+static PyType_Spec future_spec = {
+    .name = "aioloop.Future",
+    .basicsize = sizeof(al_future),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = future_slots,
+};
+
+static int
+count_visits(PyObject *object, void *arg)
+{
+    PyObject **wanted = arg;
+    if (object == wanted[0]) {
+        wanted[1] = (PyObject *)(void *)((char *)wanted[1] + 1);
+    }
+    return 0;
+}
+
+/* Whether the base's traverse and clear treat exactly our words as objects. */
+static int
+layout_matches(PyTypeObject *base, PyTypeObject *ours)
+{
+    static const size_t words[] = {
+        offsetof(al_future, base_loop),      offsetof(al_future, callback0),
+        offsetof(al_future, context0),       offsetof(al_future, callbacks),
+        offsetof(al_future, exception),      offsetof(al_future, exception_tb),
+        offsetof(al_future, result),         offsetof(al_future, source_traceback),
+        offsetof(al_future, cancel_message), offsetof(al_future, cancelled_exc),
+#if PY_VERSION_HEX < 0x030D0000
+        offsetof(al_future, base_dict),
+#endif
+#if PY_VERSION_HEX >= 0x030E0000
+        offsetof(al_future, awaited_by),
+#endif
+        offsetof(al_future, fut_waiter),     offsetof(al_future, coro),
+        offsetof(al_future, name),           offsetof(al_future, context),
+    };
+    PyObject *specimen = ours->tp_alloc(ours, 0);
+    PyObject *value = PyDict_New();
+    int matches = specimen == NULL || value == NULL ? -1 : 1;
+    for (size_t i = 0; matches == 1 && i < sizeof(words) / sizeof(words[0]); i++) {
+        if (words[i] >= (size_t)base->tp_basicsize) {
+            break;
+        }
+        PyObject **word = (PyObject **)(void *)((char *)specimen + words[i]);
+        PyObject *wanted[2] = {value, NULL};
+        *word = Py_NewRef(value);
+        (void)base->tp_traverse(specimen, count_visits, wanted);
+        (void)base->tp_clear(specimen);
+        matches = (char *)wanted[1] == (char *)NULL + 1 && *word == NULL;
+        if (*word != NULL) {
+            Py_CLEAR(*word);
+        }
+    }
+    Py_XDECREF(specimen);
+    Py_XDECREF(value);
+    return matches;
+}
+
+static int
+refuse_layout(const PyTypeObject *base)
+{
+    PyErr_Format(PyExc_ImportError,
+                 "aioloop does not know the layout of %s in this Python; "
+                 "please rebuild it from source",
+                 base->tp_name);
+    return -1;
+}
+
+int
+al_future_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
+                   PyObject *base_object, size_t base_bytes)
+{
+    PyTypeObject *base = (PyTypeObject *)(void *)base_object;
+    if (base->tp_basicsize != (Py_ssize_t)base_bytes || base->tp_itemsize != 0 ||
+        base->tp_traverse == NULL || base->tp_clear == NULL) {
+        return refuse_layout(base);
+    }
+    if (al_state_add_type(module, slot, spec, base_object) < 0) {
+        return -1;
+    }
+    int matches = (*slot)->tp_weaklistoffset == 0 ? 0 : layout_matches(base, *slot);
+    return matches == 0 ? refuse_layout(base) : matches < 0 ? -1 : 0;
+}
+
+int
+al_future_init_types(PyObject *module, al_state *st)
+{
+    if (al_future_add_type(module, &st->Future_type, &future_spec, st->asyncio_Future,
+                           AL_FUTURE_BASE_BYTES) < 0) {
+        return -1;
+    }
+    st->Future_type->tp_vectorcall = Future_vectorcall;
+    return al_await_init_types(module, st);
+}

@@ -1,0 +1,660 @@
+/* registry.c: see registry.h. */
+#include "task/registry.h"
+
+#include "base/check.h"
+
+#if PY_VERSION_HEX >= 0x030E0000
+#include <dlfcn.h>
+#endif
+
+struct al_registry {
+    uint64_t names; /* the N of the newest "Task-N" */
+#if PY_VERSION_HEX < 0x030E0000
+    al_future *tasks; /* head of the list of pending tasks */
+#else
+    bool direct; /* the offsets are known to be right */
+    size_t running_loop, running_task, tasks_head; /* in PyThreadState */
+#endif
+};
+
+uint64_t
+al_registry_next_number(al_state *st)
+{
+    return ++st->registry->names;
+}
+
+#if PY_VERSION_HEX < 0x030E0000
+
+/* --- current task, 3.11-3.13 ------------------------------------------------------------ */
+
+/* Removes the loop's entry.  A missing one is no error: somebody used asyncio's
+ * _leave_task from inside the step. */
+static int
+drop_entry(al_state *st, PyObject *loop)
+{
+    if (PyDict_DelItem(st->current_tasks, loop) == 0) { /* escapes */
+        return 0;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
+        return -1;
+    }
+    PyErr_Clear(); /* the KeyError */
+    return 0;
+}
+
+static void
+leave_current(al_loop *loop)
+{
+    PyObject *saved = al_err_take();
+    loop->current_task = NULL;
+    if (drop_entry(loop->st, (PyObject *)loop) < 0) { /* escapes */
+        PyErr_WriteUnraisable((PyObject *)loop);
+    }
+    al_err_put_steal(saved);
+}
+
+int
+al_registry_enter(al_state *st, al_future *task)
+{
+    al_loop *loop = task->loop;
+    if (loop != NULL && loop->current_task != NULL) {
+        loop->current_task = NULL; /* the entry is overwritten below */
+    }
+    else {
+        PyObject *other = PyDict_GetItemWithError(st->current_tasks, task->loop_obj);
+        if (AL_UNLIKELY(other != NULL)) {
+            Py_INCREF(other);
+            PyErr_Format(PyExc_RuntimeError,
+                         "Cannot enter into task %R while another task %R is being "
+                         "executed.",
+                         task, other); /* escapes */
+            Py_DECREF(other);
+            return -1;
+        }
+        if (PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return PyDict_SetItem(st->current_tasks, task->loop_obj, (PyObject *)task);
+}
+
+/* Mirrors asyncio's leave_task. */
+static int
+leave_task(al_state *st, al_future *task)
+{
+    PyObject *current = PyDict_GetItemWithError(st->current_tasks, task->loop_obj);
+    if (current != (PyObject *)task) {
+        if (!PyErr_Occurred()) {
+            current = Py_NewRef(current == NULL ? Py_None : current);
+            PyErr_Format(PyExc_RuntimeError,
+                         "Leaving task %R does not match the current task %R.", task,
+                         current); /* escapes */
+            Py_DECREF(current);
+        }
+        return -1;
+    }
+    return PyDict_DelItem(st->current_tasks, task->loop_obj); /* escapes */
+}
+
+int
+al_registry_exit(al_state *st, al_future *task, int status, bool lazily)
+{
+    if (AL_LIKELY(lazily && task->loop != NULL)) {
+        task->loop->current_task = (PyObject *)task;
+        return status;
+    }
+    PyObject *saved = status < 0 ? al_err_take() : NULL;
+    if (leave_task(st, task) < 0) {
+        status = -1;
+        if (saved != NULL) {
+            PyErr_Clear(); /* the complaint: the step's own exception matters more */
+        }
+    }
+    if (saved != NULL) {
+        al_err_put_steal(saved);
+    }
+    return status;
+}
+
+int
+al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previous)
+{
+    *previous = PyDict_GetItemWithError(st->current_tasks, loop);
+    if (*previous == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    Py_XINCREF(*previous);
+    int status = task != NULL ? PyDict_SetItem(st->current_tasks, loop, task)
+                              : drop_entry(st, loop); /* escapes */
+    if (status < 0) {
+        Py_CLEAR(*previous);
+    }
+    return status;
+}
+
+/* --- all tasks, 3.11-3.13 --------------------------------------------------------------- */
+
+int
+al_registry_link(al_state *st, al_future *task)
+{
+    if (task->task_link != NULL || task->state != AL_FUTURE_PENDING) {
+        return 0;
+    }
+    al_future **head = &st->registry->tasks;
+    task->next_task = *head;
+    task->task_link = head;
+    if (*head != NULL) {
+        (*head)->task_link = &task->next_task;
+    }
+    *head = task;
+    return 0;
+}
+
+void
+al_registry_unlink(al_future *task)
+{
+    if (task->task_link == NULL) {
+        return;
+    }
+    *task->task_link = task->next_task;
+    if (task->next_task != NULL) {
+        task->next_task->task_link = task->task_link;
+    }
+    task->next_task = NULL;
+    task->task_link = NULL;
+}
+
+void
+al_registry_clear(al_state *st)
+{
+    if (st->registry == NULL) {
+        return;
+    }
+    while (st->registry->tasks != NULL) {
+        al_registry_unlink(st->registry->tasks);
+    }
+    PyMem_Free(st->registry);
+    st->registry = NULL;
+}
+
+/* A list of the linked tasks.  Allocating can run the garbage collector, which can
+ * link and unlink, so nothing is allocated while the list is walked. */
+static PyObject *
+list_tasks(const struct al_registry *registry)
+{
+    for (;;) {
+        Py_ssize_t room = 0, n = 0;
+        for (const al_future *t = registry->tasks; t != NULL; t = t->next_task) {
+            room++;
+        }
+        PyObject *list = PyList_New(room);
+        if (list == NULL) {
+            return NULL;
+        }
+        al_future *task = registry->tasks;
+        for (; task != NULL && n < room; task = task->next_task) {
+            PyList_SET_ITEM(list, n++, Py_NewRef((PyObject *)task));
+        }
+        if (task == NULL) {
+            Py_SET_SIZE(list, n);
+            return list;
+        }
+        Py_DECREF(list); /* More tasks than counted: once more. */
+    }
+}
+
+/* The methods of asyncio's WeakSet of tasks, with ours added. */
+
+/* Calls a method of the set's own class.  New reference. */
+static PyObject *
+call_base_method(al_state *st, PyObject *self, const char *name)
+{
+    PyObject *method =
+        PyObject_GetAttrString((PyObject *)st->TaskSet_type->tp_base, name);
+    PyObject *result = method == NULL ? NULL : PyObject_CallOneArg(method, self);
+    Py_XDECREF(method);
+    return result;
+}
+
+static PyObject *
+task_set_iter(PyObject *self)
+{
+    al_state *st = al_state_of(Py_TYPE(self));
+    PyObject *all = NULL, *theirs = NULL, *result = NULL;
+    if (st == NULL || st->TaskSet_type == NULL) {
+        return NULL;
+    }
+    theirs = call_base_method(st, self, "__iter__"); /* escapes */
+    if (theirs == NULL) {
+        return NULL;
+    }
+    all = PySequence_List(theirs); /* escapes */
+    Py_DECREF(theirs);
+    if (all != NULL && st->registry != NULL) {
+        PyObject *ours = list_tasks(st->registry);
+        Py_ssize_t end = PyList_GET_SIZE(all);
+        if (ours == NULL || PyList_SetSlice(all, end, end, ours) < 0) {
+            Py_CLEAR(all);
+        }
+        Py_XDECREF(ours);
+    }
+    if (all != NULL) {
+        result = PyObject_GetIter(all);
+        Py_DECREF(all);
+    }
+    return result;
+}
+
+static Py_ssize_t
+task_set_length(PyObject *self)
+{
+    al_state *st = al_state_of(Py_TYPE(self));
+    if (st == NULL || st->TaskSet_type == NULL) {
+        return -1;
+    }
+    PyObject *theirs = call_base_method(st, self, "__len__"); /* escapes */
+    Py_ssize_t length = theirs == NULL ? -1 : PyLong_AsSsize_t(theirs);
+    Py_XDECREF(theirs);
+    if (length >= 0 && st->registry != NULL) {
+        for (const al_future *t = st->registry->tasks; t != NULL; t = t->next_task) {
+            length++;
+        }
+    }
+    return length;
+}
+
+static char task_set_doc[] = "asyncio's set of pending tasks, with aioloop's added.";
+
+static PyType_Slot task_set_slots[] = {
+    {Py_tp_doc, task_set_doc},
+    {Py_tp_iter, task_set_iter},
+    {Py_sq_length, task_set_length},
+    {0, NULL},
+};
+
+static PyType_Spec task_set_spec = {
+    .name = "aioloop.TaskSet",
+    .basicsize = 0,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = task_set_slots,
+};
+
+#if PY_VERSION_HEX < 0x030C0000
+#define TASK_SET "_all_tasks"
+#else
+#define TASK_SET "_scheduled_tasks"
+#endif
+
+/* Gives the set that asyncio.all_tasks() reads a class that knows our list. */
+static int
+adopt_task_set(PyObject *module, al_state *st)
+{
+    PyObject *set = PyObject_GetAttrString(st->asyncio_tasks, TASK_SET);
+    if (set == NULL) {
+        return -1;
+    }
+    int status = al_state_add_type(module, &st->TaskSet_type, &task_set_spec,
+                                   (PyObject *)Py_TYPE(set));
+    if (status == 0) {
+        status = PyObject_SetAttrString(set, "__class__", (PyObject *)st->TaskSet_type);
+    }
+    Py_DECREF(set);
+    return status;
+}
+
+int
+al_registry_init(PyObject *module, al_state *st)
+{
+    st->registry = PyMem_Calloc(1, sizeof(*st->registry));
+    if (st->registry == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    st->task_step = al_task_step_run;
+    st->task_wakeup = al_task_wakeup_run;
+    st->leave_current = leave_current;
+    return adopt_task_set(module, st);
+}
+
+#else
+
+/* --- current task, 3.14+ ------------------------------------------------------------------ */
+
+static PyObject **
+thread_word(size_t offset)
+{
+    return (PyObject **)(void *)((char *)PyThreadState_Get() + offset);
+}
+
+/* Calls one of asyncio's functions of (loop, task).  New reference. */
+static PyObject *
+call_pair(PyObject *function, PyObject *first, PyObject *second)
+{
+    PyObject *stack[2] = {first, second};
+    return PyObject_Vectorcall(function, stack, 2, NULL); /* escapes */
+}
+
+static int
+call_status(PyObject *result)
+{
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+al_registry_enter(al_state *st, al_future *task)
+{
+    const struct al_registry *registry = st->registry;
+    if (AL_LIKELY(registry->direct)) {
+        char *thread = (char *)PyThreadState_Get();
+        PyObject *loop = *(PyObject **)(void *)(thread + registry->running_loop);
+        PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
+        if (AL_LIKELY(loop == task->loop_obj && *current == NULL)) {
+            *current = Py_NewRef((PyObject *)task);
+            return 0;
+        }
+    }
+    return call_status(call_pair(st->enter_task, task->loop_obj, (PyObject *)task));
+}
+
+static int
+leave_task(al_state *st, al_future *task)
+{
+    const struct al_registry *registry = st->registry;
+    if (AL_LIKELY(registry->direct)) {
+        char *thread = (char *)PyThreadState_Get();
+        PyObject *loop = *(PyObject **)(void *)(thread + registry->running_loop);
+        PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
+        if (AL_LIKELY(loop == task->loop_obj && *current == (PyObject *)task)) {
+            *current = NULL;
+            Py_DECREF(task); /* The caller holds another reference. */
+            return 0;
+        }
+    }
+    return call_status(call_pair(st->leave_task, task->loop_obj, (PyObject *)task));
+}
+
+int
+al_registry_exit(al_state *st, al_future *task, int status, bool Py_UNUSED(lazily))
+{
+    PyObject *saved = AL_UNLIKELY(status < 0) ? al_err_take() : NULL;
+    if (AL_UNLIKELY(leave_task(st, task) < 0)) {
+        status = -1;
+        if (saved != NULL) {
+            PyErr_Clear(); /* the complaint: the step's own exception matters more */
+        }
+    }
+    if (AL_UNLIKELY(saved != NULL)) {
+        al_err_put_steal(saved);
+    }
+    return status;
+}
+
+int
+al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previous)
+{
+    const struct al_registry *registry = st->registry;
+    if (registry->direct && *thread_word(registry->running_loop) == loop) {
+        PyObject **current = thread_word(registry->running_task);
+        *previous = *current;
+        *current = Py_XNewRef(task);
+        return 0;
+    }
+    PyObject *result = call_pair(st->swap_current_task, loop,
+                                 task == NULL ? Py_None : task); /* escapes */
+    if (result == Py_None) {
+        Py_CLEAR(result);
+        *previous = NULL;
+        return 0;
+    }
+    *previous = result;
+    return result == NULL ? -1 : 0;
+}
+
+static void
+leave_current(al_loop *Py_UNUSED(loop))
+{
+    /* Nothing lingers: loop->current_task is always NULL. */
+}
+
+/* --- all tasks, 3.14+ ----------------------------------------------------------------------- */
+
+int
+al_registry_link(al_state *st, al_future *task)
+{
+    const struct al_registry *registry = st->registry;
+    if (task->node.next != NULL || task->state != AL_FUTURE_PENDING) {
+        return 0;
+    }
+    if (AL_UNLIKELY(!registry->direct)) {
+        return call_status(PyObject_CallOneArg(st->register_task, (PyObject *)task));
+    }
+    struct al_task_node *head =
+        (struct al_task_node *)(void *)thread_word(registry->tasks_head);
+    task->node.prev = head->prev;
+    task->node.next = head;
+    head->prev->next = &task->node;
+    head->prev = &task->node;
+    return 0;
+}
+
+void
+al_registry_unlink(al_future *task)
+{
+    /* The node lies where asyncio has it: al_registry_init refuses a Python where it
+     * does not, so this needs no function of asyncio's even where linking does. */
+    if (task->node.next == NULL) {
+        return;
+    }
+    task->node.prev->next = task->node.next;
+    task->node.next->prev = task->node.prev;
+    task->node.next = task->node.prev = NULL;
+}
+
+void
+al_registry_clear(al_state *st)
+{
+    PyMem_Free(st->registry);
+    st->registry = NULL;
+}
+
+/* --- who awaits whom --------------------------------------------------------------------- */
+
+int
+al_registry_add_awaited_by(al_state *st, al_future *future, al_future *task)
+{
+    if (AL_LIKELY(future->awaited_by == NULL)) {
+        future->awaited_by = Py_NewRef((PyObject *)task);
+        return 0;
+    }
+    return call_status(
+        call_pair(st->add_awaited_by, (PyObject *)future, (PyObject *)task));
+}
+
+int
+al_registry_discard_awaited_by(al_state *st, al_future *future, al_future *task)
+{
+    if (future->awaited_by == NULL) {
+        return 0;
+    }
+    if (AL_LIKELY(future->awaited_by == (PyObject *)task)) {
+        future->awaited_by = NULL;
+        Py_DECREF(task); /* The caller holds another reference. */
+        return 0;
+    }
+    return call_status(
+        call_pair(st->discard_awaited_by, (PyObject *)future, (PyObject *)task));
+}
+
+/* --- offsets --------------------------------------------------------------------------------- */
+
+/* _asyncio's table for debuggers, as 3.14 and 3.15 have it. */
+typedef struct {
+    struct {
+        uint64_t size, name, awaited_by, is_task, awaited_by_is_set, coro, node;
+    } task;
+    struct {
+        uint64_t size, tasks_head;
+    } interpreter;
+    struct {
+        uint64_t size, running_loop, running_task, tasks_head;
+    } thread;
+} debug_table;
+
+/* The table, which is what the last word of _asyncio's module state points to; NULL if
+ * that word does not look like it.  The table is static data of the same binary as the
+ * module's definition, which is what dladdr compares before anything is read. */
+static const debug_table *
+find_table(PyObject *module)
+{
+    const PyModuleDef *def = PyModule_GetDef(module);
+    const char *state = PyModule_GetState(module);
+    Dl_info home, there;
+    if (def == NULL || state == NULL || def->m_size < (Py_ssize_t)sizeof(void *) ||
+        def->m_size % (Py_ssize_t)sizeof(void *) != 0) {
+        PyErr_Clear(); /* "not a module with a definition" */
+        return NULL;
+    }
+    const void *word;
+    memcpy(&word, state + def->m_size - sizeof(word), sizeof(word));
+    if (word == NULL || (uintptr_t)word % sizeof(uint64_t) != 0 ||
+        dladdr(def, &home) == 0 || dladdr(word, &there) == 0 ||
+        home.dli_fbase != there.dli_fbase) {
+        return NULL;
+    }
+    return word;
+}
+
+/* Whether the table describes the struct of future.h. */
+static bool
+table_matches(const debug_table *table)
+{
+    return table->task.size == AL_TASK_BASE_BYTES &&
+           table->task.name == offsetof(al_future, name) &&
+           table->task.coro == offsetof(al_future, coro) &&
+           table->task.awaited_by == offsetof(al_future, awaited_by) &&
+           table->task.is_task == offsetof(al_future, base_is_task) &&
+           table->task.awaited_by_is_set == offsetof(al_future, awaited_by_is_set) &&
+           table->task.node == offsetof(al_future, node) &&
+           table->thread.size < 1 << 20 &&
+           table->thread.running_loop + sizeof(void *) <= table->thread.size &&
+           table->thread.running_task + sizeof(void *) <= table->thread.size &&
+           table->thread.tasks_head + sizeof(struct al_task_node) <= table->thread.size;
+}
+
+/* Lets asyncio's functions write a sentinel as the current task, with `loop` running,
+ * and looks whether it arrives where the table says.  1, 0 or -1. */
+static int
+thread_matches(al_state *st, PyObject *loop, PyObject *sentinel)
+{
+    const struct al_registry *registry = st->registry;
+    if (*thread_word(registry->running_loop) != loop) {
+        return 0;
+    }
+    PyObject *previous = call_pair(st->swap_current_task, loop, sentinel);
+    if (previous == NULL) {
+        return -1;
+    }
+    bool matches = *thread_word(registry->running_task) == sentinel;
+    PyObject *back = call_pair(st->swap_current_task, loop, previous);
+    matches =
+        matches && back == sentinel &&
+        *thread_word(registry->running_task) == (previous == Py_None ? NULL : previous);
+    Py_DECREF(previous);
+    Py_XDECREF(back);
+    return back == NULL ? -1 : matches;
+}
+
+/* Lets asyncio's functions link an empty task.  1, 0 or -1. */
+static int
+list_matches(al_state *st, al_future *specimen)
+{
+    struct al_task_node *head =
+        (struct al_task_node *)(void *)thread_word(st->registry->tasks_head);
+    if (call_status(PyObject_CallOneArg(st->register_task, (PyObject *)specimen)) < 0) {
+        return -1;
+    }
+    bool matches = specimen->node.next == head && head->prev == &specimen->node;
+    if (call_status(PyObject_CallOneArg(st->unregister_task, (PyObject *)specimen)) <
+        0) {
+        return -1;
+    }
+    return matches && specimen->node.next == NULL && head->prev != &specimen->node;
+}
+
+/* Whether the words that are written for asyncio's eyes lie where it looks: 1, 0, -1. */
+static int
+awaited_by_matches(al_state *st, al_future *specimen)
+{
+    PyObject *op = (PyObject *)specimen;
+    if (call_status(call_pair(st->add_awaited_by, op, op)) < 0) {
+        return -1;
+    }
+    bool matches = specimen->awaited_by == op && !specimen->awaited_by_is_set;
+    if (call_status(call_pair(st->discard_awaited_by, op, op)) < 0) {
+        return -1;
+    }
+    return matches && specimen->awaited_by == NULL;
+}
+
+/* Verifies everything on a specimen.  1 right, 0 unknown layout, -1 error. */
+static int
+verify_offsets(al_state *st, PyObject *asyncio)
+{
+    struct al_registry *registry = st->registry;
+    const debug_table *table = find_table(asyncio);
+    if (table == NULL || !table_matches(table)) {
+        return 0;
+    }
+    registry->running_loop = (size_t)table->thread.running_loop;
+    registry->running_task = (size_t)table->thread.running_task;
+    registry->tasks_head = (size_t)table->thread.tasks_head;
+
+    PyObject *specimen = (PyObject *)al_future_alloc(st, st->Task_type);
+    PyObject *loop = PyObject_CallMethod(asyncio, "_get_running_loop", NULL);
+    bool idle = loop == Py_None;
+    int matches = specimen == NULL || loop == NULL ? -1 : 1;
+    if (matches == 1 && idle) {
+        Py_SETREF(loop, PyDict_New());
+        matches = loop == NULL ? -1
+                               : call_status(PyObject_CallMethod(
+                                     asyncio, "_set_running_loop", "O", loop)) +
+                                     1;
+    }
+    if (matches == 1) {
+        matches = thread_matches(st, loop, specimen);
+    }
+    if (idle && call_status(PyObject_CallMethod(asyncio, "_set_running_loop", "O",
+                                                Py_None)) < 0) {
+        matches = -1;
+    }
+    if (matches == 1) {
+        matches = list_matches(st, (al_future *)(void *)specimen);
+    }
+    if (matches == 1) {
+        matches = awaited_by_matches(st, (al_future *)(void *)specimen);
+    }
+    Py_XDECREF(specimen);
+    Py_XDECREF(loop);
+    return matches;
+}
+
+int
+al_registry_init(PyObject *Py_UNUSED(module), al_state *st)
+{
+    st->registry = PyMem_Calloc(1, sizeof(*st->registry));
+    if (st->registry == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    st->task_step = al_task_step_run;
+    st->task_wakeup = al_task_wakeup_run;
+    st->leave_current = leave_current;
+    PyObject *asyncio = PyImport_ImportModule("_asyncio");
+    int verified = asyncio == NULL ? -1 : verify_offsets(st, asyncio);
+    Py_XDECREF(asyncio);
+    st->registry->direct = verified == 1;
+    return verified < 0 ? -1 : 0;
+}
+
+#endif
