@@ -13,7 +13,7 @@ from .loops import OURS, REFERENCE
 BEST_RIVAL = {
     "call_soon chain": 1.15,
     "call_soon, bursts of 10 000": 1.25,
-    "sleep(0), one task": 4.0,
+    "bare yield, one task": 4.0,
     "sleep(0), 1000 tasks": 1.6,
     "create_task + await in turn": 2.0,
     "gather of 1000, per item": 1.4,
@@ -26,7 +26,7 @@ BEST_RIVAL = {
     "call_later(0) chain": 1.2,
     "timeout()": 1.15,
     "chain, a timer pending": 2.5,
-    "one task, a timer pending": 5.0,
+    "bare yield, a timer pending": 5.0,
     "busy server: create + await": 2.5,
     "call_soon_threadsafe, bursts": 1.1,
     "getaddrinfo, literal address": 1.2,

@@ -25,7 +25,38 @@ core_libev_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return al_poll_version();
 }
 
+/* os.register_at_fork's after_in_child: loops compare the count before they poll. */
+static PyObject *
+core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    al_state_of_module(module)->forks++;
+    Py_RETURN_NONE;
+}
+
+static int
+register_at_fork(PyObject *module)
+{
+    int status = -1;
+    PyObject *os = PyImport_ImportModule("os"), *kwargs = NULL, *result = NULL;
+    PyObject *function = PyObject_GetAttrString(module, "_after_fork");
+    PyObject *fork = os == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
+    if (function != NULL && fork != NULL) {
+        kwargs = Py_BuildValue("{s:O}", "after_in_child", function);
+    }
+    if (kwargs != NULL) {
+        result = PyObject_Call(fork, al_state_of_module(module)->empty_tuple, kwargs);
+        status = result == NULL ? -1 : 0;
+    }
+    Py_XDECREF(os);
+    Py_XDECREF(function);
+    Py_XDECREF(fork);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(result);
+    return status;
+}
+
 static PyMethodDef core_methods[] = {
+    {"_after_fork", core_after_fork, METH_NOARGS, NULL},
     {"libev_version", core_libev_version, METH_NOARGS, libev_version_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -46,7 +77,7 @@ core_exec(PyObject *module)
         PyModule_AddType(module, st->Task_type) < 0) {
         return -1;
     }
-    return 0;
+    return register_at_fork(module);
 }
 
 static int

@@ -13,7 +13,7 @@ import socket
 from ..row import row
 from .callbacks import chain, nothing
 from .futures import ping_pong, queue_transfer
-from .tasks import MANY, create_and_await, gather_many, sleep_zero
+from .tasks import MANY, bare_yield, create_and_await, gather_many, sleep_zero
 from .timers import BATCH, schedule_and_cancel, time_limits, zero_delay_chain
 
 CONNECTIONS = 50
@@ -79,6 +79,13 @@ async def chain_with_timer(clock, n):
     """CPU time of the call_soon chain while one timer is pending."""
     with pending_timer(), clock:
         await chain(n)
+
+
+@row("bare yield, a timer pending")
+async def bare_yield_with_timer(clock, n):
+    """CPU time of one task's bare yield while one timer is pending."""
+    with pending_timer(), clock:
+        await bare_yield(n)
 
 
 @row("one task, a timer pending")

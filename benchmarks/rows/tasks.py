@@ -1,6 +1,7 @@
 """What do tasks cost: a step, and a whole life from `create_task` to the result?"""
 
 import asyncio
+import types
 
 from ..row import row
 
@@ -11,6 +12,13 @@ GROUP = 100
 
 async def nothing():
     """Finish in the first step: the cheapest coroutine that a program can write."""
+
+
+@types.coroutine
+def bare_yield(n):
+    """Give way to the loop `n` times by a bare yield, the least Python code there is."""
+    for _ in range(n):
+        yield
 
 
 async def sleep_zero(n):
@@ -29,6 +37,16 @@ async def gather_many(n):
     """Gather MANY coroutines, again and again until `n` have run."""
     for _ in range(n // MANY):
         await asyncio.gather(*[nothing() for _ in range(MANY)])
+
+
+@row("bare yield, one task")
+async def bare_yield_alone(clock, n):
+    """CPU time of one task's step while it is the only thing to do.
+
+    asyncio.sleep(0) is a coroutine around such a yield, whose own 120 ns hide the loop.
+    """
+    with clock:
+        await bare_yield(n)
 
 
 @row("sleep(0), one task")

@@ -17,7 +17,7 @@
 #define AL_FREELIST_MAX 0
 #define AL_RING_START 1
 #else
-#define AL_FREELIST_MAX 256
+#define AL_FREELIST_MAX 1024
 #define AL_RING_START 64
 #endif
 

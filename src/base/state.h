@@ -117,6 +117,8 @@ typedef struct al_state {
 #undef X
     } str;
 
+    uint32_t forks; /* forks that this process is the child of */
+
     /* What higher rooms give the scheduler, which includes none of them. */
     PyCFunction loop_time, loop_call_soon;   /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */

@@ -5,6 +5,9 @@
 #include "core/report.h"
 #include "core/sched.h"
 
+/* Bursts of thousands of callbacks are common; this keeps half a megabyte at most. */
+enum { FREE_HANDLES_MAX = 4 * AL_FREELIST_MAX };
+
 /* --- making and freeing ------------------------------------------------------- */
 
 static al_handle *
@@ -16,14 +19,17 @@ handle_alloc(al_state *st, PyTypeObject *type)
         st->free_handles[kind] = (al_handle *)(void *)handle->unused;
         st->free_handle_count[kind]--;
         _Py_NewReference((PyObject *)handle);
+        /* handle_clear left every object field NULL. */
+        handle->unused = NULL;
+        handle->one_arg = handle->cancelled = false;
+        handle->scheduled = handle->foreign = false;
+        return handle;
     }
-    else {
-        handle = PyObject_GC_New(al_handle, type);
-        if (handle == NULL) {
-            return NULL;
-        }
+    handle = PyObject_GC_New(al_handle, type);
+    if (handle != NULL) {
+        memset((char *)handle + sizeof(PyObject), 0,
+               sizeof(al_handle) - sizeof(PyObject));
     }
-    memset((char *)handle + sizeof(PyObject), 0, sizeof(al_handle) - sizeof(PyObject));
     return handle;
 }
 
@@ -85,7 +91,7 @@ handle_dealloc(al_handle *self)
     (void)handle_clear(self); /* escapes */
     al_state *st = PyType_GetModuleState(type);
     int kind = type == st->TimerHandle_type;
-    if (st->free_handle_count[kind] < AL_FREELIST_MAX) {
+    if (st->free_handle_count[kind] < FREE_HANDLES_MAX) {
         self->unused = (PyObject *)(void *)st->free_handles[kind];
         st->free_handles[kind] = self;
         st->free_handle_count[kind]++;
@@ -107,7 +113,7 @@ al_handle_clear_free_lists(al_state *st)
             Py_DECREF(type);
         }
         /* Types that die later free their last instances directly. */
-        st->free_handle_count[kind] = AL_FREELIST_MAX;
+        st->free_handle_count[kind] = FREE_HANDLES_MAX;
     }
 }
 

@@ -2,7 +2,6 @@
 #include "core/sched.h"
 
 #include <math.h>
-#include <unistd.h>
 
 #include "core/debug.h"
 #include "core/override.h"
@@ -16,6 +15,9 @@ enum {
      * is over in SHORT_STRIDE and falls back to 1 at the first that is not. */
     STRIDE_MAX = 16,
     SHORT_STRIDE = 5 * 1000, /* ns */
+    /* When to look at the selector before blocking in it: see worth_a_look. */
+    LOOK_MISSES = 4,
+    LOOK_AGAIN = 16,
 };
 
 /* epoll and kqueue refuse longer waits on some systems (asyncio waits a day at most). */
@@ -70,7 +72,7 @@ al_sched_call_soon(al_state *st, PyObject *loop, PyObject *callback, PyObject *a
 static int
 adopt_after_fork(al_loop *loop)
 {
-    loop->pid = getpid();
+    loop->forks = loop->st->forks;
     if (al_poll_fork(loop->poll) < 0 || al_wake_fork(loop) < 0) {
         return -1;
     }
@@ -84,10 +86,8 @@ adopt_after_fork(al_loop *loop)
 static int
 poll_selector(al_loop *loop, int64_t timeout)
 {
-    if (timeout != 0 || loop->must_poll) {
-        if (AL_UNLIKELY(loop->pid != getpid()) && adopt_after_fork(loop) < 0) {
-            return -1;
-        }
+    if (AL_UNLIKELY(loop->forks != loop->st->forks) && adopt_after_fork(loop) < 0) {
+        return -1;
     }
     loop->must_poll = false;
     loop->wake.blocked = timeout != 0;
@@ -102,6 +102,16 @@ poll_selector(al_loop *loop, int64_t timeout)
         status = PyErr_CheckSignals(); /* escapes; KeyboardInterrupt comes from here */
     }
     return status;
+}
+
+/* Nothing is ready.  Looks at the selector with the GIL held before it blocks without
+ * it: under load there is always an event, and giving the GIL up costs 60 ns and, with a
+ * busy thread beside the loop, 5 ms to get it back.  After LOOK_MISSES looks in vain
+ * only every LOOK_AGAIN-th wait tries. */
+static bool
+worth_a_look(const al_loop *loop)
+{
+    return loop->misses < LOOK_MISSES || loop->misses % LOOK_AGAIN == 0;
 }
 
 /* Nanoseconds that the selector may block for at time `now`; -1: for ever. */
@@ -137,26 +147,40 @@ gather_by_own_time(al_loop *loop)
     return al_timers_collect(loop, now + 1e-9);
 }
 
-/* Brings everything that is due into the ready ring; blocks if there is nothing. */
 static int
-gather(al_loop *loop)
+wait_for_events(al_loop *loop)
 {
+    if (worth_a_look(loop)) {
+        if (poll_selector(loop, 0) < 0 ||
+            al_timers_collect(loop, (double)loop->polled_at / 1e9) < 0) {
+            return -1;
+        }
+        if (al_ring_len(&loop->ready) > 0 || loop->stopping) {
+            loop->misses = 0;
+            return 0;
+        }
+    }
+    loop->misses++;
+    double now = loop->timers.length > 0 ? al_sched_now() : 0.;
+    if (poll_selector(loop, wait_limit(loop, now)) < 0) {
+        return -1;
+    }
+    return al_timers_collect(loop, (double)loop->polled_at / 1e9);
+}
+
+/* The part of gather that looks at the clock. */
+static int
+gather_by_clock(al_loop *loop)
+{
+    al_timers *timers = &loop->timers;
     if (AL_UNLIKELY(loop->own_time)) {
         return gather_by_own_time(loop);
     }
-    al_timers *timers = &loop->timers;
-    bool due = al_timers_have_due(timers);
-    bool idle = al_ring_len(&loop->ready) == 0 && !due;
-    if (AL_LIKELY(!idle && !loop->must_poll && loop->until_check > 0)) {
-        if (!due) {
-            return 0;
-        }
-        /* The newest due deadline has passed, so every earlier one has. */
-        return al_timers_collect(
-            loop, timers->due[(timers->due_tail - 1) & timers->due_mask].when);
+    if (al_ring_len(&loop->ready) == 0 && !al_timers_have_due(timers)) {
+        return wait_for_events(loop);
     }
     int64_t now = al_poll_clock();
-    if (!idle && !loop->must_poll && now - loop->polled_at < POLL_INTERVAL) {
+    if (!loop->must_poll && now - loop->polled_at < POLL_INTERVAL) {
         bool quick = now - loop->checked_at < SHORT_STRIDE;
         loop->stride = !quick                      ? 1
                        : loop->stride < STRIDE_MAX ? loop->stride * 2
@@ -166,19 +190,32 @@ gather(al_loop *loop)
         return al_timers_collect(loop, (double)now / 1e9);
     }
     uint32_t stride = loop->stride;
-    int64_t timeout = idle ? wait_limit(loop, (double)now / 1e9) : 0;
-    if (poll_selector(loop, timeout) < 0) {
+    if (poll_selector(loop, 0) < 0) {
         return -1;
     }
-    if (!idle) {
-        loop->stride = loop->until_check = stride;
-    }
+    loop->stride = loop->until_check = stride;
     return al_timers_collect(loop, (double)loop->polled_at / 1e9);
+}
+
+/* Brings everything that is due into the ready ring; blocks if there is nothing. */
+static inline int
+gather(al_loop *loop)
+{
+    if (AL_UNLIKELY(loop->until_check == 0 || loop->must_poll || loop->own_time)) {
+        return gather_by_clock(loop);
+    }
+    al_timers *timers = &loop->timers;
+    if (al_timers_have_due(timers)) {
+        /* The newest due deadline has passed, so every earlier one has. */
+        return al_timers_collect(
+            loop, timers->due[(timers->due_tail - 1) & timers->due_mask].when);
+    }
+    return AL_LIKELY(al_ring_len(&loop->ready) > 0) ? 0 : wait_for_events(loop);
 }
 
 /* --- running ------------------------------------------------------------------------ */
 
-static int
+static inline int
 run_ready(al_loop *loop)
 {
     size_t todo = al_ring_len(&loop->ready);
@@ -207,14 +244,29 @@ run_ready(al_loop *loop)
     return status;
 }
 
-int
-al_sched_run_once(al_loop *loop)
+static inline int
+run_once(al_loop *loop)
 {
     if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
         return -1;
     }
-    if (gather(loop) < 0) {
-        return -1;
-    }
-    return run_ready(loop);
+    return gather(loop) < 0 ? -1 : run_ready(loop);
+}
+
+int
+al_sched_run_once(al_loop *loop)
+{
+    loop->must_poll = true;
+    return run_once(loop);
+}
+
+int
+al_sched_run(al_loop *loop)
+{
+    int status;
+    loop->must_poll = true;
+    do {
+        status = run_once(loop);
+    } while (status == 0 && !loop->stopping);
+    return status;
 }

@@ -1,7 +1,7 @@
 /* sched.h: the loop object and its scheduler.
  *
  * The sentence to keep: Python code is started from one function only,
- * al_sched_run_once.  The selector, the timers and other threads only put slots into
+ * run_once in sched.c.  The selector, the timers and other threads only put slots into
  * the ready ring; a slot begins with "still wanted?".
  *
  * Semantics are those of asyncio's BaseEventLoop._run_once: the slots that are ready
@@ -33,6 +33,7 @@ typedef struct al_loop {
     int64_t polled_at;       /* ns: last poll */
     uint32_t stride;         /* slots between two looks at the clock */
     uint32_t until_check;    /* slots left before the next one */
+    uint32_t misses;         /* looks at the selector in vain */
     bool must_poll;          /* the next iteration polls whatever the clock says */
     bool stopping;
 
@@ -45,7 +46,7 @@ typedef struct al_loop {
     bool closed;
     unsigned long thread_id; /* of the running thread; 0: not running */
     PyThreadState *tstate;   /* of the running thread */
-    pid_t pid;               /* of the process that owns the selector */
+    uint32_t forks;          /* st->forks when the selector was made */
 
     /* Overrides: see override.h. */
     unsigned int seen_type_tag;
@@ -101,7 +102,10 @@ double al_sched_now(void);
 /* The loop's time; calls a replaced loop.time.  0, or -1 with an exception. */
 int al_sched_time(al_loop *loop, double *now);
 
-/* One iteration.  0, or -1 with an exception that leaves run_forever. */
+/* Iterations until loop->stopping.  0, or -1 with an exception that leaves
+ * run_forever.  Escapes. */
+int al_sched_run(al_loop *loop);
+/* One iteration, with a poll. */
 int al_sched_run_once(al_loop *loop);
 
 #endif

@@ -260,7 +260,14 @@ EventLoop_call_later(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
 {
     PyObject *values[3];
     Py_ssize_t rest;
-    if (al_args_parse(&call_later_signature, args, nargs, kwnames, values, &rest) < 0) {
+    if (AL_LIKELY(kwnames == NULL && nargs >= 2)) {
+        values[0] = args[0];
+        values[1] = args[1];
+        values[2] = NULL;
+        rest = 2;
+    }
+    else if (al_args_parse(&call_later_signature, args, nargs, kwnames, values, &rest) <
+             0) {
         return NULL;
     }
     if (values[0] == Py_None) {
@@ -282,7 +289,14 @@ EventLoop_call_at(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
 {
     PyObject *values[3];
     Py_ssize_t rest;
-    if (al_args_parse(&call_at_signature, args, nargs, kwnames, values, &rest) < 0) {
+    if (AL_LIKELY(kwnames == NULL && nargs >= 2)) {
+        values[0] = args[0];
+        values[1] = args[1];
+        values[2] = NULL;
+        rest = 2;
+    }
+    else if (al_args_parse(&call_at_signature, args, nargs, kwnames, values, &rest) <
+             0) {
         return NULL;
     }
     if (values[0] == Py_None) {

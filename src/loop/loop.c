@@ -6,8 +6,6 @@
  * in C comes from SelectorEventLoop, in each version's own words. */
 #include "loop/loop.h"
 
-#include <unistd.h>
-
 #include "core/handle.h"
 #include "core/override.h"
 #include "core/poll.h"
@@ -191,7 +189,7 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
     self->st = al_state_of(type);
     self->stride = self->until_check = 1;
     self->must_poll = true;
-    self->pid = getpid();
+    self->forks = self->st == NULL ? 0 : self->st->forks;
     if (self->st == NULL || al_ring_init(&self->ready) < 0 ||
         al_timers_init(&self->timers) < 0) {
         goto error;
@@ -340,12 +338,8 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
     }
     Py_DECREF(result);
     int status = al_signal_enter(self);
-    self->must_poll = true;
-    while (status == 0) {
-        status = al_sched_run_once(self); /* escapes */
-        if (self->stopping) {
-            break;
-        }
+    if (status == 0) {
+        status = al_sched_run(self); /* escapes */
     }
     status = leave_signals(self);
     status = call_keeping_exception(self, st->str._run_forever_cleanup); /* escapes */
@@ -366,7 +360,6 @@ EventLoop__run_once(al_loop *self, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return NULL;
     }
-    self->must_poll = true;
     if (al_sched_run_once(self) < 0) {
         return NULL;
     }

@@ -533,6 +533,13 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
         fn = args[0];
         context = args[1];
     }
+    else if (nargs != 1) {
+        PyErr_Format(
+            PyExc_TypeError,
+            "add_done_callback() takes exactly 1 positional argument (%zd given)",
+            nargs);
+        return NULL;
+    }
     else {
         char no_name[] = "", context_name[] = "context";
         char *names[] = {no_name, context_name, NULL};

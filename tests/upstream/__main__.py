@@ -38,6 +38,12 @@ def parse_arguments():
         "--slowest", type=int, default=0, metavar="N", help="print the N slowest tests"
     )
     parser.add_argument(
+        "--limit",
+        type=float,
+        default=runner.TEST_LIMIT,
+        help="seconds that one test may take (default: %(default)s)",
+    )
+    parser.add_argument(
         "--short", action="store_true", help="print the names of failures only"
     )
     return parser.parse_args()
@@ -52,6 +58,7 @@ def main():
     except ValueError as exc:
         print(exc, file=sys.stderr)
         return 2
+    runner.TEST_LIMIT = arguments.limit
     match = None
     if arguments.pattern:
         pattern = f"*{arguments.pattern}*"

@@ -435,6 +435,7 @@ def judge_unlisted(judgement, in_question):
         baseline = Gathering(run, "stdlib", None).gather()
     else:
         return
+    lost = []
     for test in sorted(in_question):
         outcome = results.outcomes[test]
         if run.loop == "stdlib":
@@ -448,12 +449,17 @@ def judge_unlisted(judgement, in_question):
         if outcome.kind in ("fail", "hang", "skip") and stdlib_kind in ("fail", "hang"):
             judgement.also_on_stdlib.append(test)
             continue
+        if outcome.kind == "lost":
+            lost.append(test)
+            continue
         title = f"{outcome.kind.upper()} {test}"
         if stdlib_kind != "pass":
             title += f" (on the stdlib's loop: {stdlib_kind})"
         elif outcome.kind == "skip":
             title += " (it is not skipped on the stdlib's loop)"
         judgement.errors.append((title, outcome.text()))
+    if lost:
+        judgement.errors.append((f"LOST {len(lost)} tests", "\n".join(lost)))
     excused = {title for title, text in baseline.other if title not in OUR_TITLES}
     for title, text in results.other:
         if title in excused:

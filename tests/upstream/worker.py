@@ -85,9 +85,11 @@ def substitute_base_loop(loop_class):
 def substitute_test_loop(loop_class):
     """Put *loop_class* under ``utils.TestLoop``, the tests' loop with a fake clock.
 
-    The test loop's selector never waits, whereas the selector of *loop_class* would
-    wait in real time for a timer that is far away on the fake clock.  A callback that
-    is ready in each iteration keeps it from waiting.
+    The test loop moves its clock in ``_run_once`` and sees timers in ``call_at``, which
+    ``BaseEventLoop`` calls for ``run_forever`` and ``call_later``, but a C type does
+    not.  The test loop's selector never waits, whereas the selector of
+    *loop_class* would wait in real time for a timer that is far away on the fake clock:
+    a callback that is ready in each iteration keeps it from waiting.
     """
     utils = importlib.import_module("test.test_asyncio.utils")
 
@@ -95,6 +97,20 @@ def substitute_test_loop(loop_class):
         def _run_once(self):
             loop_class.call_soon(self, int)
             super()._run_once()
+
+        def call_later(self, delay, callback, *args, context=None):
+            when = self.time() + delay
+            return self.call_at(when, callback, *args, context=context)
+
+        def run_forever(self):
+            self._run_forever_setup()
+            try:
+                while True:
+                    self._run_once()
+                    if self._stopping:
+                        break
+            finally:
+                self._run_forever_cleanup()
 
     class TestLoop(utils.TestLoop, NeverWaits):
         def __init__(self, gen=None):
