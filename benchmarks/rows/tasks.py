@@ -16,7 +16,7 @@ async def nothing():
 
 @types.coroutine
 def bare_yield(n):
-    """Give way to the loop `n` times by a bare yield, the least Python code there is."""
+    """Give way to the loop `n` times by a bare yield: the least Python code."""
     for _ in range(n):
         yield
 

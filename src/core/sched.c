@@ -168,6 +168,13 @@ wait_for_events(al_loop *loop)
     return al_timers_collect(loop, (double)loop->polled_at / 1e9);
 }
 
+static inline int
+collect_at(al_loop *loop, int64_t now)
+{
+    double seconds = (double)now / 1e9;
+    return al_timers_due(&loop->timers, seconds) ? al_timers_collect(loop, seconds) : 0;
+}
+
 /* The part of gather that looks at the clock. */
 static int
 gather_by_clock(al_loop *loop)
@@ -187,14 +194,14 @@ gather_by_clock(al_loop *loop)
                                                    : STRIDE_MAX;
         loop->until_check = loop->stride;
         loop->checked_at = now;
-        return al_timers_collect(loop, (double)now / 1e9);
+        return collect_at(loop, now);
     }
     uint32_t stride = loop->stride;
     if (poll_selector(loop, 0) < 0) {
         return -1;
     }
     loop->stride = loop->until_check = stride;
-    return al_timers_collect(loop, (double)loop->polled_at / 1e9);
+    return collect_at(loop, loop->polled_at);
 }
 
 /* Brings everything that is due into the ready ring; blocks if there is nothing. */

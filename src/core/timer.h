@@ -53,6 +53,14 @@ al_timers_have_due(const al_timers *timers)
     return timers->due_head != timers->due_tail;
 }
 
+/* Whether al_timers_collect has anything to do at time `now`. */
+static inline bool
+al_timers_due(const al_timers *timers, double now)
+{
+    return al_timers_have_due(timers) || timers->cancelled > 0 ||
+           (timers->length > 0 && timers->heap[0].when <= now);
+}
+
 /* The earliest deadline of a timer that is not cancelled; false if there is none.
  * Drops cancelled entries from the top on its way. */
 bool al_timers_next(al_timers *timers, double *when);

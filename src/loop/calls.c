@@ -195,7 +195,8 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
         return NULL;
     }
     if (relative && (PyFloat_CheckExact(values[0]) || PyLong_CheckExact(values[0]))) {
-        double delay = PyFloat_AsDouble(values[0]);
+        double delay = PyFloat_CheckExact(values[0]) ? PyFloat_AS_DOUBLE(values[0])
+                                                     : PyLong_AsDouble(values[0]);
         if (delay == -1.0 && PyErr_Occurred()) {
             return NULL;
         }
@@ -359,7 +360,9 @@ create_task_by_factory(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
 }
 
 PyDoc_STRVAR(create_task_doc,
-#if PY_VERSION_HEX >= 0x030D0300
+#if PY_VERSION_HEX >= 0x030E0000
+             "create_task($self, /, coro, **kwargs)\n--\n\n"
+#elif PY_VERSION_HEX >= 0x030D0300
              "create_task($self, /, coro, *, name=None, context=None, **kwargs)\n--\n\n"
 #else
              "create_task($self, /, coro, *, name=None, context=None)\n--\n\n"

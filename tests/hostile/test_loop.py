@@ -256,22 +256,21 @@ aioloop.run(__import__("asyncio").sleep(0))
 def test_import_in_a_subinterpreter_with_its_own_gil(python):
     if sys.version_info >= (3, 14):
         start = "from concurrent import interpreters; i = interpreters.create()\n"
-        run = "i.exec"
+        run, end = "i.exec", "i.close()\n"
     elif sys.version_info >= (3, 13):
         start = "import _interpreters; i = _interpreters.create('isolated')\n"
         run = "lambda code: _interpreters.exec(i, code)"
+        end = "_interpreters.destroy(i)\n"
     else:
-        start = (
-            "import _xxsubinterpreters as x; i = x.create(isolated=True)\n"
-            "import aioloop\n"
-        )
-        run = "lambda code: x.run_string(i, code)"
+        start = "import _xxsubinterpreters as x; i = x.create(isolated=True)\n"
+        run, end = "lambda code: x.run_string(i, code)", "x.destroy(i)\n"
     program = (
         "import aioloop\n"
         + start
         + f"run = {run}\n"
         + "run('import aioloop, asyncio; aioloop.run(asyncio.sleep(0.001));"
         + ' print("inner ok", flush=True)\')\n'
+        + end
         + "import asyncio; aioloop.run(asyncio.sleep(0.001)); print('outer ok')\n"
     )
     done = python("-c", program)

@@ -578,6 +578,7 @@ def test_recycled_future_is_new(loop):
         future.attribute = object()
         reference = weakref.ref(future)
         future.add_done_callback(print)
+        future.remove_done_callback(print)
         future.cancel("message")
         del future
         future = loop.create_future()
