@@ -1,6 +1,7 @@
 /* handle.c: see handle.h. */
 #include "core/handle.h"
 
+#include "core/context.h"
 #include "core/debug.h"
 #include "core/report.h"
 #include "core/sched.h"
@@ -156,13 +157,10 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
     if (context != NULL && context != Py_None) {
         self->context = Py_NewRef(context);
     }
-    else {
-        PyObject *current = al_current_context_borrow();
-        if (current != NULL && !al_context_is_empty(current)) {
-            self->context = PyContext_CopyCurrent();
-            if (self->context == NULL) {
-                goto error;
-            }
+    else if (!al_context_current_is_empty()) {
+        self->context = PyContext_CopyCurrent();
+        if (self->context == NULL) {
+            goto error;
         }
     }
     if (AL_UNLIKELY(loop->debug)) {
@@ -208,11 +206,7 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     PyObject *result = NULL;
 
     if (spare) {
-        context = loop->spare_context;
-        loop->spare_context = NULL;
-        if (context == NULL) {
-            context = PyContext_New();
-        }
+        context = al_context_take_spare(loop);
     }
     else {
         Py_INCREF(context);
@@ -235,9 +229,7 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
 
 done:
     if (spare && context != NULL) {
-        if (Py_REFCNT(context) == 1 && loop->spare_context == NULL &&
-            al_context_is_empty(context)) {
-            loop->spare_context = context;
+        if (al_context_give_back_steal(loop, context, 1)) {
             context = NULL;
         }
         else if (self->context == NULL) {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "core/context.h"
 #include "core/debug.h"
 #include "core/report.h"
 #include "task/await.h"
@@ -400,18 +401,26 @@ int
 al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
                    PyObject *context)
 {
+    bool lent = context == NULL;
+    context = lent ? al_context_take_spare(loop) : Py_NewRef(context);
     PyObject *result = NULL;
-    if (AL_LIKELY(PyContext_Enter(context) == 0)) {
+    if (AL_LIKELY(context != NULL && PyContext_Enter(context) == 0)) {
         result = PyObject_CallOneArg(callback, future); /* escapes */
         if (PyContext_Exit(context) < 0) {
             Py_CLEAR(result);
         }
     }
+    int status = 0;
     if (AL_UNLIKELY(result == NULL)) {
-        return al_future_report(loop, callback, future, context);
+        status = al_future_report(loop, callback, future, context); /* escapes */
     }
-    Py_DECREF(result);
-    return 0;
+    else {
+        Py_DECREF(result);
+    }
+    if (!lent || context == NULL || !al_context_give_back_steal(loop, context, 1)) {
+        Py_XDECREF(context);
+    }
+    return status;
 }
 
 /* Hands a callback, or a waiting task, to the loop; steals `callback` and `context`.
@@ -429,10 +438,13 @@ schedule_steal(al_future *self, PyObject *callback, PyObject *context, bool wait
     al_state *st = al_future_state(self);
     PyObject *loop_obj = Py_NewRef(self->loop_obj);
     if (waiter) {
-        context = Py_XNewRef(((al_future *)(void *)callback)->context);
+        context = Py_XNewRef(al_task_context((al_future *)(void *)callback));
         Py_SETREF(callback, al_task_wakeup_new(callback));
     }
-    if (callback != NULL) {
+    else if (context == NULL) {
+        context = PyContext_New();
+    }
+    if (callback != NULL && context != NULL) {
         status = al_sched_call_soon(st, loop_obj, callback, (PyObject *)self,
                                     context); /* escapes */
     }
@@ -548,9 +560,13 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
             return NULL;
         }
     }
-    context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
-    if (context == NULL) {
-        return NULL;
+    /* NULL stands for a copy of an empty context. */
+    bool empty = context == NULL && al_context_current_is_empty();
+    if (!empty) {
+        context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+        if (context == NULL) {
+            return NULL;
+        }
     }
     int status;
     if (!al_future_alive(self)) {
@@ -558,17 +574,20 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
         status = -1;
     }
     else if (self->state != AL_FUTURE_PENDING) {
-        status = schedule_steal(self, Py_NewRef(fn), Py_NewRef(context), false);
+        status = schedule_steal(self, Py_NewRef(fn), Py_XNewRef(context), false);
     }
     else if (self->callback0 == NULL && self->callbacks == NULL) {
         self->callback0 = Py_NewRef(fn);
-        self->context0 = Py_NewRef(context);
+        self->context0 = Py_XNewRef(context);
         status = 0;
     }
     else {
-        status = append_callback(self, fn, context);
+        if (empty) {
+            context = PyContext_New();
+        }
+        status = context == NULL ? -1 : append_callback(self, fn, context);
     }
-    Py_DECREF(context);
+    Py_XDECREF(context);
     return status < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -583,8 +602,8 @@ public_callback(PyObject *item)
     if (wakeup == NULL) {
         return NULL;
     }
-    PyObject *context = ((al_future *)(void *)item)->context;
-    PyObject *pair = PyTuple_Pack(2, wakeup, context == NULL ? Py_None : context);
+    PyObject *context = al_task_context((al_future *)(void *)item);
+    PyObject *pair = context == NULL ? NULL : PyTuple_Pack(2, wakeup, context);
     Py_DECREF(wakeup);
     return pair;
 }
@@ -598,6 +617,13 @@ list_callbacks(al_future *self)
         return NULL;
     }
     if (self->callback0 != NULL) {
+        if (!self->waiter0 && self->context0 == NULL) {
+            self->context0 = PyContext_New();
+            if (self->context0 == NULL) {
+                Py_DECREF(list);
+                return NULL;
+            }
+        }
         PyObject *first = self->waiter0
                               ? Py_NewRef(self->callback0)
                               : PyTuple_Pack(2, self->callback0, self->context0);

@@ -203,33 +203,31 @@ list_tasks(const struct al_registry *registry)
     }
 }
 
-/* The methods of asyncio's WeakSet of tasks, with ours added. */
+/* The methods of asyncio's WeakSet of tasks, with ours added.  They are methods and not
+ * slots, because only those are told their defining class: a second copy of this module
+ * in the interpreter stacks its class on ours. */
 
-/* Calls a method of the set's own class.  New reference. */
+/* The same method of the class below.  New reference. */
 static PyObject *
-call_base_method(al_state *st, PyObject *self, const char *name)
+call_below(PyTypeObject *cls, PyObject *self, const char *name)
 {
-    PyObject *method =
-        PyObject_GetAttrString((PyObject *)st->TaskSet_type->tp_base, name);
+    PyObject *method = PyObject_GetAttrString((PyObject *)cls->tp_base, name);
     PyObject *result = method == NULL ? NULL : PyObject_CallOneArg(method, self);
     Py_XDECREF(method);
     return result;
 }
 
+PyDoc_STRVAR(task_set_iter_doc, "__iter__($self, /)\n--\n\n"
+                                "Iterate over asyncio's tasks and aioloop's.");
+
 static PyObject *
-task_set_iter(PyObject *self)
+TaskSet_iter(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+             Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
 {
-    al_state *st = al_state_of(Py_TYPE(self));
-    PyObject *all = NULL, *theirs = NULL, *result = NULL;
-    if (st == NULL || st->TaskSet_type == NULL) {
-        return NULL;
-    }
-    theirs = call_base_method(st, self, "__iter__"); /* escapes */
-    if (theirs == NULL) {
-        return NULL;
-    }
-    all = PySequence_List(theirs); /* escapes */
-    Py_DECREF(theirs);
+    const al_state *st = PyType_GetModuleState(cls);
+    PyObject *theirs = call_below(cls, self, "__iter__"); /* escapes */
+    PyObject *all = theirs == NULL ? NULL : PySequence_List(theirs); /* escapes */
+    Py_XDECREF(theirs);
     if (all != NULL && st->registry != NULL) {
         PyObject *ours = list_tasks(st->registry);
         Py_ssize_t end = PyList_GET_SIZE(all);
@@ -238,37 +236,46 @@ task_set_iter(PyObject *self)
         }
         Py_XDECREF(ours);
     }
-    if (all != NULL) {
-        result = PyObject_GetIter(all);
-        Py_DECREF(all);
-    }
+    PyObject *result = all == NULL ? NULL : PyObject_GetIter(all);
+    Py_XDECREF(all);
     return result;
 }
 
-static Py_ssize_t
-task_set_length(PyObject *self)
+PyDoc_STRVAR(task_set_len_doc, "__len__($self, /)\n--\n\n"
+                               "Return how many tasks the iteration gives at most.");
+
+static PyObject *
+TaskSet_len(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+            Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
 {
-    al_state *st = al_state_of(Py_TYPE(self));
-    if (st == NULL || st->TaskSet_type == NULL) {
-        return -1;
+    const al_state *st = PyType_GetModuleState(cls);
+    PyObject *theirs = call_below(cls, self, "__len__"); /* escapes */
+    if (theirs == NULL) {
+        return NULL;
     }
-    PyObject *theirs = call_base_method(st, self, "__len__"); /* escapes */
-    Py_ssize_t length = theirs == NULL ? -1 : PyLong_AsSsize_t(theirs);
-    Py_XDECREF(theirs);
+    Py_ssize_t length = PyLong_AsSsize_t(theirs);
+    Py_DECREF(theirs);
     if (length >= 0 && st->registry != NULL) {
         for (const al_future *t = st->registry->tasks; t != NULL; t = t->next_task) {
             length++;
         }
     }
-    return length;
+    return length < 0 ? NULL : PyLong_FromSsize_t(length);
 }
+
+static PyMethodDef task_set_methods[] = {
+    {"__iter__", (PyCFunction)(void (*)(void))TaskSet_iter,
+     METH_METHOD | METH_FASTCALL | METH_KEYWORDS, task_set_iter_doc},
+    {"__len__", (PyCFunction)(void (*)(void))TaskSet_len,
+     METH_METHOD | METH_FASTCALL | METH_KEYWORDS, task_set_len_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static char task_set_doc[] = "asyncio's set of pending tasks, with aioloop's added.";
 
 static PyType_Slot task_set_slots[] = {
     {Py_tp_doc, task_set_doc},
-    {Py_tp_iter, task_set_iter},
-    {Py_sq_length, task_set_length},
+    {Py_tp_methods, task_set_methods},
     {0, NULL},
 };
 
@@ -653,6 +660,9 @@ al_registry_init(PyObject *Py_UNUSED(module), al_state *st)
     PyObject *asyncio = PyImport_ImportModule("_asyncio");
     int verified = asyncio == NULL ? -1 : verify_offsets(st, asyncio);
     Py_XDECREF(asyncio);
+#ifdef AL_HARD
+    verified = verified < 0 ? -1 : 0; /* The hard build walks the slower path. */
+#endif
     st->registry->direct = verified == 1;
     return verified < 0 ? -1 : 0;
 }

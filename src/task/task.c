@@ -2,6 +2,7 @@
 #include "task/task.h"
 
 #include "base/check.h"
+#include "core/context.h"
 #include "core/report.h"
 #include "task/await.h"
 #include "task/registry.h"
@@ -124,12 +125,17 @@ step_soon(al_future *task, PyObject *exc)
     }
     /* call_soon may change the task (gh-126080). */
     PyObject *loop_obj = Py_NewRef(task->loop_obj);
-    PyObject *context = Py_XNewRef(task->context);
+    PyObject *context = Py_XNewRef(al_task_context(task));
+    if (context == NULL) {
+        Py_DECREF(step);
+        Py_DECREF(loop_obj);
+        return -1;
+    }
     int status = al_sched_call_soon(al_future_state(task), loop_obj, step, NULL,
                                     context); /* escapes */
     Py_DECREF(step);
     Py_DECREF(loop_obj);
-    Py_XDECREF(context);
+    Py_DECREF(context);
     return status;
 }
 
@@ -169,36 +175,88 @@ al_task_wakeup_new(PyObject *task)
 
 /* --- slots --------------------------------------------------------------------------- */
 
+PyObject *
+al_task_context(al_future *task)
+{
+    if (task->context == NULL) {
+        task->context = PyContext_New();
+    }
+    return task->context;
+}
+
+/* Enters the task's context for one slot.  An empty one is lent by the loop; it is the
+ * task's own meanwhile, so that Task.get_context() is right.  New reference, or NULL. */
+static PyObject *
+enter_context(al_loop *loop, al_future *task, bool *lent)
+{
+    *lent = task->context == NULL;
+    if (*lent) {
+        task->context = al_context_take_spare(loop);
+    }
+    PyObject *context = Py_XNewRef(task->context);
+    if (AL_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
+        Py_CLEAR(context);
+    }
+    return context;
+}
+
+static int
+exit_context(al_loop *loop, al_future *task, PyObject *context, bool lent, int status)
+{
+    if (PyContext_Exit(context) < 0) {
+        status = -1;
+    }
+    if (lent && task->context == context &&
+        al_context_give_back_steal(loop, context, 2)) {
+        task->context = NULL;
+    }
+    Py_DECREF(context);
+    return status;
+}
+
+/* The pending exception came out of a slot: it is reported as that of a handle for
+ * callable(arg), where `callable` is the slot's Python form (stolen; NULL with another
+ * exception if that could not be made). */
+static int
+report_slot(al_loop *loop, al_future *task, PyObject *(*make)(al_future *, PyObject *),
+            PyObject *made_of, PyObject *arg)
+{
+    if (al_report_must_leave()) {
+        return -1;
+    }
+    PyObject *saved = al_err_take();
+    PyObject *callable = make(task, made_of);
+    if (callable != NULL) {
+        al_err_put_steal(saved);
+    }
+    else {
+        Py_XDECREF(saved); /* No memory even to name the slot: that is raised. */
+    }
+    int status =
+        al_future_report(loop, callable, arg, al_task_context(task)); /* escapes */
+    Py_XDECREF(callable);
+    return status;
+}
+
+static PyObject *
+make_wakeup(al_future *task, PyObject *Py_UNUSED(unused))
+{
+    return al_task_wakeup_new((PyObject *)task);
+}
+
 int
 al_task_step_run(al_loop *loop, PyObject *op, PyObject *exc, PyObject *Py_UNUSED(extra))
 {
     al_future *task = (al_future *)(void *)op;
-    PyObject *context = Py_XNewRef(task->context);
+    bool lent;
     int status = -1;
-    if (AL_LIKELY(context != NULL && PyContext_Enter(context) == 0)) {
+    PyObject *context = enter_context(loop, task, &lent);
+    if (AL_LIKELY(context != NULL)) {
         status = task_step(task, exc, true); /* escapes */
-        if (PyContext_Exit(context) < 0) {
-            status = -1;
-        }
+        status = exit_context(loop, task, context, lent, status);
     }
-    if (AL_UNLIKELY(status < 0)) {
-        if (al_report_must_leave()) {
-            Py_XDECREF(context);
-            return -1;
-        }
-        PyObject *saved = al_err_take();
-        PyObject *step = step_object_new(task, exc);
-        if (step != NULL) {
-            al_err_put_steal(saved);
-        }
-        else {
-            Py_XDECREF(saved); /* No memory even to name the step: that is raised. */
-        }
-        status = al_future_report(loop, step, NULL, context); /* escapes */
-        Py_XDECREF(step);
-    }
-    Py_XDECREF(context);
-    return status;
+    return AL_LIKELY(status == 0) ? 0
+                                  : report_slot(loop, task, step_object_new, exc, NULL);
 }
 
 int
@@ -206,32 +264,15 @@ al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
                    PyObject *Py_UNUSED(extra))
 {
     al_future *task = (al_future *)(void *)op;
-    PyObject *context = Py_XNewRef(task->context);
+    bool lent;
     int status = -1;
-    if (AL_LIKELY(context != NULL && PyContext_Enter(context) == 0)) {
+    PyObject *context = enter_context(loop, task, &lent);
+    if (AL_LIKELY(context != NULL)) {
         status = task_wakeup(task, future, true); /* escapes */
-        if (PyContext_Exit(context) < 0) {
-            status = -1;
-        }
+        status = exit_context(loop, task, context, lent, status);
     }
-    if (AL_UNLIKELY(status < 0)) {
-        if (al_report_must_leave()) {
-            Py_XDECREF(context);
-            return -1;
-        }
-        PyObject *saved = al_err_take();
-        PyObject *wakeup = al_task_wakeup_new(op);
-        if (wakeup != NULL) {
-            al_err_put_steal(saved);
-        }
-        else {
-            Py_XDECREF(saved); /* No memory even to name the wake-up: that is raised. */
-        }
-        status = al_future_report(loop, wakeup, future, context); /* escapes */
-        Py_XDECREF(wakeup);
-    }
-    Py_XDECREF(context);
-    return status;
+    return AL_LIKELY(status == 0) ? 0
+                                  : report_slot(loop, task, make_wakeup, NULL, future);
 }
 
 /* --- what a step's result means -------------------------------------------------------- */
@@ -350,13 +391,17 @@ wait_for_foreign(al_future *task, PyObject *future, bool blocking)
     if (wakeup == NULL) {
         return -1;
     }
-    PyObject *context = Py_XNewRef(task->context);
+    PyObject *context = Py_XNewRef(al_task_context(task));
+    if (context == NULL) {
+        Py_DECREF(wakeup);
+        return -1;
+    }
     PyObject *stack[3] = {future, wakeup, context};
     PyObject *result = PyObject_VectorcallMethod(st->str.add_done_callback, stack,
                                                  2 | PY_VECTORCALL_ARGUMENTS_OFFSET,
                                                  st->kwnames_context); /* escapes */
     Py_DECREF(wakeup);
-    Py_XDECREF(context);
+    Py_DECREF(context);
     if (result == NULL) {
         return -1;
     }
@@ -637,24 +682,34 @@ loop_is_running(al_state *st, const al_future *task)
     return running;
 }
 
-/* A context given by the caller; None and NULL: a copy of the current one. */
-static PyObject *
-choose_context(al_future *task, PyObject *context)
+/* A context given by the caller; None and NULL: a copy of the current one.  A copy of an
+ * empty one is made when somebody asks for it.  But 3.12 and 3.13 dereference the base's
+ * word for the context in asyncio.Task.get_context(task). */
+static int
+choose_context(al_future *task, PyObject *context, bool eager, PyObject **chosen)
 {
     if (context == NULL || context == Py_None) {
-        return PyContext_CopyCurrent();
+#if PY_VERSION_HEX < 0x030C0000 || PY_VERSION_HEX >= 0x030E0000
+        if (!eager && task->loop != NULL && al_context_current_is_empty()) {
+            *chosen = NULL;
+            return 0;
+        }
+#else
+        (void)eager, (void)task;
+#endif
+        *chosen = PyContext_CopyCurrent();
+        return *chosen == NULL ? -1 : 0;
     }
 #if PY_VERSION_HEX >= 0x030F0000
     if (!PyContext_CheckExact(context)) {
         task->log_destroy_pending = false;
         PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s",
                      Py_TYPE(context)->tp_name);
-        return NULL;
+        return -1;
     }
-#else
-    (void)task;
 #endif
-    return Py_NewRef(context);
+    *chosen = Py_NewRef(context);
+    return 0;
 }
 
 static PyObject *
@@ -688,8 +743,7 @@ start(al_future *self, al_state *st, PyObject *coro, PyObject *name, PyObject *c
     self->cancel_requests = 0;
     self->must_cancel = false;
     self->log_destroy_pending = true;
-    context = choose_context(self, context);
-    if (context == NULL) {
+    if (choose_context(self, context, eager, &context) < 0) {
         return -1;
     }
     Py_XSETREF(self->context, context);
@@ -743,6 +797,12 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
          context_name[] = "context";
     PyObject *coro, *loop = Py_None, *name = Py_None, *context = Py_None;
     int eager = 0;
+    if (PyTuple_GET_SIZE(args) > 1) {
+        PyErr_Format(PyExc_TypeError,
+                     "Task() takes exactly 1 positional argument (%zd given)",
+                     PyTuple_GET_SIZE(args));
+        return -1;
+    }
 #if PY_VERSION_HEX >= 0x030C0000
     char eager_name[] = "eager_start";
     char *names[] = {coro_name, loop_name, name_name, context_name, eager_name, NULL};
@@ -931,7 +991,9 @@ PyDoc_STRVAR(get_context_doc, "get_context($self, /)\n--\n\n"
 static PyObject *
 Task_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return or_none(((al_future *)(void *)op)->context);
+    al_future *self = (al_future *)(void *)op;
+    return self->coro == NULL ? or_none(self->context)
+                              : Py_XNewRef(al_task_context(self));
 }
 #endif
 

@@ -24,6 +24,10 @@ int al_task_step_run(al_loop *loop, PyObject *task, PyObject *exc, PyObject *ext
 int al_task_wakeup_run(al_loop *loop, PyObject *task, PyObject *future,
                        PyObject *extra);
 
+/* The context the task's coroutine runs in; made if it is still NULL, which stands for
+ * an empty one.  Borrowed, or NULL with MemoryError. */
+PyObject *al_task_context(al_future *task);
+
 /* The callable that wakes a task, as Python sees it: __self__ is the task, and two of
  * them for one task are equal.  New reference. */
 PyObject *al_task_wakeup_new(PyObject *task);

@@ -229,7 +229,9 @@ def test_exception_of_a_callback_is_reported(loop, future, debug):
     run_once(loop)
     (context,) = reports
     assert context["message"].startswith("Exception in callback ")
-    assert "callback" in context["message"] and "<Future" in context["message"]
+    assert "callback" in context["message"]
+    # Since 3.13 asyncio shows a callback's arguments in debug mode only.
+    assert ("<Future" in context["message"]) == (debug or VERSION < (3, 13))
     assert isinstance(context["exception"], ValueError)
     assert isinstance(context["handle"], asyncio.Handle)
     assert context["handle"]._callback is callback

@@ -172,7 +172,7 @@ def test_names(run, loop):
 
     async def main():
         first = asyncio.create_task(nothing())
-        second = asyncio.create_task(nothing(), name="name")
+        second = loop.create_task(nothing(), name="name")
         third = aioloop.Task(nothing(), name=Name(), loop=loop)
         fourth = asyncio.create_task(nothing())
         assert second.get_name() == "name"
@@ -630,30 +630,38 @@ def test_context(run, loop):
     run(main())
 
 
+@pytest.mark.skipif(VERSION < (3, 15), reason="checked since 3.15")
 def test_wrong_context(loop, reports):
     coroutine = nothing()
-    if VERSION >= (3, 15):
-        with pytest.raises(TypeError, match="a contextvars.Context was expected"):
-            aioloop.Task(coroutine, loop=loop, context=1)
-        coroutine.close()
+    with pytest.raises(TypeError, match="a contextvars.Context was expected"):
+        aioloop.Task(coroutine, loop=loop, context=1)
+    coroutine.close()
+    assert reports == []
 
 
-def test_context_that_is_entered_already_is_reported(loop, reports):
+def test_context_that_is_entered_already_is_reported(debug):
+    # The task can never be stepped, so this loop is not the fixture's.
+    loop = aioloop.new_event_loop()
+    loop.set_debug(debug)
+    # asyncio would run a handler in the task's context, which is entered already.
+    reports = []
+    loop.call_exception_handler = reports.append
     context = contextvars.copy_context()
+    coroutine = nothing()
 
-    async def main():
-        task = asyncio.create_task(nothing(), context=context)
-        await bare_yield()
-        await bare_yield()
+    def in_context():
+        task = loop.create_task(coroutine, context=context)
+        run_once(loop)
         return task
 
-    task = context.run(loop.run_until_complete, main())
+    task = context.run(in_context)
     assert not task.done()
     assert "Exception in callback" in reports[0]["message"]
     assert isinstance(reports[0]["exception"], RuntimeError)
-    run_once(loop)
+    assert reports[0]["handle"]._callback.__self__ is task
     task._log_destroy_pending = False
-    task.get_coro().close()
+    coroutine.close()
+    loop.close()
 
 
 # --- eager start -----------------------------------------------------------------------------
@@ -729,7 +737,10 @@ def test_eager_exceptions(run, loop):
 
 
 @since_3_12
-def test_eager_start_in_an_entered_context_fails_cleanly(run, loop, reports):
+def test_eager_start_in_an_entered_context_fails_cleanly(run, loop):
+    reports = []
+    loop.call_exception_handler = reports.append
+
     async def main():
         myself = asyncio.current_task()
         context = contextvars.copy_context()
