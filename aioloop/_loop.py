@@ -94,12 +94,12 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
 
     def _make_self_pipe(self) -> None:
         """Show asyncio's signal code the C type's own wake-up pipe."""
-        self._csock = WakeupEnd(self._wakeup_fileno())
+        self._ssock = self._csock = WakeupEnd(self._wakeup_fileno())
         self._internal_fds += 1
 
     def _close_self_pipe(self) -> None:
         """Take part in close(): the pipe itself closes with the selector."""
-        self._csock = None
+        self._ssock = self._csock = None
         self._internal_fds -= 1
 
     def remove_signal_handler(self, sig: int) -> bool:

@@ -19,6 +19,7 @@
     X(QueueView)                                                                       \
     X(Handle)                                                                          \
     X(TimerHandle)                                                                     \
+    X(ThreadSafeHandle)                                                                \
     X(Future)                                                                          \
     X(FutureIter)                                                                      \
     X(Task)                                                                            \
@@ -73,6 +74,9 @@
     X(_asyncio_future_blocking)                                                        \
     X(_loop)                                                                           \
     X(add_done_callback)                                                               \
+    X(Task)                                                                            \
+    X(_run_once)                                                                       \
+    X(call_at)                                                                         \
     X(call_soon)                                                                       \
     X(cancel)                                                                          \
     X(get_event_loop)                                                                  \
@@ -120,7 +124,8 @@ typedef struct al_state {
     uint32_t forks; /* forks that this process is the child of */
 
     /* What higher rooms give the scheduler, which includes none of them. */
-    PyCFunction loop_time, loop_call_soon;   /* the methods, to notice replacements */
+    PyCFunction loop_time, loop_call_soon, loop_call_at,
+        loop_run_once;                       /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
@@ -136,8 +141,8 @@ typedef struct al_state {
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
      * in a list keeps the reference to its type. */
-    struct al_handle *free_handles[2]; /* [0] Handle, [1] TimerHandle */
-    int free_handle_count[2];
+    struct al_handle *free_handles[3]; /* Handle, TimerHandle, ThreadSafeHandle */
+    int free_handle_count[3];
     struct al_future *free_futures[2]; /* [0] Future, [1] Task */
     int free_future_count[2];
     PyObject *free_iters;

@@ -11,14 +11,20 @@ enum { FREE_HANDLES_MAX = 4 * AL_FREELIST_MAX };
 
 /* --- making and freeing ------------------------------------------------------- */
 
+static int
+free_list_of(const al_state *st, const PyTypeObject *type)
+{
+    return type == st->TimerHandle_type ? 1 : type == st->ThreadSafeHandle_type ? 2 : 0;
+}
+
 static al_handle *
 handle_alloc(al_state *st, PyTypeObject *type)
 {
-    int kind = type == st->TimerHandle_type;
-    al_handle *handle = st->free_handles[kind];
+    int list = free_list_of(st, type);
+    al_handle *handle = st->free_handles[list];
     if (handle != NULL) {
-        st->free_handles[kind] = (al_handle *)(void *)handle->unused;
-        st->free_handle_count[kind]--;
+        st->free_handles[list] = (al_handle *)(void *)handle->unused;
+        st->free_handle_count[list]--;
         _Py_NewReference((PyObject *)handle);
         /* handle_clear left every object field NULL. */
         handle->unused = NULL;
@@ -29,7 +35,7 @@ handle_alloc(al_state *st, PyTypeObject *type)
     handle = PyObject_GC_New(al_handle, type);
     if (handle != NULL) {
         memset((char *)handle + sizeof(PyObject), 0,
-               sizeof(al_handle) - sizeof(PyObject));
+               (size_t)type->tp_basicsize - sizeof(PyObject));
     }
     return handle;
 }
@@ -91,11 +97,18 @@ handle_dealloc(al_handle *self)
     }
     (void)handle_clear(self); /* escapes */
     al_state *st = PyType_GetModuleState(type);
-    int kind = type == st->TimerHandle_type;
-    if (st->free_handle_count[kind] < FREE_HANDLES_MAX) {
-        self->unused = (PyObject *)(void *)st->free_handles[kind];
-        st->free_handles[kind] = self;
-        st->free_handle_count[kind]++;
+    int list = free_list_of(st, type);
+    if (list == 2) {
+        al_threadsafe_handle *threadsafe = (al_threadsafe_handle *)self;
+        if (threadsafe->finished != NULL) {
+            PyThread_free_lock(threadsafe->finished);
+            threadsafe->finished = NULL;
+        }
+    }
+    if (st->free_handle_count[list] < FREE_HANDLES_MAX) {
+        self->unused = (PyObject *)(void *)st->free_handles[list];
+        st->free_handles[list] = self;
+        st->free_handle_count[list]++;
         return;
     }
     PyObject_GC_Del(self);
@@ -105,7 +118,7 @@ handle_dealloc(al_handle *self)
 void
 al_handle_clear_free_lists(al_state *st)
 {
-    for (int kind = 0; kind < 2; kind++) {
+    for (int kind = 0; kind < 3; kind++) {
         while (st->free_handles[kind] != NULL) {
             al_handle *handle = st->free_handles[kind];
             PyTypeObject *type = Py_TYPE(handle);
@@ -312,6 +325,21 @@ al_handle_cancel(al_handle *self)
     Py_XDECREF(callback); /* escapes */
     Py_XDECREF(args);
     return 0;
+}
+
+/* --- handles that other threads may touch ---------------------------------------- */
+
+int
+al_handle_run_threadsafe(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
+{
+    al_threadsafe_handle *self = (al_threadsafe_handle *)op;
+    self->runner = PyThread_get_thread_ident();
+    int status = al_handle_run(loop, op, arg, extra); /* escapes */
+    self->runner = 0;
+    if (self->finished != NULL) {
+        PyThread_release_lock(self->finished);
+    }
+    return status;
 }
 
 PyDoc_STRVAR(cancel_doc, "cancel($self, /)\n--\n\n"
@@ -537,6 +565,93 @@ static PyType_Spec handle_spec = {
     .slots = handle_slots,
 };
 
+#if PY_VERSION_HEX >= 0x030E0000
+/* Waits until no other thread runs the callback.  0, or -1 with MemoryError. */
+static int
+wait_until_finished(al_threadsafe_handle *self)
+{
+    if (self->runner == 0 || self->runner == PyThread_get_thread_ident()) {
+        return 0;
+    }
+    if (self->finished == NULL) {
+        PyThread_type_lock lock = PyThread_allocate_lock();
+        if (lock == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        PyThread_acquire_lock(lock, WAIT_LOCK); /* on behalf of the runner */
+        self->finished = lock;
+    }
+    PyThread_type_lock lock = self->finished; /* lives as long as the handle */
+    Py_BEGIN_ALLOW_THREADS
+    PyThread_acquire_lock(lock, WAIT_LOCK);
+    PyThread_release_lock(lock); /* for the next one that waits */
+    Py_END_ALLOW_THREADS
+    return 0;
+}
+
+static PyObject *
+ThreadSafeHandle_cancel(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    if (wait_until_finished((al_threadsafe_handle *)self) < 0 ||
+        al_handle_cancel(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+ThreadSafeHandle_cancelled(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    if (wait_until_finished((al_threadsafe_handle *)self) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(self->cancelled);
+}
+
+/* asyncio's _run takes a lock that these handles do not have. */
+static PyObject *
+ThreadSafeHandle__run(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    if (self->cancelled) {
+        Py_RETURN_NONE;
+    }
+    return PyObject_CallOneArg(st->handle_run, (PyObject *)self);
+}
+
+static PyMethodDef threadsafe_methods[] = {
+    {"cancel", (PyCFunction)ThreadSafeHandle_cancel, METH_NOARGS, cancel_doc},
+    {"cancelled", (PyCFunction)ThreadSafeHandle_cancelled, METH_NOARGS, cancelled_doc},
+    {"get_context", (PyCFunction)Handle_get_context, METH_NOARGS, get_context_doc},
+    {"_run", (PyCFunction)ThreadSafeHandle__run, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static char threadsafe_doc[] =
+    PyDoc_STR("ThreadSafeHandle(callback, args, loop, context=None)\n--\n\n"
+              "A callback that another thread scheduled and may cancel.");
+
+static PyType_Slot threadsafe_slots[] = {
+    {Py_tp_doc, threadsafe_doc},
+    {Py_tp_new, handle_tp_new},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_members, handle_members},
+    {Py_tp_getset, handle_getsets},
+    {Py_tp_methods, threadsafe_methods},
+    {0, NULL},
+};
+
+static PyType_Spec threadsafe_spec = {
+    .name = "aioloop._core.ThreadSafeHandle",
+    .basicsize = sizeof(al_threadsafe_handle),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = threadsafe_slots,
+};
+#endif
+
 static PyType_Spec timer_spec = {
     .name = "aioloop.TimerHandle",
     .basicsize = sizeof(al_handle),
@@ -574,6 +689,22 @@ al_handle_init_types(PyObject *module, al_state *st)
         0) {
         return -1;
     }
+#if PY_VERSION_HEX >= 0x030E0000
+    PyObject *base = PyObject_GetAttrString(st->asyncio_events, "_ThreadSafeHandle");
+    if (base == NULL) {
+        return -1;
+    }
+    int status =
+        check_base(base, offsetof(al_handle, when_object) + sizeof(PyObject *));
+    if (status == 0) {
+        status = al_state_add_type(module, &st->ThreadSafeHandle_type, &threadsafe_spec,
+                                   base);
+    }
+    Py_DECREF(base);
+    if (status < 0) {
+        return -1;
+    }
+#endif
     return al_state_add_type(module, &st->TimerHandle_type, &timer_spec,
                              st->asyncio_TimerHandle);
 }

@@ -40,6 +40,15 @@ typedef struct al_handle {
     bool foreign;   /* made by Python code, not by a loop's call_* method */
 } al_handle;
 
+/* What call_soon_threadsafe returns on 3.14+: cancel() and cancelled() of another thread
+ * wait while the callback runs, as asyncio's _ThreadSafeHandle does with its lock.  The
+ * lock is made by the first thread that has to wait. */
+typedef struct {
+    al_handle handle;
+    unsigned long runner;        /* the thread that runs the callback, 0: none */
+    PyThread_type_lock finished; /* held by the runner; NULL: nobody waits */
+} al_threadsafe_handle;
+
 /* Makes both types.  0 or -1. */
 int al_handle_init_types(PyObject *module, al_state *st);
 /* Frees the free lists. */
@@ -56,6 +65,10 @@ int al_handle_run(struct al_loop *loop, PyObject *self, PyObject *arg, PyObject 
 /* Runs a handle that asyncio's own code made (an al_run_fn): calls its _run. */
 int al_handle_run_foreign(struct al_loop *loop, PyObject *self, PyObject *arg,
                           PyObject *extra);
+
+/* The same for a handle of call_soon_threadsafe (an al_run_fn). */
+int al_handle_run_threadsafe(struct al_loop *loop, PyObject *self, PyObject *arg,
+                             PyObject *extra);
 
 /* Cancels as Handle.cancel does.  0 or -1. */
 int al_handle_cancel(al_handle *handle);
@@ -78,7 +91,8 @@ int al_handle_traverse_queued(al_handle *handle, visitproc visit, void *arg);
 static inline bool
 al_handle_check(const al_state *st, PyObject *obj)
 {
-    return Py_IS_TYPE(obj, st->Handle_type) || Py_IS_TYPE(obj, st->TimerHandle_type);
+    return Py_IS_TYPE(obj, st->Handle_type) || Py_IS_TYPE(obj, st->TimerHandle_type) ||
+           Py_IS_TYPE(obj, st->ThreadSafeHandle_type);
 }
 
 #endif

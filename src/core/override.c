@@ -24,7 +24,9 @@ al_override_refresh(al_loop *loop)
     al_state *st = loop->st;
     int time = is_ours(loop, st->str.time, st->loop_time);
     int call_soon = is_ours(loop, st->str.call_soon, st->loop_call_soon);
-    if (time < 0 || call_soon < 0) {
+    int call_at = is_ours(loop, st->str.call_at, st->loop_call_at);
+    int run_once = is_ours(loop, st->str._run_once, st->loop_run_once);
+    if (time < 0 || call_soon < 0 || call_at < 0 || run_once < 0) {
         return -1;
     }
     PyObject *run = PyObject_GetAttr(st->asyncio_Handle, st->str._run); /* escapes */
@@ -33,6 +35,8 @@ al_override_refresh(al_loop *loop)
     }
     loop->own_time = !time;
     loop->own_call_soon = !call_soon;
+    loop->own_call_at = !call_at;
+    loop->own_run_once = !run_once;
     loop->handle_patched = run != st->handle_run;
     Py_DECREF(run);
     loop->seen_type_tag = Py_TYPE(loop)->tp_version_tag;
@@ -48,10 +52,14 @@ al_override_setattr(PyObject *self, PyObject *name, PyObject *value)
     }
     al_loop *loop = (al_loop *)self;
     const al_state *st = loop->st;
-    if (st != NULL && PyUnicode_Check(name) &&
-        (PyUnicode_Compare(name, st->str.time) == 0 ||
-         PyUnicode_Compare(name, st->str.call_soon) == 0)) {
-        return al_override_refresh(loop);
+    if (st != NULL && PyUnicode_Check(name)) {
+        PyObject *const watched[] = {st->str.time, st->str.call_soon, st->str.call_at,
+                                     st->str._run_once};
+        for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++) {
+            if (PyUnicode_Compare(name, watched[i]) == 0) {
+                return al_override_refresh(loop);
+            }
+        }
     }
     return 0;
 }

@@ -251,6 +251,16 @@ run_ready(al_loop *loop)
     return status;
 }
 
+/* loop._run_once has been replaced. */
+static int
+run_once_by_name(al_loop *loop)
+{
+    PyObject *result = PyObject_CallMethodNoArgs((PyObject *)loop,
+                                                 loop->st->str._run_once); /* escapes */
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 static inline int
 run_once(al_loop *loop)
 {
@@ -272,8 +282,12 @@ al_sched_run(al_loop *loop)
 {
     int status;
     loop->must_poll = true;
+    if (al_override_refresh(loop) < 0) {
+        return -1;
+    }
     do {
-        status = run_once(loop);
+        status =
+            AL_LIKELY(!loop->own_run_once) ? run_once(loop) : run_once_by_name(loop);
     } while (status == 0 && !loop->stopping);
     return status;
 }

@@ -6,6 +6,7 @@
 
 #include "base/args.h"
 #include "core/handle.h"
+#include "core/override.h"
 #include "core/sched.h"
 #include "task/future.h"
 #include "task/task.h"
@@ -71,13 +72,15 @@ static const al_signature call_soon_threadsafe_signature = {
 
 static PyObject *
 push_handle(al_loop *self, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *context)
+            PyObject *context, bool threadsafe)
 {
-    al_handle *handle =
-        al_handle_new(self, self->st->Handle_type, callback, args, nargs, context);
+    threadsafe = threadsafe && self->st->ThreadSafeHandle_type != NULL; /* 3.14+ */
+    PyTypeObject *type =
+        threadsafe ? self->st->ThreadSafeHandle_type : self->st->Handle_type;
+    al_handle *handle = al_handle_new(self, type, callback, args, nargs, context);
     if (handle != NULL &&
-        al_sched_push_steal(self, al_handle_run, Py_NewRef((PyObject *)handle), NULL,
-                            NULL) < 0) {
+        al_sched_push_steal(self, threadsafe ? al_handle_run_threadsafe : al_handle_run,
+                            Py_NewRef((PyObject *)handle), NULL, NULL) < 0) {
         Py_CLEAR(handle);
     }
     return (PyObject *)handle;
@@ -108,7 +111,8 @@ schedule_soon(al_loop *self, const al_signature *signature, PyObject *const *arg
     if (check_context(values[1]) < 0) {
         return NULL;
     }
-    return push_handle(self, values[0], args + rest, nargs - rest, values[1]);
+    return push_handle(self, values[0], args + rest, nargs - rest, values[1],
+                       threadsafe);
 }
 
 PyDoc_STRVAR(call_soon_doc,
@@ -247,6 +251,39 @@ done:
     return result;
 }
 
+/* loop.call_at has been replaced: self.call_at(self.time() + delay, ...), as asyncio. */
+static PyObject *
+call_later_by_call_at(al_loop *self, PyObject **values, PyObject *const *args,
+                      Py_ssize_t nargs)
+{
+    PyObject *result = NULL, *when = NULL, *call_at = NULL, *kwargs = NULL;
+    PyObject *time = PyObject_CallMethodNoArgs((PyObject *)self, self->st->str.time);
+    PyObject *positional = PyTuple_New(nargs + 2);
+    if (time == NULL || positional == NULL) {
+        goto done;
+    }
+    when = PyNumber_Add(time, values[0]); /* escapes */
+    call_at = PyObject_GetAttr((PyObject *)self, self->st->str.call_at);
+    kwargs = Py_BuildValue("{s:O}", "context", values[2] == NULL ? Py_None : values[2]);
+    if (when == NULL || call_at == NULL || kwargs == NULL) {
+        goto done;
+    }
+    PyTuple_SET_ITEM(positional, 0, Py_NewRef(when));
+    PyTuple_SET_ITEM(positional, 1, Py_NewRef(values[1]));
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(positional, i + 2, Py_NewRef(args[i]));
+    }
+    result = PyObject_Call(call_at, positional, kwargs); /* escapes */
+
+done:
+    Py_XDECREF(time);
+    Py_XDECREF(when);
+    Py_XDECREF(call_at);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(positional);
+    return result;
+}
+
 PyDoc_STRVAR(call_later_doc,
              "call_later($self, /, delay, callback, *args, context=None)\n--\n\n"
              "Arrange for callback(*args) to be called after `delay` seconds.\n\n"
@@ -274,6 +311,12 @@ EventLoop_call_later(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     if (values[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
         return NULL;
+    }
+    if (AL_UNLIKELY(al_override_stale(self)) && al_override_refresh(self) < 0) {
+        return NULL;
+    }
+    if (AL_UNLIKELY(self->own_call_at)) {
+        return call_later_by_call_at(self, values, args + rest, nargs - rest);
     }
     return schedule_timer(self, values, args + rest, nargs - rest, true);
 }
@@ -341,6 +384,20 @@ static const al_signature create_task_signature = {
 #endif
 };
 
+/* Whether somebody put another class in the place of asyncio.tasks.Task, which
+ * BaseEventLoop.create_task looks up at each call (nest_asyncio, asyncio's own tests).
+ * 1, 0 or -1. */
+static int
+task_class_replaced(const al_state *st)
+{
+    PyObject *names = PyModule_GetDict(st->asyncio_tasks);
+    PyObject *found = PyDict_GetItemWithError(names, st->str.Task);
+    if (found == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    return found != st->asyncio_Task;
+}
+
 /* BaseEventLoop.create_task(self, coro, **kwargs): how a version calls a factory. */
 static PyObject *
 create_task_by_factory(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
@@ -383,6 +440,10 @@ EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
             return create_task_by_factory(self, args, nargs, kwnames);
         }
         eager_start = 1;
+    }
+    int replaced = task_class_replaced(self->st);
+    if (AL_UNLIKELY(replaced != 0)) {
+        return replaced < 0 ? NULL : create_task_by_factory(self, args, nargs, kwnames);
     }
     if (AL_LIKELY(kwnames == NULL && nargs == 1)) {
         values[0] = args[0];
@@ -626,4 +687,5 @@ al_calls_init(al_state *st)
 {
     st->loop_time = (PyCFunction)EventLoop_time;
     st->loop_call_soon = (PyCFunction)(void (*)(void))EventLoop_call_soon;
+    st->loop_call_at = (PyCFunction)(void (*)(void))EventLoop_call_at;
 }

@@ -649,6 +649,7 @@ int
 al_loop_init_types(PyObject *module, al_state *st)
 {
     al_calls_init(st);
+    st->loop_run_once = (PyCFunction)EventLoop__run_once;
     /* One method table out of two rooms; it has to live as long as the type. */
     size_t life = sizeof(life_methods) / sizeof(life_methods[0]) - 1, calls = 0;
     while (al_calls_methods[calls].ml_name != NULL) {

@@ -436,7 +436,14 @@ schedule_steal(al_future *self, PyObject *callback, PyObject *context, bool wait
     }
     int status = -1;
     al_state *st = al_future_state(self);
-    PyObject *loop_obj = Py_NewRef(self->loop_obj);
+    PyObject *loop_obj = Py_XNewRef(self->loop_obj);
+    if (AL_UNLIKELY(loop_obj == NULL)) {
+        /* call_soon of the callback before has begun a second __init__. */
+        PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
+        Py_DECREF(callback);
+        Py_XDECREF(context);
+        return -1;
+    }
     if (waiter) {
         context = Py_XNewRef(al_task_context((al_future *)(void *)callback));
         Py_SETREF(callback, al_task_wakeup_new(callback));

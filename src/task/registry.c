@@ -54,14 +54,14 @@ leave_current(al_loop *loop)
 }
 
 int
-al_registry_enter(al_state *st, al_future *task)
+al_registry_enter(al_state *st, PyObject *loop_obj, al_future *task)
 {
     al_loop *loop = task->loop;
     if (loop != NULL && loop->current_task != NULL) {
         loop->current_task = NULL; /* the entry is overwritten below */
     }
     else {
-        PyObject *other = PyDict_GetItemWithError(st->current_tasks, task->loop_obj);
+        PyObject *other = PyDict_GetItemWithError(st->current_tasks, loop_obj);
         if (AL_UNLIKELY(other != NULL)) {
             Py_INCREF(other);
             PyErr_Format(PyExc_RuntimeError,
@@ -75,14 +75,14 @@ al_registry_enter(al_state *st, al_future *task)
             return -1;
         }
     }
-    return PyDict_SetItem(st->current_tasks, task->loop_obj, (PyObject *)task);
+    return PyDict_SetItem(st->current_tasks, loop_obj, (PyObject *)task);
 }
 
 /* Mirrors asyncio's leave_task. */
 static int
-leave_task(al_state *st, al_future *task)
+leave_task(al_state *st, PyObject *loop, al_future *task)
 {
-    PyObject *current = PyDict_GetItemWithError(st->current_tasks, task->loop_obj);
+    PyObject *current = PyDict_GetItemWithError(st->current_tasks, loop);
     if (current != (PyObject *)task) {
         if (!PyErr_Occurred()) {
             current = Py_NewRef(current == NULL ? Py_None : current);
@@ -93,18 +93,18 @@ leave_task(al_state *st, al_future *task)
         }
         return -1;
     }
-    return PyDict_DelItem(st->current_tasks, task->loop_obj); /* escapes */
+    return PyDict_DelItem(st->current_tasks, loop); /* escapes */
 }
 
 int
-al_registry_exit(al_state *st, al_future *task, int status, bool lazily)
+al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status, bool lazily)
 {
-    if (AL_LIKELY(lazily && task->loop != NULL)) {
-        task->loop->current_task = (PyObject *)task;
+    if (AL_LIKELY(lazily)) {
+        ((al_loop *)(void *)loop)->current_task = (PyObject *)task;
         return status;
     }
     PyObject *saved = status < 0 ? al_err_take() : NULL;
-    if (leave_task(st, task) < 0) {
+    if (leave_task(st, loop, task) < 0) {
         status = -1;
         if (saved != NULL) {
             PyErr_Clear(); /* the complaint: the step's own exception matters more */
@@ -225,7 +225,7 @@ TaskSet_iter(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args)
              Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
 {
     const al_state *st = PyType_GetModuleState(cls);
-    PyObject *theirs = call_below(cls, self, "__iter__"); /* escapes */
+    PyObject *theirs = call_below(cls, self, "__iter__");            /* escapes */
     PyObject *all = theirs == NULL ? NULL : PySequence_List(theirs); /* escapes */
     Py_XDECREF(theirs);
     if (all != NULL && st->registry != NULL) {
@@ -349,43 +349,44 @@ call_status(PyObject *result)
 }
 
 int
-al_registry_enter(al_state *st, al_future *task)
+al_registry_enter(al_state *st, PyObject *loop, al_future *task)
 {
     const struct al_registry *registry = st->registry;
     if (AL_LIKELY(registry->direct)) {
         char *thread = (char *)PyThreadState_Get();
-        PyObject *loop = *(PyObject **)(void *)(thread + registry->running_loop);
+        PyObject *running = *(PyObject **)(void *)(thread + registry->running_loop);
         PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
-        if (AL_LIKELY(loop == task->loop_obj && *current == NULL)) {
+        if (AL_LIKELY(running == loop && *current == NULL)) {
             *current = Py_NewRef((PyObject *)task);
             return 0;
         }
     }
-    return call_status(call_pair(st->enter_task, task->loop_obj, (PyObject *)task));
+    return call_status(call_pair(st->enter_task, loop, (PyObject *)task));
 }
 
 static int
-leave_task(al_state *st, al_future *task)
+leave_task(al_state *st, PyObject *loop, al_future *task)
 {
     const struct al_registry *registry = st->registry;
     if (AL_LIKELY(registry->direct)) {
         char *thread = (char *)PyThreadState_Get();
-        PyObject *loop = *(PyObject **)(void *)(thread + registry->running_loop);
+        PyObject *running = *(PyObject **)(void *)(thread + registry->running_loop);
         PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
-        if (AL_LIKELY(loop == task->loop_obj && *current == (PyObject *)task)) {
+        if (AL_LIKELY(running == loop && *current == (PyObject *)task)) {
             *current = NULL;
             Py_DECREF(task); /* The caller holds another reference. */
             return 0;
         }
     }
-    return call_status(call_pair(st->leave_task, task->loop_obj, (PyObject *)task));
+    return call_status(call_pair(st->leave_task, loop, (PyObject *)task));
 }
 
 int
-al_registry_exit(al_state *st, al_future *task, int status, bool Py_UNUSED(lazily))
+al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status,
+                 bool Py_UNUSED(lazily))
 {
     PyObject *saved = AL_UNLIKELY(status < 0) ? al_err_take() : NULL;
-    if (AL_UNLIKELY(leave_task(st, task) < 0)) {
+    if (AL_UNLIKELY(leave_task(st, loop, task) < 0)) {
         status = -1;
         if (saved != NULL) {
             PyErr_Clear(); /* the complaint: the step's own exception matters more */

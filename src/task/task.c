@@ -13,8 +13,8 @@
 #define STEP_NAME "_step()"
 #endif
 
-static int task_step(al_future *task, PyObject *exc, bool lazily);
-static int task_wakeup(al_future *task, PyObject *future, bool lazily);
+static int task_step(al_future *task, PyObject *exc, al_loop *running);
+static int task_wakeup(al_future *task, PyObject *future, al_loop *running);
 
 /* --- the step as an object ---------------------------------------------------------- */
 
@@ -84,7 +84,7 @@ step_object_call(al_task_step *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
     }
     else {
-        status = task_step((al_future *)(void *)task, exc, false); /* escapes */
+        status = task_step((al_future *)(void *)task, exc, NULL); /* escapes */
     }
     Py_XDECREF(task);
     Py_XDECREF(exc);
@@ -118,6 +118,10 @@ step_soon(al_future *task, PyObject *exc)
     if (AL_LIKELY(loop != NULL && al_loop_direct(loop))) {
         return al_sched_push_steal(loop, al_task_step_run, Py_NewRef((PyObject *)task),
                                    Py_XNewRef(exc), NULL);
+    }
+    if (AL_UNLIKELY(!al_future_alive(task))) {
+        PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
+        return -1;
     }
     PyObject *step = step_object_new(task, exc);
     if (step == NULL) {
@@ -160,7 +164,7 @@ throw_soon_steal(al_future *task, PyObject *message)
 static PyObject *
 wakeup_call(PyObject *task, PyObject *future)
 {
-    return task_wakeup((al_future *)(void *)task, future, false) < 0
+    return task_wakeup((al_future *)(void *)task, future, NULL) < 0
                ? NULL
                : Py_NewRef(Py_None);
 }
@@ -252,7 +256,7 @@ al_task_step_run(al_loop *loop, PyObject *op, PyObject *exc, PyObject *Py_UNUSED
     int status = -1;
     PyObject *context = enter_context(loop, task, &lent);
     if (AL_LIKELY(context != NULL)) {
-        status = task_step(task, exc, true); /* escapes */
+        status = task_step(task, exc, loop); /* escapes */
         status = exit_context(loop, task, context, lent, status);
     }
     return AL_LIKELY(status == 0) ? 0
@@ -268,7 +272,7 @@ al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
     int status = -1;
     PyObject *context = enter_context(loop, task, &lent);
     if (AL_LIKELY(context != NULL)) {
-        status = task_wakeup(task, future, true); /* escapes */
+        status = task_wakeup(task, future, loop); /* escapes */
         status = exit_context(loop, task, context, lent, status);
     }
     return AL_LIKELY(status == 0) ? 0
@@ -556,20 +560,36 @@ step_entered(al_future *task, PyObject *exc)
     return status;
 }
 
+/* `running` is the loop of ours that runs the step as a slot, or NULL.  What is entered
+ * is also left, whatever the step does to the task (a second __init__, say). */
 static int
-task_step(al_future *task, PyObject *exc, bool lazily)
+task_step(al_future *task, PyObject *exc, al_loop *running)
 {
     al_state *st = al_future_state(task);
-    if (al_registry_enter(st, task) < 0) {
-        return -1;
+    if (AL_LIKELY(running != NULL && running == task->loop)) {
+        PyObject *loop = (PyObject *)running;
+        if (al_registry_enter(st, loop, task) < 0) {
+            return -1;
+        }
+        int status = step_entered(task, exc); /* escapes */
+        return al_registry_exit(st, loop, task, status, true);
     }
-    int status = step_entered(task, exc); /* escapes */
-    return al_registry_exit(st, task, status, lazily);
+    PyObject *loop = Py_XNewRef(task->loop_obj);
+    int status = -1;
+    if (loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
+    }
+    else if (al_registry_enter(st, loop, task) == 0) {
+        status = step_entered(task, exc); /* escapes */
+        status = al_registry_exit(st, loop, task, status, false);
+    }
+    Py_XDECREF(loop);
+    return status;
 }
 
 /* Mirrors asyncio's task_wakeup: a step with what the future has become. */
 static int
-task_wakeup(al_future *task, PyObject *future, bool lazily)
+task_wakeup(al_future *task, PyObject *future, al_loop *running)
 {
     al_state *st = al_future_state(task);
     PyObject *exc = NULL;
@@ -601,7 +621,7 @@ task_wakeup(al_future *task, PyObject *future, bool lazily)
     if (outcome < 0) {
         exc = al_err_take();
     }
-    int status = task_step(task, exc, lazily); /* escapes */
+    int status = task_step(task, exc, running); /* escapes */
     Py_XDECREF(exc);
     return status;
 }

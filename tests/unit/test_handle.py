@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import sys
+import threading
 import weakref
 
 import pytest
@@ -185,3 +186,72 @@ def test_size_of_a_handle(loop):
     timer = loop.call_later(100, print)
     assert sys.getsizeof(timer) + 24 <= 240
     timer.cancel()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="asyncio's are new in 3.14")
+def test_thread_safe_handle_waits_for_its_running_callback(loop, thread):
+    """cancel() and cancelled() of another thread end after the callback."""
+    order = []
+    started, asked = threading.Event(), threading.Event()
+
+    def callback():
+        started.set()
+        asked.wait(10)
+        # The other thread is about to wait, or waits; either way it comes later.
+        order.append("callback")
+
+    def other():
+        started.wait(10)
+        asked.set()
+        handle.cancel()
+        order.append("cancelled" if handle.cancelled() else "not cancelled")
+
+    handle = loop.call_soon_threadsafe(callback)
+    assert isinstance(handle, asyncio.events._ThreadSafeHandle)
+    waiting = thread(other)
+    run_once(loop)
+    waiting.join(10)
+    assert order == ["callback", "cancelled"]
+    handle._run()
+    assert order == ["callback", "cancelled"]
+
+
+def test_replaced_call_at_sees_call_later(loop):
+    seen = []
+
+    class Loop(aioloop.Loop):
+        def call_at(self, when, callback, *args, context=None):
+            seen.append((callback, args))
+            return super().call_at(when, callback, *args, context=context)
+
+    other = Loop()
+    other.call_later(0, seen.append, "ran")
+    other.call_later(0.001, other.stop)
+    other.run_forever()
+    other.close()
+    assert seen == [(seen.append, ("ran",)), (other.stop, ()), "ran"]
+
+
+def test_replaced_run_once_is_called(loop):
+    class Loop(aioloop.Loop):
+        rounds = 0
+
+        def _run_once(self):
+            self.rounds += 1
+            super()._run_once()
+
+    other = Loop()
+    other.run_until_complete(asyncio.sleep(0))
+    assert other.rounds >= 2
+    other.close()
+
+
+def test_task_class_that_somebody_replaced_is_used(loop, monkeypatch):
+    monkeypatch.setattr(asyncio.tasks, "Task", asyncio.tasks._PyTask)
+
+    async def main():
+        return asyncio.current_task()
+
+    task = loop.create_task(asyncio.sleep(0, "done"))
+    assert type(task) is asyncio.tasks._PyTask
+    assert loop.run_until_complete(task) == "done"

@@ -103,7 +103,9 @@ def test_current_task_seen_from_another_thread(loop, run):
 
 def test_current_task_in_exception_handlers_and_finalizers(loop):
     seen = []
-    loop.set_exception_handler(lambda loop, context: seen.append(asyncio.current_task()))
+    loop.set_exception_handler(
+        lambda loop, context: seen.append(asyncio.current_task())
+    )
 
     def failing(*args):
         raise ValueError

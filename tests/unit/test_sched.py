@@ -209,7 +209,8 @@ def test_loop_that_is_not_closed_warns_and_frees_its_descriptors(debug):
         os.fstat(fileno)
 
 
-def test_dropped_loop_with_queued_callbacks_is_collected(recwarn):
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_dropped_loop_with_queued_callbacks_is_collected():
     loop = aioloop.new_event_loop()
     gone = weakref.ref(loop)
     loop.call_soon(lambda loop=loop: None)
