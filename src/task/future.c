@@ -771,13 +771,35 @@ al_future_set_result(al_future *self, PyObject *result)
     return schedule_callbacks(self);
 }
 
+/* gh-112182: since 3.11.8, 3.12.2 and 3.13 a future stores a RuntimeError in the place of
+ * a StopIteration, which it refused before. */
+static bool
+stores_stop_iteration(void)
+{
+    return Py_Version >= 0x030D0000 ||
+           (Py_Version >= 0x030C0200 && Py_Version < 0x030D0000) ||
+           (Py_Version >= 0x030B0800 && Py_Version < 0x030C0000);
+}
+
+static bool
+is_stop_iteration(PyObject *exc)
+{
+    return stores_stop_iteration()
+               ? PyErr_GivenExceptionMatches(exc, PyExc_StopIteration) != 0
+               : Py_IS_TYPE(exc, (PyTypeObject *)(void *)PyExc_StopIteration);
+}
+
 /* Steals a StopIteration and returns what a future stores in its place, or NULL. */
 static PyObject *
 replace_stop_iteration_steal(PyObject *exc)
 {
     static const char message[] = "StopIteration interacts badly with generators and "
                                   "cannot be raised into a Future";
-#if PY_VERSION_HEX >= 0x030C0000
+    if (!stores_stop_iteration()) {
+        Py_DECREF(exc);
+        PyErr_SetString(PyExc_TypeError, message);
+        return NULL;
+    }
     PyObject *text = PyUnicode_FromString(message);
     PyObject *error =
         text == NULL ? NULL : PyObject_CallOneArg(PyExc_RuntimeError, text);
@@ -789,21 +811,6 @@ replace_stop_iteration_steal(PyObject *exc)
     PyException_SetCause(error, Py_NewRef(exc));
     PyException_SetContext(error, exc);
     return error;
-#else
-    Py_DECREF(exc);
-    PyErr_SetString(PyExc_TypeError, message);
-    return NULL;
-#endif
-}
-
-static bool
-is_stop_iteration(PyObject *exc)
-{
-#if PY_VERSION_HEX >= 0x030C0000
-    return PyErr_GivenExceptionMatches(exc, PyExc_StopIteration) != 0;
-#else
-    return Py_IS_TYPE(exc, (PyTypeObject *)(void *)PyExc_StopIteration);
-#endif
 }
 
 int
