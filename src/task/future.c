@@ -1339,13 +1339,16 @@ static PyType_Spec future_spec = {
     .slots = future_slots,
 };
 
+struct visits {
+    PyObject *wanted;
+    int count;
+};
+
 static int
 count_visits(PyObject *object, void *arg)
 {
-    PyObject **wanted = arg;
-    if (object == wanted[0]) {
-        wanted[1] = (PyObject *)(void *)((char *)wanted[1] + 1);
-    }
+    struct visits *visits = arg;
+    visits->count += object == visits->wanted;
     return 0;
 }
 
@@ -1376,11 +1379,11 @@ layout_matches(PyTypeObject *base, PyTypeObject *ours)
             break;
         }
         PyObject **word = (PyObject **)(void *)((char *)specimen + words[i]);
-        PyObject *wanted[2] = {value, NULL};
+        struct visits visits = {value, 0};
         *word = Py_NewRef(value);
-        (void)base->tp_traverse(specimen, count_visits, wanted);
+        (void)base->tp_traverse(specimen, count_visits, &visits);
         (void)base->tp_clear(specimen);
-        matches = (char *)wanted[1] == (char *)NULL + 1 && *word == NULL;
+        matches = visits.count == 1 && *word == NULL;
         if (*word != NULL) {
             Py_CLEAR(*word);
         }

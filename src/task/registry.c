@@ -54,11 +54,10 @@ leave_current(al_loop *loop)
 }
 
 int
-al_registry_enter(al_state *st, PyObject *loop_obj, al_future *task)
+al_registry_enter(al_state *st, PyObject *loop_obj, al_loop *running, al_future *task)
 {
-    al_loop *loop = task->loop;
-    if (loop != NULL && loop->current_task != NULL) {
-        loop->current_task = NULL; /* the entry is overwritten below */
+    if (running != NULL && running->current_task != NULL) {
+        running->current_task = NULL; /* the entry is overwritten below */
     }
     else {
         PyObject *other = PyDict_GetItemWithError(st->current_tasks, loop_obj);
@@ -97,10 +96,11 @@ leave_task(al_state *st, PyObject *loop, al_future *task)
 }
 
 int
-al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status, bool lazily)
+al_registry_exit(al_state *st, PyObject *loop, al_loop *running, al_future *task,
+                 int status)
 {
-    if (AL_LIKELY(lazily)) {
-        ((al_loop *)(void *)loop)->current_task = (PyObject *)task;
+    if (AL_LIKELY(running != NULL)) {
+        running->current_task = (PyObject *)task;
         return status;
     }
     PyObject *saved = status < 0 ? al_err_take() : NULL;
@@ -349,14 +349,15 @@ call_status(PyObject *result)
 }
 
 int
-al_registry_enter(al_state *st, PyObject *loop, al_future *task)
+al_registry_enter(al_state *st, PyObject *loop, al_loop *Py_UNUSED(running),
+                  al_future *task)
 {
     const struct al_registry *registry = st->registry;
     if (AL_LIKELY(registry->direct)) {
         char *thread = (char *)PyThreadState_Get();
-        PyObject *running = *(PyObject **)(void *)(thread + registry->running_loop);
         PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
-        if (AL_LIKELY(running == loop && *current == NULL)) {
+        if (AL_LIKELY(*(PyObject **)(void *)(thread + registry->running_loop) == loop &&
+                      *current == NULL)) {
             *current = Py_NewRef((PyObject *)task);
             return 0;
         }
@@ -370,9 +371,9 @@ leave_task(al_state *st, PyObject *loop, al_future *task)
     const struct al_registry *registry = st->registry;
     if (AL_LIKELY(registry->direct)) {
         char *thread = (char *)PyThreadState_Get();
-        PyObject *running = *(PyObject **)(void *)(thread + registry->running_loop);
         PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
-        if (AL_LIKELY(running == loop && *current == (PyObject *)task)) {
+        if (AL_LIKELY(*(PyObject **)(void *)(thread + registry->running_loop) == loop &&
+                      *current == (PyObject *)task)) {
             *current = NULL;
             Py_DECREF(task); /* The caller holds another reference. */
             return 0;
@@ -382,8 +383,8 @@ leave_task(al_state *st, PyObject *loop, al_future *task)
 }
 
 int
-al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status,
-                 bool Py_UNUSED(lazily))
+al_registry_exit(al_state *st, PyObject *loop, al_loop *Py_UNUSED(running),
+                 al_future *task, int status)
 {
     PyObject *saved = AL_UNLIKELY(status < 0) ? al_err_take() : NULL;
     if (AL_UNLIKELY(leave_task(st, loop, task) < 0)) {

@@ -27,14 +27,15 @@ int al_registry_init(PyObject *module, al_state *st);
 /* Forgets the linked tasks, of which some may outlive the module. */
 void al_registry_clear(al_state *st);
 
-/* The task becomes the current one of the loop, which is its own.  0, or -1 with
- * asyncio's RuntimeError if another step is running.  Escapes when it fails. */
-int al_registry_enter(al_state *st, PyObject *loop, al_future *task);
-/* The step is over; its entry may linger if `lazily`, for a loop of ours.  A pending
- * exception is kept.  Returns `status`, or -1 with an exception if somebody else is the
- * current task.  The loop is the one that was entered, whatever became of the task. */
-int al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status,
-                     bool lazily);
+/* The task becomes the current one of the loop, which is its own.  `running` is that
+ * loop if it is ours and runs the step as a slot, else NULL.  0, or -1 with asyncio's
+ * RuntimeError if another step is running.  Escapes when it fails. */
+int al_registry_enter(al_state *st, PyObject *loop, al_loop *running, al_future *task);
+/* The step is over; its entry may linger if the loop runs slots.  A pending exception is
+ * kept.  Returns `status`, or -1 with an exception if somebody else is the current
+ * task.  The loop is the one that was entered, whatever became of the task. */
+int al_registry_exit(al_state *st, PyObject *loop, al_loop *running, al_future *task,
+                     int status);
 /* Makes `task` (NULL: none) the loop's current one and returns its predecessor (new
  * reference or NULL) in *previous.  0 or -1. */
 int al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previous);

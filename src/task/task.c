@@ -471,6 +471,9 @@ throw_into(al_state *st, PyObject *coro, PyObject *exc, PyObject **result)
         return PYGEN_ERROR;
     }
     PyObject *stop = al_err_take();
+    if (stop == NULL) {
+        return PYGEN_ERROR; /* Not reached: an exception is pending. */
+    }
     PyObject *value = ((PyStopIterationObject *)(void *)stop)->value;
     *result = Py_NewRef(value == NULL ? Py_None : value);
     Py_DECREF(stop);
@@ -568,20 +571,20 @@ task_step(al_future *task, PyObject *exc, al_loop *running)
     al_state *st = al_future_state(task);
     if (AL_LIKELY(running != NULL && running == task->loop)) {
         PyObject *loop = (PyObject *)running;
-        if (al_registry_enter(st, loop, task) < 0) {
+        if (al_registry_enter(st, loop, running, task) < 0) {
             return -1;
         }
         int status = step_entered(task, exc); /* escapes */
-        return al_registry_exit(st, loop, task, status, true);
+        return al_registry_exit(st, loop, running, task, status);
     }
     PyObject *loop = Py_XNewRef(task->loop_obj);
     int status = -1;
     if (loop == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
     }
-    else if (al_registry_enter(st, loop, task) == 0) {
+    else if (al_registry_enter(st, loop, NULL, task) == 0) {
         status = step_entered(task, exc); /* escapes */
-        status = al_registry_exit(st, loop, task, status, false);
+        status = al_registry_exit(st, loop, NULL, task, status);
     }
     Py_XDECREF(loop);
     return status;

@@ -82,7 +82,7 @@ def make_future(loop):
     return aioloop.Future(loop=loop)
 
 
-# --- gh-125966 and relatives: comparisons in remove_done_callback ---------------------------
+# --- gh-125966 and relatives: comparisons in remove_done_callback -------------
 
 
 def test_gh_125966_equality_removes_the_callback_being_compared(any_loop):
@@ -207,7 +207,7 @@ def test_removed_callbacks_destructor_adds_and_removes(any_loop):
     assert [callback for callback, _ in future._callbacks] == [len]
 
 
-# --- gh-125969, gh-125984: call_soon changes the callbacks while they are scheduled ------------
+# --- gh-125969, gh-125984: call_soon changes the callbacks while they are sched
 
 
 def test_gh_125969_call_soon_removes_callbacks():
@@ -322,7 +322,7 @@ if VERSION >= (3, 14):
     )(test_call_soon_ruins_the_future)
 
 
-# --- gh-126080: call_soon replaces what the task's first step needs ----------------------------
+# --- gh-126080: call_soon replaces what the task's first step needs -----------
 
 
 @pytest.mark.skipif(VERSION >= (3, 15), reason="a second __init__ raises")
@@ -374,7 +374,7 @@ def test_step_initializes_its_own_task_anew(loose_loop):
     second.close()
 
 
-# --- gh-126138: the message of a cancellation is replaced while it is passed on --------------
+# --- gh-126138: the message of a cancellation is replaced while it is passed on
 
 
 def test_gh_126138_getattribute_replaces_the_cancel_message(any_loop):
@@ -414,7 +414,7 @@ def test_gh_126138_getattribute_replaces_the_cancel_message(any_loop):
     task.get_coro().close()
 
 
-# --- gh-126405, gh-125789, gh-142556: other owners die in the middle ---------------------------
+# --- gh-126405, gh-125789, gh-142556: other owners die in the middle ----------
 
 
 def test_gh_126405_coroutine_is_replaced_while_it_runs(any_loop):
@@ -483,7 +483,7 @@ def test_gh_142556_task_dies_inside_its_own_name(loop):
     loop.run_until_complete(task)
 
 
-# --- the waiter ---------------------------------------------------------------------------------
+# --- the waiter ---------------------------------------------------------------
 
 
 def test_waiter_whose_cancel_completes_the_task(loop):
@@ -600,7 +600,7 @@ def test_duck_future_with_a_failing_attribute(loose_loop, name):
     assert loop.run_until_complete(nothing()) is None
 
 
-# --- dying ----------------------------------------------------------------------------------------
+# --- dying --------------------------------------------------------------------
 
 
 def test_finalizer_that_resurrects(loop):
@@ -687,7 +687,7 @@ def test_context_that_is_no_context(loop):
     future = loop.create_future()
     future.add_done_callback(print, context=5)
     if loop.get_debug():
-        with pytest.raises(Exception):
+        with pytest.raises(TypeError, match="a Context was expected"):
             future.set_result(None)
     else:
         future.set_result(None)

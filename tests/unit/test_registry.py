@@ -31,7 +31,7 @@ def run_once(loop):
     loop.run_forever()
 
 
-# --- current_task -------------------------------------------------------------------------
+# --- current_task -------------------------------------------------------------
 
 
 def test_current_task_of_tasks_and_callbacks(loop):
@@ -192,7 +192,7 @@ def test_eager_tasks_of_all_classes(loop, outer, inner):
     assert asyncio.current_task(loop) is None
 
 
-# --- all_tasks -------------------------------------------------------------------------------
+# --- all_tasks ----------------------------------------------------------------
 
 
 def test_all_tasks(loop, run):
@@ -315,7 +315,7 @@ def test_asyncios_set_of_tasks_stays_one(loop):
     loop.run_until_complete(asyncio.wait([task, foreign]))
 
 
-# --- who awaits whom ---------------------------------------------------------------------------
+# --- who awaits whom ----------------------------------------------------------
 
 
 @since_3_14

@@ -244,7 +244,7 @@ def test_waiting_task_is_seen_from_its_future(run, loop):
     run(main())
 
 
-# --- cancelling ------------------------------------------------------------------------
+# --- cancelling ---------------------------------------------------------------
 
 
 def test_cancel_before_the_first_step(run):
@@ -394,7 +394,7 @@ def test_cancel_argument_errors(run):
     run(main())
 
 
-# --- misuse ------------------------------------------------------------------------------
+# --- misuse -------------------------------------------------------------------
 
 
 def yielding(value):
@@ -497,7 +497,7 @@ def test_step_of_a_done_task_is_reported(run, loop, reports):
     assert reports[0]["message"].startswith("Exception in callback")
 
 
-# --- coroutines of all kinds ---------------------------------------------------------------
+# --- coroutines of all kinds --------------------------------------------------
 
 
 def test_coroutine_like_object(run):
@@ -664,7 +664,7 @@ def test_context_that_is_entered_already_is_reported(debug):
     loop.close()
 
 
-# --- eager start -----------------------------------------------------------------------------
+# --- eager start --------------------------------------------------------------
 
 
 @since_3_12
@@ -760,7 +760,7 @@ def test_eager_start_in_an_entered_context_fails_cleanly(run, loop):
     assert len(destroyed) == (0 if VERSION >= (3, 15) else 1)
 
 
-# --- the end -----------------------------------------------------------------------------------
+# --- the end ------------------------------------------------------------------
 
 
 def test_pending_task_that_dies_is_reported(loop, reports, debug):

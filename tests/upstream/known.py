@@ -33,7 +33,7 @@ BASE_EVENT_LOOP_TESTS = "test_base_events.BaseEventLoopTests."
 
 TASK_IS_NO_FUTURE = (
     "It calls aioloop.Future.set_result or set_exception unbound on a task and asks"
-    " for RuntimeError. aioloop.Task and aioloop.Future are both subclasses of asyncio's C"
+    " for RuntimeError. aioloop.Task and aioloop.Future both derive from asyncio's C"
     " types and cannot be subclasses of each other, so that is a TypeError."
 )
 
