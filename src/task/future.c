@@ -20,6 +20,10 @@ _Static_assert(offsetof(al_future, callback0) == sizeof(PyObject) + sizeof(void 
 al_future *
 al_future_alloc(al_state *st, PyTypeObject *type)
 {
+    if (AL_UNLIKELY(type == NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "aioloop has been unloaded");
+        return NULL;
+    }
     int kind = type == st->Task_type;
     al_future *self = st->free_futures[kind];
     if (self != NULL && Py_TYPE(self) == type) {

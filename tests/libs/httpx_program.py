@@ -20,7 +20,11 @@ async def serve(reader, writer):
             break
 
 
+connections = set()
+
+
 async def connected(reader, writer):
+    connections.add(asyncio.current_task())
     try:
         await serve(reader, writer)
     except asyncio.IncompleteReadError:
@@ -39,6 +43,8 @@ async def main():
             requests = [client.post("/", content=b"x" * n * 1000) for n in range(20)]
             replies = await asyncio.gather(*requests)
             print([int(reply.text) // 1000 for reply in replies])
+        # The client is closed: each connection sees the end of its stream.
+        await asyncio.gather(*connections)
 
 
 if __name__ == "__main__":

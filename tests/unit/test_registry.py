@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -465,3 +466,32 @@ print("good")
 """
     result = python("-W", "error", "-c", program)
     assert result.stdout == "good\n", result.stderr
+
+
+@since_3_14
+def test_asyncios_functions_are_needed_only_in_the_hard_build(python):
+    """The offsets into asyncio's structs are verified on the Pythons that CI knows."""
+    program = """
+import _asyncio, asyncio
+calls = []
+
+def counting(function):
+    def count(*args):
+        calls.append(args)
+        return function(*args)
+    return count
+
+for name in ("_enter_task", "_leave_task", "_register_task"):
+    setattr(_asyncio, name, counting(getattr(_asyncio, name)))
+import aioloop
+calls.clear()
+
+async def main():
+    await asyncio.create_task(asyncio.sleep(0))
+
+aioloop.run(main())
+print(len(calls))
+"""
+    result = python("-c", program)
+    hard = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
+    assert (int(result.stdout) > 0) == hard, result.stderr
