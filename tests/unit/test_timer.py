@@ -21,19 +21,22 @@ def run_for(loop, seconds):
 
 
 @pytest.mark.parametrize("delay", [0.0001, 0.0003, 0.001, 0.0025, 0.02])
-def test_a_timer_is_never_early_and_seldom_late(loop, delay):
+def test_a_timer_is_never_early_and_no_millisecond_late(loop, delay):
+    """The best of many sleeps shows the loop's own delay; the rest is the machine's.
+
+    A selector that counts milliseconds is late by up to one in every sleep.
+    """
     late = []
 
     async def main():
-        for _ in range(20):
+        for _ in range(50):
             start = loop.time()
             await asyncio.sleep(delay)
             late.append(loop.time() - start - delay)
 
     loop.run_until_complete(main())
     assert min(late) >= 0
-    # The kernel's timer slack is 50 us; the best of twenty is not the machine's load.
-    assert min(late) < 0.0009
+    assert min(late) < 0.0005
 
 
 def test_timers_run_by_deadline_then_in_order(loop):
