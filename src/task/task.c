@@ -499,6 +499,10 @@ static int
 fail(al_future *task)
 {
     const al_state *st = al_future_state(task);
+    if (AL_UNLIKELY(!PyErr_Occurred())) {
+        /* Out of memory, CPython's interpreter loop can fail without saying why. */
+        PyErr_SetString(PyExc_SystemError, "the coroutine failed without an exception");
+    }
     if (PyErr_ExceptionMatches(st->CancelledError)) {
         /* Kept, so that whoever awaits the task sees where it was cancelled. */
         PyObject *cancelled = al_err_take();

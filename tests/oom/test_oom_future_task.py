@@ -1,0 +1,124 @@
+"""Futures and tasks when memory runs out: every allocation fails once.
+
+Each operation runs in a child process, again and again, with the n-th allocation
+failing, for n up to more than any of them makes. It may raise MemoryError; it may not
+crash, and the loop must work afterwards. Debug mode is left out: there CPython's own
+code for coroutine origins crashes.
+"""
+
+import sys
+
+import pytest
+
+pytest.importorskip("_testcapi")
+
+PROGRAM = """
+import asyncio, contextvars, gc, sys, warnings
+import _testcapi
+import aioloop
+
+warnings.simplefilter("ignore")
+loop = aioloop.new_event_loop()
+loop.set_exception_handler(lambda loop, context: None)
+
+
+def turn(times=1):
+    for _ in range(times):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+
+def ignore(future):
+    pass
+
+
+def callbacks():
+    future = loop.create_future()
+    for _ in range(4):
+        future.add_done_callback(ignore)
+    future.add_done_callback(len, context=contextvars.Context())
+    future._callbacks
+    future.remove_done_callback(len)
+    future.set_result(1)
+    future.result()
+    turn()
+
+
+def outcomes():
+    future = aioloop.Future(loop=loop)
+    future.cancel("message")
+    try:
+        future.result()
+    except asyncio.CancelledError:
+        pass
+    next(iter(loop.create_future()))
+    future = loop.create_future()
+    future.set_exception(ValueError)
+    future.exception()
+
+
+async def child(future):
+    await asyncio.sleep(0)
+    return await future
+
+
+async def failing():
+    raise KeyError
+
+
+def tasks():
+    future = loop.create_future()
+    tasks = [loop.create_task(child(future)) for _ in range(3)]
+    tasks.append(aioloop.Task(failing(), loop=loop, name="name"))
+    turn(2)
+    asyncio.all_tasks(loop)
+    tasks[0].get_name()
+    tasks[0].cancel()
+    if not future.done():
+        future.set_result(3)
+    turn(3)
+
+
+def eager():
+    async def main():
+        aioloop.Task(failing(), loop=loop, eager_start=True)
+        task = aioloop.Task(child(loop.create_future()), loop=loop, eager_start=True)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+
+    loop.create_task(main())
+    turn(4)
+
+
+operation = globals()[sys.argv[1]]
+for _ in range(5):
+    operation()
+gc.collect()
+for n in range(1, 300):
+    _testcapi.set_nomemory(n, n + 1)
+    try:
+        operation()
+    except Exception:
+        # MemoryError, or what CPython's own code turns a lack of memory into.
+        pass
+    finally:
+        _testcapi.remove_mem_hooks()
+    # asyncio's own cleanup in Python may have failed as well.
+    loop._thread_id = None
+    asyncio._set_running_loop(None)
+    turn(3)
+    assert asyncio.current_task(loop) is None
+for task in asyncio.all_tasks(loop):
+    task._log_destroy_pending = False
+loop.run_until_complete(asyncio.sleep(0))
+print("survived")
+"""
+
+
+@pytest.mark.parametrize("operation", ["callbacks", "outcomes", "tasks", "eager"])
+def test_every_allocation_fails_once(python, operation):
+    if operation == "eager" and sys.version_info < (3, 12):
+        pytest.skip("eager tasks came in 3.12")
+    result = python("-X", "faulthandler", "-c", PROGRAM, operation)
+    assert result.stdout.startswith("survived"), result.stderr[-3000:]
