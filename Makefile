@@ -3,17 +3,19 @@
 #   PYTHON=  the interpreter (python3 if it is 3.11 or newer, else the newest python3.X)
 #   VENV=    the virtual environment (.venv)
 #   ARGS=    more arguments for pytest (test, asan, hard, leaks) or the benchmarks
+#   NET_ARGS=  more arguments for the benchmarks of the network
 
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
+NET_ARGS ?=
 
 export PYTHON VENV
 bin := $(abspath $(VENV))/bin
 in_venv := PATH="$(bin):$$PATH" PYTHONPATH="$(CURDIR)"
 pytest := $(in_venv) $(bin)/python -m pytest
 python_files = . .ci/copy-tree
-c_files = $(shell find src -name '*.[ch]')
+c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
 .PHONY: run test help build format lint asan hard leaks bench test-all clean set-up
@@ -55,6 +57,9 @@ leaks: build ## The leak tests: references, memory blocks, descriptors
 bench: build ## The benchmarks against asyncio and the rival loops
 	@.ci/set-up rivals || echo "bench: not every rival loop is here" >&2
 	@$(in_venv) $(bin)/python -m benchmarks $(ARGS)
+	@mkdir -p build
+	@$(in_venv) $(bin)/python -m benchmarks.net --quick --picture build/net.svg \
+		--markdown build/net.md $(NET_ARGS)
 
 test-all: ## Everything: lint, every interpreter, sanitizers, hard build
 	@.ci/run

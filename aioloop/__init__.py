@@ -20,6 +20,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ._core import Future, Handle, Task, TimerHandle, libev_version
+from ._debug import DebugOptions
 from ._install import install, policies_exist, uninstall
 from ._loop import Loop, new_event_loop
 from ._version import __version__
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 __all__ = [
+    "DebugOptions",
     "Future",
     "Handle",
     "Loop",

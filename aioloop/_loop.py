@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
 import sys
-from asyncio import events
+from asyncio import events, sslproto
+from asyncio.log import logger
 from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
 from . import _core
+from ._debug import DebugOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from _typeshed import FileDescriptorLike
@@ -67,9 +70,10 @@ class LibevSelector(selectors.BaseSelector):
 
     def close(self) -> None:
         """Close the libev selector of the loop: the last step of loop.close()."""
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            loop._close_selector()
+        if self._loop is not None:
+            # Transports may die in there, and look here for their representation.
+            self._loop._close_selector()
+            self._loop = None
 
 
 class WakeupEnd:
@@ -82,6 +86,46 @@ class WakeupEnd:
         return self._fileno
 
 
+if sys.version_info < (3, 12):
+    from asyncio import unix_events
+
+    def _can_use_pidfd() -> bool:
+        """Say whether the system has process descriptors and lets us use them."""
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except (AttributeError, OSError):
+            return False
+        return True
+
+    class PidfdWatcher:
+        """Waits for a child through the loop's own selector: no thread, no signal."""
+
+        def __init__(self, loop: Loop) -> None:
+            self._loop = loop
+
+        def add_child_handler(self, pid: int, callback: Callable[[int], None]) -> None:
+            """Call ``callback(return code)`` in the loop when the child ends."""
+            pidfd = os.pidfd_open(pid)
+            self._loop._add_reader(pidfd, self._reap, pid, pidfd, callback)
+
+        def _reap(self, pid: int, pidfd: int, callback: Callable[[int], None]) -> None:
+            self._loop._remove_reader(pidfd)
+            os.close(pidfd)
+            try:
+                _, status = os.waitpid(pid, 0)
+            except ChildProcessError:
+                # Somebody else has reaped it.
+                returncode = 255
+                logger.warning(
+                    "child process pid %d exit status already read: "
+                    " will report returncode 255",
+                    pid,
+                )
+            else:
+                returncode = os.waitstatus_to_exitcode(status)
+            callback(returncode)
+
+
 class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     """An asyncio event loop whose hot paths are in C on libev.
 
@@ -91,6 +135,29 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(LibevSelector(self))  # type: ignore[call-arg]
+
+    @property
+    def debug_options(self) -> DebugOptions:
+        """What the loop does in debug mode; see DebugOptions."""
+        return DebugOptions._from_switches(*self._get_debug_switches())
+
+    @debug_options.setter
+    def debug_options(self, options: DebugOptions) -> None:
+        self._set_debug_switches(*options._to_switches())
+
+    def _set_coroutine_origin_tracking(self, enabled: bool) -> None:
+        depth = self.debug_options.coroutine_origin_depth if enabled else 0
+        if depth:
+            if not self._coroutine_origin_tracking_enabled:
+                self._coroutine_origin_tracking_saved_depth = (
+                    sys.get_coroutine_origin_tracking_depth()
+                )
+            sys.set_coroutine_origin_tracking_depth(depth)
+        elif self._coroutine_origin_tracking_enabled:
+            sys.set_coroutine_origin_tracking_depth(
+                self._coroutine_origin_tracking_saved_depth
+            )
+        self._coroutine_origin_tracking_enabled = bool(depth)
 
     def _make_self_pipe(self) -> None:
         """Show asyncio's signal code the C type's own wake-up pipe."""
@@ -112,6 +179,76 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     remove_signal_handler.__doc__ = (
         asyncio.SelectorEventLoop.remove_signal_handler.__doc__
     )
+
+    def _make_ssl_transport(
+        self,
+        rawsock,
+        protocol,
+        sslcontext,
+        waiter=None,
+        *,
+        extra=None,
+        server=None,
+        server_side=False,
+        server_hostname=None,
+        context=None,
+        **timeouts,
+    ):
+        """Put asyncio's TLS protocol on the loop's own socket transport."""
+        if sys.version_info >= (3, 12):
+            self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = sslproto.SSLProtocol(
+            self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts
+        )
+        given = {} if context is None else {"context": context}
+        self._make_socket_transport(
+            rawsock, ssl_protocol, extra=extra, server=server, **given
+        )
+        return ssl_protocol._app_transport
+
+    async def _sendfile_native(self, transp, file, offset, count):
+        """Send a file through a transport's socket by sendfile(2)."""
+        if not isinstance(transp, _core.SocketTransport):
+            return await super()._sendfile_native(transp, file, offset, count)
+        transp._lend(True)
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        try:
+            await transp._make_empty_waiter()
+            return await self.sock_sendfile(
+                transp._sock, file, offset, count, fallback=False
+            )
+        finally:
+            transp._reset_empty_waiter()
+            transp._lend(False)
+            if resume_reading:
+                transp.resume_reading()
+
+    if sys.version_info < (3, 12):
+        # Later versions watch children by process descriptors themselves. A watcher
+        # that the program has chosen is used as it is.
+
+        async def _make_subprocess_transport(self, protocol, *args, **kwargs):
+            watcher = events.get_child_watcher()
+            if type(watcher) is asyncio.ThreadedChildWatcher and _can_use_pidfd():
+                watcher = PidfdWatcher(self)
+                waiter = self.create_future()
+                transport = unix_events._UnixSubprocessTransport(
+                    self, protocol, *args, waiter=waiter, **kwargs
+                )
+                watcher.add_child_handler(
+                    transport.get_pid(), transport._process_exited
+                )
+                try:
+                    await waiter
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException:
+                    transport.close()
+                    await transport._wait()
+                    raise
+                return transport
+            return await super()._make_subprocess_transport(protocol, *args, **kwargs)
 
     if sys.version_info < (3, 13):
         # The two halves that BaseEventLoop.run_forever consists of; later versions

@@ -1,33 +1,41 @@
-"""The event loops that are compared, and how a program makes one of each."""
+"""The event loops that are compared, and how a program makes one of each.
+
+`python -m benchmarks.loops NAME` imports one and makes its factory, or fails.
+"""
 
 import importlib
 import importlib.metadata
 import importlib.util
+import pathlib
 import subprocess
 import sys
 
 REFERENCE = "asyncio"
 OURS = "aioloop"
-# Every module here offers new_event_loop(); the order is the order of the columns.
+# Every module of these offers new_event_loop(); the order is the order of the columns.
 NAMES = (REFERENCE, "uvloop", "zuvloop", "rsloop", OURS)
+# Transports that replace those of a loop, here uvloop's: of use where there is network.
+TRANSPORTS = "aiofastnet"
+NETWORK_NAMES = (*NAMES[:-1], TRANSPORTS, OURS)
 # Seconds for an interpreter to start and to import a loop.
 IMPORT_LIMIT = 30
 
 
-def installed():
-    """Return the names of the loops that this interpreter has and can import.
+def installed(names=NAMES):
+    """Return those of `names` that this interpreter has and can import.
 
     Each one is tried in a process of its own, because some loops patch asyncio when
     they are imported. One that is there but cannot be imported is named on standard
     error; a bare folder of a loop's name is no package.
     """
     found = []
-    for name in NAMES:
+    for name in names:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             continue
         attempt = subprocess.run(
-            [sys.executable, "-c", f"import {name}; {name}.new_event_loop"],
+            [sys.executable, "-m", "benchmarks.loops", name],
+            cwd=pathlib.Path(__file__).resolve().parent.parent,
             capture_output=True,
             text=True,
             timeout=IMPORT_LIMIT,
@@ -42,6 +50,9 @@ def installed():
 
 def factory(name):
     """Import the loop called `name` and return its loop factory."""
+    if name == TRANSPORTS:
+        transports = importlib.import_module(TRANSPORTS)
+        return transports.loop_factory(factory("uvloop"))
     return importlib.import_module(name).new_event_loop
 
 
@@ -52,3 +63,7 @@ def version(name):
     module = importlib.import_module(name)
     stated = getattr(module, "__version__", None)
     return stated or importlib.metadata.version(name)
+
+
+if __name__ == "__main__":
+    factory(sys.argv[1])

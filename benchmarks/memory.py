@@ -83,9 +83,9 @@ def measure(loop_name, item):
     os._exit(0)
 
 
-def measured(loop_name, item):
-    """Return the bytes per item as another process measures them, or None."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", loop_name, item]
+def measured(loop_name, item, module="benchmarks.memory"):
+    """Return the bytes per item as a process of `module` measures them, or None."""
+    command = [sys.executable, "-m", module, "--measure", loop_name, item]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT

@@ -1,6 +1,7 @@
 """A worker process as the runner sees it: requests with a time limit."""
 
 import json
+import os
 import pathlib
 import selectors
 import signal
@@ -18,14 +19,20 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """The process of one loop. It is started at once and ended by `close()`."""
+    """The process of one loop. It is started at once and ended by `close()`.
 
-    def __init__(self, loop_name):
+    `command` is another program than the usual worker, `environment` what it gets
+    beside the variables of this process. The program greets with one JSON line that
+    has a "version"; `greeting` keeps it.
+    """
+
+    def __init__(self, loop_name, command=None, environment=None):
         self.loop_name = loop_name
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", loop_name],
+            command or [sys.executable, "-m", "benchmarks.worker", loop_name],
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -33,7 +40,8 @@ class Worker:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.process.stdout, selectors.EVENT_READ)
         try:
-            self.version = self._receive(IMPORT_LIMIT)["version"]
+            self.greeting = self._receive(IMPORT_LIMIT)
+            self.version = self.greeting["version"]
         except WorkerError:
             self.close()
             raise
@@ -47,7 +55,7 @@ class Worker:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise WorkerError(self._cause_of_death()) from None
+            raise WorkerError(self.cause_of_death()) from None
         reply = self._receive(limit)
         if "error" in reply:
             raise WorkerError(reply["error"])
@@ -66,6 +74,16 @@ class Worker:
         self.selector.close()
         self.log.close()
 
+    def cause_of_death(self):
+        """End the process if it has not, and return how, with its last line."""
+        self.process.kill()
+        code = self.process.wait()
+        self.log.seek(0)
+        lines = self.log.read().decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "no output")
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"process ended by {how}: {last.strip()[:200]}"
+
     def _receive(self, limit):
         """Read one answer; the process is killed when it takes too long."""
         if not self.selector.select(limit):
@@ -74,15 +92,5 @@ class Worker:
             raise WorkerError(f"no answer within {limit:.0f} s")
         line = self.process.stdout.readline()
         if not line.endswith(b"\n"):
-            raise WorkerError(self._cause_of_death())
+            raise WorkerError(self.cause_of_death())
         return json.loads(line)
-
-    def _cause_of_death(self):
-        """Return how the process ended and the last line that it printed."""
-        self.process.kill()
-        code = self.process.wait()
-        self.log.seek(0)
-        lines = self.log.read().decode(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no output")
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"process ended by {how}: {last.strip()[:200]}"

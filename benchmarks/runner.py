@@ -139,13 +139,13 @@ class Session:
             self.workers.popitem()[1].close()
 
 
-def select_rows(patterns):
+def select_rows(patterns, names=ROWS):
     """Return the names of the rows that match a pattern: a glob or a part of a name."""
     if not patterns:
-        return list(ROWS)
+        return list(names)
     return [
         name
-        for name in ROWS
+        for name in names
         if any(
             part.lower() in name.lower() or fnmatch.fnmatchcase(name, part)
             for part in patterns

@@ -79,10 +79,8 @@ def notes(results, rounds):
     return lines
 
 
-def text(results, rounds):
-    """Return the table for a terminal."""
-    lines = [header(results)]
-    lines += [cells(results, name) for name in results.row_names]
+def aligned(lines):
+    """Return a table for a terminal; the first of its lines of cells is the header."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rendered = []
     for line in lines:
@@ -93,14 +91,31 @@ def text(results, rounds):
         ]
         rendered.append("  ".join([*padded, line[-1]]).rstrip())
     rendered.insert(1, "-" * max(map(len, rendered)))
-    return "\n".join([*rendered, "", *notes(results, rounds)])
+    return "\n".join(rendered)
+
+
+def piped(lines):
+    """Return the same table as Markdown."""
+    head, *rest = lines
+    rule = ["---"] + ["---:"] * (len(head) - 2) + ["---"]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rest])
+
+
+def listed(lines):
+    """Return notes as a Markdown list."""
+    return "\n".join(f"- {line.removeprefix('- ')}" for line in lines)
+
+
+def all_cells(results):
+    """Return the header and one line of cells per row."""
+    return [header(results)] + [cells(results, name) for name in results.row_names]
+
+
+def text(results, rounds):
+    """Return the table with its notes for a terminal."""
+    return "\n".join([aligned(all_cells(results)), "", *notes(results, rounds)])
 
 
 def markdown(results, rounds):
-    """Return the table as Markdown."""
-    titles = header(results)
-    lines = [titles, ["---"] + ["---:"] * (len(titles) - 2) + ["---"]]
-    lines += [cells(results, name) for name in results.row_names]
-    rendered = [f"| {' | '.join(line)} |" for line in lines]
-    listed = [f"- {line.removeprefix('- ')}" for line in notes(results, rounds)]
-    return "\n".join([*rendered, "", *listed, ""])
+    """Return the table with its notes as Markdown."""
+    return f"{piped(all_cells(results))}\n\n{listed(notes(results, rounds))}\n"

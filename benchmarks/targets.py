@@ -63,25 +63,32 @@ def target(row_name):
     return FLOOR
 
 
-def missed(row_name, medians, spreads):
-    """Return what is missed in a row, as a list of short texts.
+def slower_than_floor(medians, spreads):
+    """Return which of asyncio and uvloop take less time than aioloop, as short texts.
 
-    `medians` maps the names of the loops that completed the row to seconds per
-    operation, aioloop among them; `spreads` maps them to the median deviation from
-    it, as a share.
+    `medians` maps the names of the loops that completed a row to their times, aioloop
+    among them; `spreads` maps them to the median deviation from it, as a share.
     """
-    ours = medians[OURS]
-    misses = []
-    wanted = target(row_name)
-    compared = rivals(row_name, medians)
-    if wanted > FLOOR and compared:
-        reached = min(medians[name] for name in compared) / ours
-        if reached < wanted:
-            misses.append(f"MISSED {wanted:.2f}")
+    found = []
     for name in FLOOR_RIVALS:
         if name not in medians:
             continue
         tolerance = max(FLOOR_TOLERANCE, spreads[name], spreads[OURS])
-        if medians[name] / ours < FLOOR - tolerance:
-            misses.append(f"SLOWER THAN {name}")
-    return misses
+        if medians[name] / medians[OURS] < FLOOR - tolerance:
+            found.append(f"SLOWER THAN {name}")
+    return found
+
+
+def missed(row_name, medians, spreads):
+    """Return what is missed in a row, as a list of short texts.
+
+    `medians` and `spreads` are those of `slower_than_floor`.
+    """
+    misses = []
+    wanted = target(row_name)
+    compared = rivals(row_name, medians)
+    if wanted > FLOOR and compared:
+        reached = min(medians[name] for name in compared) / medians[OURS]
+        if reached < wanted:
+            misses.append(f"MISSED {wanted:.2f}")
+    return misses + slower_than_floor(medians, spreads)

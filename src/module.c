@@ -1,7 +1,14 @@
 /* module.c: the module aioloop._core: definition, execution, traverse, clear. */
 #include "base/state.h"
+#include "core/debug.h"
 #include "core/handle.h"
 #include "core/poll.h"
+#include "core/stack.h"
+#include "io/dgram.h"
+#include "io/pipe.h"
+#include "io/server.h"
+#include "io/sockops.h"
+#include "io/stream.h"
 #include "loop/loop.h"
 #include "task/future.h"
 #include "task/registry.h"
@@ -65,16 +72,21 @@ static int
 core_exec(PyObject *module)
 {
     al_state *st = al_state_of_module(module);
-    if (al_state_init(st) < 0 || al_handle_init_types(module, st) < 0 ||
+    if (al_state_init(st) < 0 || PyModule_AddFunctions(module, al_stack_methods) < 0 ||
+        al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
-        al_registry_init(module, st) < 0 || al_loop_init_types(module, st) < 0) {
+        al_registry_init(module, st) < 0 || al_sockop_init_types(module, st) < 0 ||
+        al_dgram_init_types(module, st) < 0 || al_pipe_init_types(module, st) < 0 ||
+        al_loop_init_types(module, st) < 0 || al_stream_init_type(module, st) < 0 ||
+        al_server_init_type(module, st) < 0) {
         return -1;
     }
     if (PyModule_AddType(module, st->EventLoop_type) < 0 ||
         PyModule_AddType(module, st->Handle_type) < 0 ||
         PyModule_AddType(module, st->TimerHandle_type) < 0 ||
         PyModule_AddType(module, st->Future_type) < 0 ||
-        PyModule_AddType(module, st->Task_type) < 0) {
+        PyModule_AddType(module, st->Task_type) < 0 ||
+        PyModule_AddType(module, st->SocketTransport_type) < 0) {
         return -1;
     }
     return register_at_fork(module);
@@ -92,6 +104,7 @@ core_clear(PyObject *module)
     al_state *st = al_state_of_module(module);
     al_handle_clear_free_lists(st);
     al_future_clear_free_lists(st);
+    al_sockop_clear_free_list(st);
     al_registry_clear(st);
     al_state_clear(st);
     return 0;
@@ -103,6 +116,7 @@ core_free(void *module)
     al_state *st = al_state_of_module(module);
     if (st != NULL) {
         (void)core_clear(module);
+        al_debug_free(st);
         PyMem_Free(st->loop_methods);
         st->loop_methods = NULL;
     }

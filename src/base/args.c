@@ -15,25 +15,30 @@ find_name(const al_signature *signature, PyObject *name)
 static int
 missing(const al_signature *signature, PyObject **values)
 {
-    int count = 0;
+    /* "'a'", "'a' and 'b'", "'a', 'b', and 'c'" */
+    int count = 0, seen = 0;
     for (int i = 0; i < signature->required; i++) {
         count += values[i] == NULL;
     }
-    if (count == 1) {
-        int i = 0;
-        while (values[i] != NULL) {
-            i++;
+    PyObject *list = PyUnicode_FromString("");
+    for (int i = 0; i < signature->required && list != NULL; i++) {
+        if (values[i] != NULL) {
+            continue;
         }
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing 1 required positional argument: '%s'",
-                     signature->function, signature->names[i]);
+        seen++;
+        const char *before = seen == 1      ? ""
+                             : seen < count ? ", "
+                             : count == 2   ? " and "
+                                            : ", and ";
+        PyObject *longer =
+            PyUnicode_FromFormat("%U%s'%s'", list, before, signature->names[i]);
+        Py_SETREF(list, longer);
     }
-    else {
-        /* No function here has more than two required parameters. */
+    if (list != NULL) {
         PyErr_Format(PyExc_TypeError,
-                     "%s() missing %d required positional arguments: '%s' and '%s'",
-                     signature->function, count, signature->names[0],
-                     signature->names[1]);
+                     "%s() missing %d required positional argument%s: %U",
+                     signature->function, count, count == 1 ? "" : "s", list);
+        Py_DECREF(list);
     }
     return -1;
 }

@@ -84,4 +84,20 @@ al_context_is_empty(PyObject *context)
     return Py_TYPE(context)->tp_as_mapping->mp_length(context) == 0;
 }
 
+/* Whether a weak reference refers to obj, which is alive. */
+static inline bool
+al_weakref_is(PyObject *reference, PyObject *obj)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *target;
+    if (PyWeakref_GetRef(reference, &target) <= 0) {
+        return false; /* Dead; an error needs another type of argument. */
+    }
+    Py_DECREF(target); /* If it is obj, the caller holds another reference. */
+    return target == obj;
+#else
+    return PyWeakref_GET_OBJECT(reference) == obj;
+#endif
+}
+
 #endif

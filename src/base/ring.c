@@ -13,6 +13,7 @@ al_ring_init(al_ring *ring)
     }
     ring->mask = AL_RING_START - 1;
     ring->head = ring->tail = 0;
+    ring->notes = NULL;
     return 0;
 }
 
@@ -27,6 +28,20 @@ al_ring_grow(al_ring *ring)
         return -1;
     }
     size_t mask = capacity * 2 - 1;
+    if (ring->notes != NULL) {
+        PyObject **notes = PyMem_Calloc(capacity * 2, sizeof(*notes));
+        if (notes == NULL) {
+            PyMem_Free(slots);
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (size_t i = 0; i < length; i++) {
+            size_t at = ring->head + i;
+            notes[at & mask] = ring->notes[at & ring->mask];
+        }
+        PyMem_Free(ring->notes);
+        ring->notes = notes;
+    }
     for (size_t i = 0; i < length; i++) {
         slots[(ring->head + i) & mask] = *al_ring_at(ring, i);
     }
@@ -40,10 +55,39 @@ void
 al_ring_clear(al_ring *ring)
 {
     while (al_ring_len(ring) > 0) {
+        PyObject *note = al_ring_take_note(ring);
         al_slot slot = al_ring_pop(ring);
+        Py_XDECREF(note);     /* escapes */
         Py_DECREF(slot.self); /* escapes */
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
+    }
+}
+
+int
+al_ring_keep_notes(al_ring *ring)
+{
+    if (ring->notes == NULL) {
+        ring->notes = PyMem_Calloc(ring->mask + 1, sizeof(*ring->notes));
+        if (ring->notes == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    return 0;
+}
+
+void
+al_ring_drop_notes(al_ring *ring)
+{
+    PyObject **notes = ring->notes;
+    size_t capacity = ring->mask + 1;
+    ring->notes = NULL;
+    if (notes != NULL) {
+        for (size_t i = 0; i < capacity; i++) {
+            Py_XDECREF(notes[i]); /* escapes */
+        }
+        PyMem_Free(notes);
     }
 }
 
@@ -51,6 +95,7 @@ void
 al_ring_free(al_ring *ring)
 {
     al_ring_clear(ring);
+    al_ring_drop_notes(ring);
     PyMem_Free(ring->slots);
     *ring = (al_ring){0};
 }
@@ -76,10 +121,14 @@ al_ring_reverse_tail(al_ring *ring, size_t n)
     }
     size_t low = ring->tail - n, high = ring->tail - 1;
     while (low < high) {
-        al_slot *a = &ring->slots[low++ & ring->mask];
-        al_slot *b = &ring->slots[high-- & ring->mask];
-        al_slot swap = *a;
-        *a = *b;
-        *b = swap;
+        size_t a = low++ & ring->mask, b = high-- & ring->mask;
+        al_slot swap = ring->slots[a];
+        ring->slots[a] = ring->slots[b];
+        ring->slots[b] = swap;
+        if (ring->notes != NULL) {
+            PyObject *note = ring->notes[a];
+            ring->notes[a] = ring->notes[b];
+            ring->notes[b] = note;
+        }
     }
 }

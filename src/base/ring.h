@@ -2,7 +2,10 @@
  *
  * A slot is one unit of work for the scheduler: a C function and up to three objects
  * that it needs.  The ring owns the objects of the slots inside it.  Capacity is a
- * power of two; head and tail are free-running counters that growing does not change. */
+ * power of two; head and tail are free-running counters that growing does not change.
+ *
+ * A ring may keep a note for each slot: an object, or NULL, that says where the slot
+ * comes from.  Notes of free slots are NULL.  In debug mode they are stacks. */
 #ifndef AL_BASE_RING_H
 #define AL_BASE_RING_H
 
@@ -28,6 +31,7 @@ typedef struct {
     al_slot *slots;
     size_t mask; /* capacity - 1 */
     size_t head, tail;
+    PyObject **notes; /* parallel to slots; NULL: none are kept */
 } al_ring;
 
 /* 0, or -1 with MemoryError. */
@@ -37,6 +41,10 @@ int al_ring_grow(al_ring *ring);
 /* Releases every slot's objects; foreign code may run and may push again, so the
  * ring is empty only when it returns with length 0 (it loops until it is). */
 void al_ring_clear(al_ring *ring);
+/* Begins to keep notes (0, or -1 with MemoryError), or ceases to and drops those there
+ * are (escapes). */
+int al_ring_keep_notes(al_ring *ring);
+void al_ring_drop_notes(al_ring *ring);
 /* Clears, and frees the storage. */
 void al_ring_free(al_ring *ring);
 int al_ring_traverse(const al_ring *ring, visitproc visit, void *arg);
@@ -74,7 +82,27 @@ al_ring_push_steal(al_ring *ring, al_run_fn run, PyObject *self, PyObject *arg,
     return 0;
 }
 
-/* Takes the oldest slot; the caller owns its objects.  The ring must not be empty. */
+/* Gives the newest slot a note, and steals it; the ring keeps notes. */
+static inline void
+al_ring_note_steal(al_ring *ring, PyObject *note)
+{
+    ring->notes[(ring->tail - 1) & ring->mask] = note;
+}
+
+/* Takes the note of the oldest slot, or NULL.  New reference. */
+static inline PyObject *
+al_ring_take_note(al_ring *ring)
+{
+    if (AL_LIKELY(ring->notes == NULL)) {
+        return NULL;
+    }
+    PyObject *note = ring->notes[ring->head & ring->mask];
+    ring->notes[ring->head & ring->mask] = NULL;
+    return note;
+}
+
+/* Takes the oldest slot, whose note must have been taken; the caller owns its objects.
+ * The ring must not be empty. */
 static inline al_slot
 al_ring_pop(al_ring *ring)
 {

@@ -45,10 +45,26 @@ al_state_init(al_state *st)
         return -1;
     }
 #endif
+    st->feed_data = PyObject_GetAttrString(st->StreamReader, "feed_data");
+    st->wakeup_waiter = PyObject_GetAttrString(st->StreamReader, "_wakeup_waiter");
+    st->stream_data_received =
+        PyObject_GetAttrString(st->StreamReaderProtocol, "data_received");
+    st->stream_reader_property =
+        PyObject_GetAttrString(st->StreamReaderProtocol, "_stream_reader");
+    if (st->feed_data == NULL || st->wakeup_waiter == NULL ||
+        st->stream_data_received == NULL || st->stream_reader_property == NULL) {
+        return -1;
+    }
+    st->minus_one = PyLong_FromLong(-1);
     st->empty_tuple = PyTuple_New(0);
+    st->addrinfo_templates = PyDict_New();
+    if (st->addrinfo_templates == NULL) {
+        return -1;
+    }
     st->kwnames_context = PyTuple_Pack(1, st->str.context);
     st->kwnames_warn_on_full_buffer = Py_BuildValue("(s)", "warn_on_full_buffer");
-    bool failed = st->empty_tuple == NULL || st->kwnames_context == NULL ||
+    bool failed = st->minus_one == NULL || st->empty_tuple == NULL ||
+                  st->kwnames_context == NULL ||
                   st->kwnames_warn_on_full_buffer == NULL;
     return failed ? -1 : 0;
 }
@@ -62,9 +78,14 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
 #define X(field, module, attribute) Py_VISIT(st->field);
     AL_IMPORTS(X)
 #undef X
+    Py_VISIT(st->addrinfo_templates);
     Py_VISIT(st->handle_run);
     Py_VISIT(st->base_create_task);
     Py_VISIT(st->eager_task_factory);
+    Py_VISIT(st->feed_data);
+    Py_VISIT(st->wakeup_waiter);
+    Py_VISIT(st->stream_data_received);
+    Py_VISIT(st->stream_reader_property);
     return 0;
 }
 
@@ -81,11 +102,18 @@ al_state_clear(al_state *st)
     AL_NAMES(X)
 #undef X
     Py_CLEAR(st->empty_tuple);
+    Py_CLEAR(st->addrinfo_templates);
     Py_CLEAR(st->kwnames_context);
     Py_CLEAR(st->kwnames_warn_on_full_buffer);
+    Py_CLEAR(st->kwnames_frame_summary);
     Py_CLEAR(st->handle_run);
     Py_CLEAR(st->base_create_task);
     Py_CLEAR(st->eager_task_factory);
+    Py_CLEAR(st->feed_data);
+    Py_CLEAR(st->wakeup_waiter);
+    Py_CLEAR(st->stream_data_received);
+    Py_CLEAR(st->stream_reader_property);
+    Py_CLEAR(st->minus_one);
 }
 
 int

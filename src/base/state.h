@@ -15,8 +15,12 @@
 
 /* Types made by this module. */
 #define AL_TYPES(X)                                                                    \
+    X(ReadPipeTransport)                                                               \
+    X(WritePipeTransport)                                                              \
     X(EventLoop)                                                                       \
     X(QueueView)                                                                       \
+    X(SocketTransport)                                                                 \
+    X(Listener)                                                                        \
     X(Handle)                                                                          \
     X(TimerHandle)                                                                     \
     X(ThreadSafeHandle)                                                                \
@@ -24,7 +28,10 @@
     X(FutureIter)                                                                      \
     X(Task)                                                                            \
     X(TaskStep)                                                                        \
-    X(TaskSet)
+    X(TaskSet)                                                                         \
+    X(SockOp)                                                                          \
+    X(DatagramTransport)                                                               \
+    X(Stack)
 
 /* What task/registry.c takes from each version's bookkeeping of tasks. */
 #if PY_VERSION_HEX >= 0x030E0000
@@ -48,6 +55,12 @@
     X(task_get_stack, "asyncio.base_tasks", "_task_get_stack")                         \
     X(task_print_stack, "asyncio.base_tasks", "_task_print_stack")                     \
     X(iscoroutine, "asyncio.coroutines", "iscoroutine")                                \
+    X(DatagramTransport, "asyncio.transports", "DatagramTransport")                    \
+    X(ReadTransport, "asyncio.transports", "ReadTransport")                            \
+    X(WriteTransport, "asyncio.transports", "WriteTransport")                          \
+    X(set_result_unless_cancelled, "asyncio.futures", "_set_result_unless_cancelled")  \
+    X(unix_events, "asyncio", "unix_events")                                           \
+    X(Transport, "asyncio", "Transport")                                               \
     X(asyncio_Handle, "asyncio.events", "Handle")                                      \
     X(asyncio_TimerHandle, "asyncio.events", "TimerHandle")                            \
     X(asyncio_Future, "_asyncio", "Future")                                            \
@@ -62,12 +75,23 @@
     X(asyncio_events, "asyncio", "events")                                             \
     X(asyncio_tasks, "asyncio", "tasks")                                               \
     X(asyncio_coroutines, "asyncio", "coroutines")                                     \
-    X(extract_stack, "asyncio.format_helpers", "extract_stack")                        \
-    X(traceback_extract_stack, "traceback", "extract_stack")                           \
     X(StackSummary, "traceback", "StackSummary")                                       \
+    X(FrameSummary, "traceback", "FrameSummary")                                       \
+    X(linecache, "traceback", "linecache")                                             \
+    X(path_exists, "posixpath", "exists")                                              \
+    X(asyncio_constants, "asyncio", "constants")                                       \
     X(format_callback_source, "asyncio.format_helpers", "_format_callback_source")     \
     X(fileobj_to_fd, "selectors", "_fileobj_to_fd")                                    \
-    X(set_wakeup_fd, "signal", "set_wakeup_fd")
+    X(set_wakeup_fd, "signal", "set_wakeup_fd")                                        \
+    X(socket_getaddrinfo, "socket", "getaddrinfo")                                     \
+    X(UnsupportedOperation, "io", "UnsupportedOperation")                              \
+    X(SendfileNotAvailableError, "asyncio.exceptions", "SendfileNotAvailableError")    \
+    X(FlowControlMixin, "asyncio.transports", "_FlowControlMixin")                     \
+    X(BufferedProtocol, "asyncio", "BufferedProtocol")                                 \
+    X(StreamReader, "asyncio", "StreamReader")                                         \
+    X(StreamReaderProtocol, "asyncio", "StreamReaderProtocol")                         \
+    X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
+    X(socket_type, "socket", "socket")
 
 /* Interned names: X(identifier).  al_str(st, name) gives the object. */
 #define AL_NAMES(X)                                                                    \
@@ -77,6 +101,11 @@
     X(Task)                                                                            \
     X(_run_once)                                                                       \
     X(call_at)                                                                         \
+    X(datagram_received)                                                               \
+    X(error_received)                                                                  \
+    X(pipe)                                                                            \
+    X(getaddrinfo)                                                                     \
+    X(sendfile)                                                                        \
     X(call_soon)                                                                       \
     X(cancel)                                                                          \
     X(get_event_loop)                                                                  \
@@ -103,7 +132,39 @@
     X(_handle_signal)                                                                  \
     X(_run_forever_setup)                                                              \
     X(_run_forever_cleanup)                                                            \
-    X(_timer_handle_cancelled)
+    X(_timer_handle_cancelled)                                                         \
+    X(_accept_connection2)                                                             \
+    X(_attach)                                                                         \
+    X(_buffer)                                                                         \
+    X(_call_connection_lost)                                                           \
+    X(_detach)                                                                         \
+    X(_eof)                                                                            \
+    X(_limit)                                                                          \
+    X(_paused)                                                                         \
+    X(_stream_reader_wr)                                                               \
+    X(_transport)                                                                      \
+    X(_waiter)                                                                         \
+    X(accept)                                                                          \
+    X(buffer_updated)                                                                  \
+    X(cancelled)                                                                       \
+    X(close)                                                                           \
+    X(connection_lost)                                                                 \
+    X(connection_made)                                                                 \
+    X(data_received)                                                                   \
+    X(debug)                                                                           \
+    X(eof_received)                                                                    \
+    X(fileno)                                                                          \
+    X(get_buffer)                                                                      \
+    X(is_closing)                                                                      \
+    X(done)                                                                            \
+    X(pause_reading)                                                                   \
+    X(pause_writing)                                                                   \
+    X(peername)                                                                        \
+    X(resume_writing)                                                                  \
+    X(set_exception)                                                                   \
+    X(set_result)                                                                      \
+    X(socket)                                                                          \
+    X(sockname)
 
 struct al_loop;
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
@@ -127,16 +188,29 @@ typedef struct al_state {
     PyCFunction loop_time, loop_call_soon, loop_call_at,
         loop_run_once;                       /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
+    int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->dirty */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
 
     PyObject *handle_run;         /* asyncio.Handle._run as it was at import */
     PyObject *base_create_task;   /* BaseEventLoop.create_task */
     PyObject *eager_task_factory; /* asyncio's, NULL before 3.12 */
-    PyMethodDef *loop_methods;    /* EventLoop's table, made of two rooms' tables */
+    PyMethodDef *loop_methods;    /* EventLoop's table, made of several rooms' tables */
     PyObject *empty_tuple;
+    PyObject
+        *addrinfo_templates; /* loop/sockets.c: what getaddrinfo gives for literals */
+    PyObject *minus_one;
+    /* asyncio's StreamReader.feed_data and what it and its protocol use, as they were at
+     * import, and the classes' version tags when that was last found still true. */
+    PyObject *feed_data, *wakeup_waiter, *stream_data_received, *stream_reader_property;
+    unsigned int seen_reader_tag, seen_reader_protocol_tag;
+    bool streams_intact;
     PyObject *kwnames_context; /* ("context",): for vectorcall */
     PyObject *kwnames_warn_on_full_buffer;
+    PyObject *kwnames_frame_summary; /* see core/stack.c */
+    uint64_t compared_frames;        /* by core/stack.c's check of itself */
+    bool public_frames;              /* stacks are walked by the public functions */
+    struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
@@ -145,6 +219,9 @@ typedef struct al_state {
     int free_handle_count[3];
     struct al_future *free_futures[2]; /* [0] Future, [1] Task */
     int free_future_count[2];
+    PyObject *free_sockops;
+    int free_sockop_count;
+    int socket_layout; /* 1: the struct of socket.socket is as io/sockops.c believes */
     PyObject *free_iters;
     int free_iter_count;
 } al_state;

@@ -1,8 +1,10 @@
-/* context.h: the spare context.
+/* context.h: the context that a callback or task runs in.
  *
- * A callback or task that starts in an empty context gets no copy of it.  It runs in the
- * loop's spare one, and gives it back if it set no variable and kept no reference:
- * nobody can tell.  Slots run one at a time, so one spare is enough. */
+ * asyncio runs each callback in a copy of the context that was current when it was
+ * registered.  Most contexts are empty: NULL stands for a copy of an empty one.  Such a
+ * callback runs in the loop's spare context, and gives it back if it set no variable and
+ * kept no reference: nobody can tell.  Otherwise it becomes the callback's own.  Slots
+ * run one at a time, so one spare is enough. */
 #ifndef AL_CORE_CONTEXT_H
 #define AL_CORE_CONTEXT_H
 
@@ -37,5 +39,15 @@ al_context_give_back_steal(al_loop *loop, PyObject *context, Py_ssize_t holders)
     }
     return false;
 }
+
+/* Stores a copy of the current context, NULL for an empty one; a new reference.  0, or
+ * -1 with MemoryError. */
+int al_context_capture(PyObject **context);
+
+/* Enters the context kept in *place; *entered is for al_context_leave.  0 or -1. */
+int al_context_enter(al_loop *loop, PyObject **place, PyObject **entered);
+/* Leaves it; a pending exception stays pending.  `place` is the same as before, and what
+ * holds it must be alive.  0, or -1 with an exception. */
+int al_context_leave(al_loop *loop, PyObject **place, PyObject *entered);
 
 #endif

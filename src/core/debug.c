@@ -1,33 +1,70 @@
-/* debug.c: see debug.h. */
+/* debug.c: see debug.h.
+ *
+ * Time is read once per slot: the end of one is the beginning of the next, also in the
+ * next iteration, unless the selector was looked at between the two.  While the
+ * limit is 50 ms or more, that is the kernel's coarse clock (a quarter of the price,
+ * steps of some milliseconds), and the precise one is read once a slot looks slow; the
+ * coarse clock is never ahead, so no slow slot is missed, and a reported duration is
+ * at most one step too long. */
 #include "core/debug.h"
 
+#include <math.h>
+#include <time.h>
+
 #include "core/handle.h"
+#include "core/poll.h"
 #include "core/sched.h"
+#include "core/stack.h"
 
-static PyObject *
-extract(al_state *st, PyObject *function)
+static const int64_t COARSE_LIMIT = 50 * 1000 * 1000; /* ns */
+/* What an iteration or a poll may take whatever the limit for callbacks is. */
+static const int64_t NEVER_SLOW = 10 * 1000 * 1000; /* ns */
+
+/* --- switches -------------------------------------------------------------------------- */
+
+int
+al_debug_set(al_loop *loop, unsigned switches, int origin_depth)
 {
-    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
-    if (frame == NULL) {
-        /* No Python code on this thread: asyncio's helpers would look above their own
-         * frame and find nothing either. */
-        return PyObject_CallNoArgs(st->StackSummary);
+    switches &= AL_DEBUG_ALL & ~(unsigned)AL_DEBUG_ORIGINS;
+    if (origin_depth > 0) {
+        switches |= AL_DEBUG_ORIGINS;
     }
-    PyObject *result = PyObject_CallOneArg(function, (PyObject *)frame); /* escapes */
-    Py_DECREF(frame);
-    return result;
+    if ((switches & AL_DEBUG_WAKEUPS) != 0 && !loop->closed &&
+        al_ring_keep_notes(&loop->ready) < 0) {
+        return -1;
+    }
+    loop->debug = switches;
+    loop->origin_depth = origin_depth;
+    loop->slot_began = 0;
+    if ((switches & AL_DEBUG_WAKEUPS) == 0) {
+        al_ring_drop_notes(&loop->ready); /* escapes */
+    }
+    if ((loop->debug & (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS)) == 0) {
+        al_stack_flush(&loop->stacks); /* escapes */
+    }
+    return 0;
 }
 
-PyObject *
-al_debug_handle_traceback(al_state *st)
+int
+al_debug_set_slow(al_loop *loop, PyObject *seconds)
 {
-    return extract(st, st->extract_stack);
+    double limit = PyFloat_AsDouble(seconds); /* escapes */
+    if (limit == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    loop->slow_limit = limit <= 0.0         ? 0
+                       : limit * 1e9 < 9e18 ? (int64_t)ceil(limit * 1e9)
+                                            : INT64_MAX; /* also NaN: never */
+    loop->slot_began = 0;
+    Py_XSETREF(loop->slow_callback_duration, Py_NewRef(seconds)); /* escapes */
+    return 0;
 }
 
-PyObject *
-al_debug_future_traceback(al_state *st)
+void
+al_debug_clear(al_loop *loop)
 {
-    return extract(st, st->traceback_extract_stack);
+    al_ring_drop_notes(&loop->ready); /* escapes */
+    al_stack_flush(&loop->stacks);    /* escapes */
 }
 
 int
@@ -38,7 +75,7 @@ al_debug_of_loop(al_state *st, PyObject *loop)
     }
     const al_loop *ours = al_loop_check(st, loop);
     if (ours != NULL) {
-        return ours->debug;
+        return ours->debug != 0;
     }
     PyObject *result = PyObject_CallMethodNoArgs(loop, st->str.get_debug); /* escapes */
     if (result == NULL) {
@@ -49,68 +86,469 @@ al_debug_of_loop(al_state *st, PyObject *loop)
     return debug;
 }
 
-int
-al_debug_warn(al_state *st, const char *format, PyObject *first, PyObject *second)
+PyObject *
+al_debug_capture(al_state *st, al_loop *loop)
 {
-    PyObject *logger = PyObject_GetAttr(st->base_events, st->str.logger);
-    if (logger == NULL) {
-        return -1;
+    return loop == NULL ? al_stack_capture(st, NULL, NULL)
+                        : al_stack_capture(st, &loop->stacks, loop->base);
+}
+
+/* --- checks ------------------------------------------------------------------------------ */
+
+/* Mirrors BaseEventLoop._check_thread. */
+int
+al_debug_check_thread(al_loop *loop)
+{
+    if (AL_LIKELY((loop->debug & AL_DEBUG_THREADS) == 0 || loop->thread_id == 0 ||
+                  loop->thread_id == PyThread_get_thread_ident())) {
+        return 0;
     }
-    PyObject *text = PyUnicode_FromString(format);
-    PyObject *result =
-        text == NULL ? NULL
-                     : PyObject_CallMethodObjArgs(logger, st->str.warning, text, first,
-                                                  second, NULL); /* escapes */
-    Py_XDECREF(text);
-    Py_DECREF(logger);
+    PyErr_SetString(PyExc_RuntimeError,
+                    "Non-thread-safe operation invoked on an event loop other than the "
+                    "current one");
+    return -1;
+}
+
+/* Whether asyncio's check would certainly let it pass: a C function, or a Python one
+ * that nobody has marked as a coroutine function. */
+static bool
+is_plain_function(PyObject *callback)
+{
+    if (PyMethod_Check(callback)) {
+        callback = PyMethod_GET_FUNCTION(callback);
+    }
+    if (PyFunction_Check(callback)) {
+        const PyFunctionObject *function = (PyFunctionObject *)callback;
+        const PyCodeObject *code = (PyCodeObject *)function->func_code;
+        return function->func_dict == NULL && (code->co_flags & CO_COROUTINE) == 0;
+    }
+    return PyCFunction_CheckExact(callback);
+}
+
+int
+al_debug_check_callback(al_loop *loop, PyObject *callback, const char *method)
+{
+    if ((loop->debug & AL_DEBUG_CALLBACKS) == 0 || is_plain_function(callback)) {
+        return 0;
+    }
+    PyObject *result = PyObject_CallMethod((PyObject *)loop, "_check_callback", "Os",
+                                           callback, method); /* escapes */
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
 
-/* Logs "Executing %s took %.3f seconds" as BaseEventLoop._run_once does. */
-static int
-log_slow(al_loop *loop, const al_slot *slot, double seconds)
+/* --- logging ----------------------------------------------------------------------------- */
+
+int
+al_debug_log_steal(al_state *st, PyObject *args)
 {
-    al_state *st = loop->st;
-    PyObject *what = al_handle_check(st, slot->self)
-                         ? PyObject_CallOneArg(st->format_handle, slot->self)
-                         : PyObject_Repr(slot->self); /* escapes */
-    if (what == NULL) {
+    PyObject *logger =
+        args == NULL ? NULL : PyObject_GetAttr(st->base_events, st->str.logger);
+    PyObject *warning =
+        logger == NULL ? NULL : PyObject_GetAttr(logger, st->str.warning);
+    PyObject *result =
+        warning == NULL ? NULL : PyObject_CallObject(warning, args); /* escapes */
+    Py_XDECREF(warning);
+    Py_XDECREF(logger);
+    Py_XDECREF(args);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
+al_debug_warn(al_state *st, const char *format, PyObject *first, PyObject *second)
+{
+    PyObject *args = first == NULL    ? Py_BuildValue("(s)", format)
+                     : second == NULL ? Py_BuildValue("(sO)", format, first)
+                                      : Py_BuildValue("(sOO)", format, first, second);
+    return al_debug_log_steal(st, args);
+}
+
+/* --- the current handle -------------------------------------------------------------------- */
+
+struct al_describer {
+    struct al_describer *next;
+    al_run_fn run;
+    al_describe_fn describe;
+};
+
+int
+al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe)
+{
+    struct al_describer *entry = PyMem_New(struct al_describer, 1);
+    if (entry == NULL) {
+        PyErr_NoMemory();
         return -1;
     }
-    PyObject *duration = PyFloat_FromDouble(seconds);
-    int status = duration == NULL ? -1
-                                  : al_debug_warn(st, "Executing %s took %.3f seconds",
-                                                  what, duration);
-    Py_DECREF(what);
-    Py_XDECREF(duration);
+    *entry = (struct al_describer){st->describers, run, describe};
+    st->describers = entry;
+    return 0;
+}
+
+void
+al_debug_free(al_state *st)
+{
+    while (st->describers != NULL) {
+        struct al_describer *entry = st->describers;
+        st->describers = entry->next;
+        PyMem_Free(entry);
+    }
+}
+
+/* The Handle that asyncio would have made for the slot. */
+static PyObject *
+make_handle(al_loop *loop, const al_slot *slot, PyObject *note)
+{
+    al_state *st = loop->st;
+    PyObject *callback = NULL, *args = NULL, *context = NULL;
+    const struct al_describer *entry = st->describers;
+    while (entry != NULL && entry->run != slot->run) {
+        entry = entry->next;
+    }
+    Py_XINCREF(note);
+    if (entry == NULL) {
+        callback = Py_NewRef(slot->self);
+    }
+    else if (entry->describe(loop, slot, &callback, &args, &context) < 0) {
+        Py_XDECREF(note);
+        return NULL;
+    }
+    PyObject *handle = (PyObject *)al_handle_make(loop, callback, args, context, note);
+    Py_XDECREF(callback);
+    Py_XDECREF(args);
+    Py_XDECREF(context);
+    Py_XDECREF(note);
+    return handle;
+}
+
+PyObject *
+al_debug_current_handle(al_loop *loop)
+{
+    if (loop->current_handle != NULL) {
+        return Py_NewRef(loop->current_handle);
+    }
+    const al_slot *slot = loop->running;
+    if (slot == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (al_handle_is_run_by(slot->run)) {
+        return Py_NewRef(slot->self);
+    }
+    PyObject *handle = make_handle(loop, slot, loop->running_note); /* escapes */
+    if (handle != NULL && loop->current_handle == NULL && loop->running == slot) {
+        loop->current_handle = Py_NewRef(handle);
+    }
+    return handle;
+}
+
+/* --- slots ------------------------------------------------------------------------------------ */
+
+int
+al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
+                    PyObject *extra)
+{
+    PyObject *note = NULL;
+    /* What the selector queues is asked for by no Python code. */
+    bool wanted = (loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling;
+    if (al_debug_check_thread(loop) < 0 ||
+        (wanted && (note = al_stack_capture(loop->st, &loop->stacks, loop->base)) ==
+                       NULL)) { /* escapes */
+        Py_DECREF(self);
+        Py_XDECREF(arg);
+        Py_XDECREF(extra);
+        return -1;
+    }
+    if (al_ring_push_steal(&loop->ready, run, self, arg, extra) < 0) {
+        Py_XDECREF(note);
+        return -1;
+    }
+    if (note != NULL && loop->ready.notes != NULL) {
+        al_ring_note_steal(&loop->ready, note);
+    }
+    else {
+        Py_XDECREF(note);
+    }
+    return 0;
+}
+
+static int64_t
+read_clock(int64_t limit)
+{
+#ifdef CLOCK_MONOTONIC_COARSE
+    if (limit >= COARSE_LIMIT) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+#else
+    (void)limit;
+#endif
+    return al_poll_clock();
+}
+
+/* A step of the coarse clock; an upper bound, the shortest tick being 10 ms. */
+static int64_t
+clock_step(int64_t limit)
+{
+    return limit >= COARSE_LIMIT ? 10 * 1000 * 1000 : 0;
+}
+
+/* An attribute, or NULL without an exception if there is none.  Escapes. */
+static PyObject *
+optional(PyObject *obj, const char *name)
+{
+    PyObject *value = PyObject_GetAttrString(obj, name);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear(); /* AttributeError: it is another kind of object. */
+    }
+    return value;
+}
+
+/* Whether a frame belongs to asyncio's own code.  1, 0 or -1. */
+static int
+is_asyncio(PyObject *frame)
+{
+    PyObject *globals = PyObject_GetAttrString(frame, "f_globals");
+    PyObject *name =
+        globals == NULL ? NULL : PyMapping_GetItemString(globals, "__name__");
+    Py_XDECREF(globals);
+    if (name == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_KeyError)) {
+            PyErr_Clear(); /* KeyError: code without a module. */
+            return 0;
+        }
+        return -1;
+    }
+    int found = 0;
+    if (PyUnicode_Check(name)) {
+        PyObject *prefix = PyUnicode_FromString("asyncio.");
+        Py_ssize_t match =
+            prefix == NULL ? -1
+                           : PyUnicode_Tailmatch(name, prefix, 0, PY_SSIZE_T_MAX, -1);
+        Py_XDECREF(prefix);
+        found = (int)match;
+    }
+    Py_DECREF(name);
+    return found;
+}
+
+/* The innermost frame of what a suspended task waits in, asyncio's own code left out:
+ * follows the coroutines, generators and asynchronous generators.  New reference, NULL
+ * if there is none (no exception) or with an exception. */
+static PyObject *
+innermost_frame(PyObject *task)
+{
+    static const char *const kinds[][2] = {{"cr_frame", "cr_await"},
+                                           {"gi_frame", "gi_yieldfrom"},
+                                           {"ag_frame", "ag_await"}};
+    PyObject *coro = PyObject_CallMethod(task, "get_coro", NULL);
+    PyObject *frame = NULL;
+    while (coro != NULL && coro != Py_None) {
+        PyObject *inner = NULL;
+        for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+            PyObject *here = optional(coro, kinds[i][0]); /* escapes */
+            if (here == NULL && !PyErr_Occurred()) {
+                continue;
+            }
+            if (here != NULL && here != Py_None) {
+                int foreign = is_asyncio(here); /* escapes */
+                if (foreign == 0) {
+                    Py_XSETREF(frame, Py_NewRef(here));
+                }
+                if (foreign < 0) {
+                    Py_DECREF(here);
+                    break;
+                }
+                inner = optional(coro, kinds[i][1]); /* escapes */
+            }
+            Py_XDECREF(here);
+            break;
+        }
+        Py_SETREF(coro, inner);
+    }
+    Py_XDECREF(coro);
+    if (PyErr_Occurred()) {
+        Py_CLEAR(frame);
+    }
+    return frame;
+}
+
+/* A task that was slow and is suspended: says where. */
+static int
+log_task_frame(al_state *st, PyObject *task)
+{
+    PyObject *frame = innermost_frame(task); /* escapes */
+    if (frame == NULL || !PyFrame_Check(frame)) {
+        Py_XDECREF(frame);
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    PyCodeObject *code = PyFrame_GetCode((PyFrameObject *)frame);
+    PyObject *name = PyObject_CallMethod(task, "get_name", NULL); /* escapes */
+    int status = -1;
+    if (name != NULL) {
+        status = al_debug_log_steal(
+            st, Py_BuildValue("(sOOiO)",
+                              "The slow step of task %s ended in File \"%s\", line %s, "
+                              "in %s",
+                              name, code->co_filename,
+                              PyFrame_GetLineNumber((PyFrameObject *)frame),
+                              code->co_name)); /* escapes */
+    }
+    Py_XDECREF(name);
+    Py_DECREF(code);
+    Py_DECREF(frame);
+    return status;
+}
+
+/* Logs "Executing %s took %.3f seconds" as BaseEventLoop._run_once does, and where a
+ * task was when its slow step ended. */
+static int
+log_slow(al_loop *loop, double seconds)
+{
+    al_state *st = loop->st;
+    int status = -1;
+    PyObject *task = NULL, *callback = NULL, *what = NULL;
+    if (loop->current_task != NULL) {
+        st->leave_current(loop); /* A log handler may ask for the current task. */
+    }
+    PyObject *handle = al_debug_current_handle(loop); /* escapes */
+    if (handle == NULL) {
+        return -1;
+    }
+    what = PyObject_CallOneArg(st->format_handle, handle); /* escapes */
+    if (what == NULL ||
+        al_debug_log_steal(st, Py_BuildValue("(sOd)", "Executing %s took %.3f seconds",
+                                             what, seconds)) < 0) { /* escapes */
+        goto done;
+    }
+    callback = PyObject_GetAttrString(handle, "_callback");
+    task = callback == NULL ? NULL : optional(callback, "__self__"); /* escapes */
+    if (PyErr_Occurred()) {
+        goto done;
+    }
+    status = 0;
+    if (task != NULL && PyObject_TypeCheck(task, (PyTypeObject *)st->asyncio_Task)) {
+        status = log_task_frame(st, task); /* escapes */
+    }
+
+done:
+    Py_XDECREF(task);
+    Py_XDECREF(callback);
+    Py_XDECREF(what);
+    Py_DECREF(handle);
+    return status;
+}
+
+/* Somebody has replaced loop.time: that clock it is, before and after, as in asyncio. */
+static int
+run_by_own_time(al_loop *loop, const al_slot *slot)
+{
+    double before, after;
+    if (al_sched_time(loop, &before) < 0 ||
+        slot->run(loop, slot->self, slot->arg, slot->extra) < 0 ||
+        al_sched_time(loop, &after) < 0) { /* escapes */
+        return -1;
+    }
+    double limit = PyFloat_AsDouble(loop->slow_callback_duration); /* escapes */
+    if (limit == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if ((loop->debug & AL_DEBUG_SLOW_CALLBACKS) == 0 || !(after - before >= limit)) {
+        return 0;
+    }
+    return log_slow(loop, after - before); /* escapes */
+}
+
+static int
+run_timed(al_loop *loop, const al_slot *slot)
+{
+    if (AL_UNLIKELY(loop->slot_began == 0)) {
+        loop->slot_began = al_poll_clock();
+    }
+    int64_t began = loop->slot_began;
+    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    if (AL_UNLIKELY(status < 0)) {
+        return status;
+    }
+    int64_t limit = loop->slow_limit; /* It may be new, and slot_began 0. */
+    int64_t now = read_clock(limit);
+    if (AL_UNLIKELY(now - began + clock_step(limit) >= limit)) {
+        now = al_poll_clock();
+        if (now - began >= limit && (loop->debug & AL_DEBUG_SLOW_CALLBACKS) != 0) {
+            loop->slow_reported += now - began;
+            status = log_slow(loop, (double)(now - began) / 1e9); /* escapes */
+            now = al_poll_clock();
+        }
+    }
+    loop->slot_began = now;
     return status;
 }
 
 int
-al_debug_run(al_loop *loop, const al_slot *slot)
+al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 {
-    double before, after;
-    if (al_sched_time(loop, &before) < 0) {
-        return -1;
+    loop->running = slot;
+    loop->running_note = note;
+    int status = AL_UNLIKELY(loop->own_time) ? run_by_own_time(loop, slot)
+                                             : run_timed(loop, slot); /* escapes */
+    loop->running = NULL;
+    loop->running_note = NULL;
+    if (AL_UNLIKELY(loop->current_handle != NULL)) {
+        Py_CLEAR(loop->current_handle); /* escapes */
     }
-    bool handle = al_handle_check(loop->st, slot->self);
-    Py_XSETREF(loop->current_handle, handle ? Py_NewRef(slot->self) : NULL);
-    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
-    if (status == 0) {
-        status = al_sched_time(loop, &after);
-    }
-    if (status == 0) {
-        double limit = PyFloat_AsDouble(loop->slow_callback_duration);
-        if (limit == -1.0 && PyErr_Occurred()) {
-            status = -1;
-        }
-        else if (after - before >= limit) {
-            status = log_slow(loop, slot, after - before); /* escapes */
-        }
-    }
-    PyObject *current = loop->current_handle;
-    loop->current_handle = NULL;
-    Py_XDECREF(current);
     return status;
+}
+
+void
+al_debug_iteration_begins(al_loop *loop)
+{
+    loop->slow_reported = 0;
+    if (AL_UNLIKELY(loop->slot_began == 0)) {
+        loop->slot_began = al_poll_clock();
+    }
+    loop->iteration_began = loop->slot_began;
+}
+
+int
+al_debug_iteration_ends(al_loop *loop, size_t count)
+{
+    if (count < 2 || (loop->debug & AL_DEBUG_SLOW_ITERATIONS) == 0 || loop->own_time) {
+        return 0;
+    }
+    int64_t limit = loop->slow_limit > NEVER_SLOW ? loop->slow_limit : NEVER_SLOW;
+    int64_t end = loop->slot_began != 0 ? loop->slot_began : al_poll_clock();
+    int64_t took = end - loop->iteration_began;
+    if (AL_LIKELY(took - loop->slow_reported < limit)) {
+        return 0;
+    }
+    return al_debug_log_steal(
+        loop->st,
+        Py_BuildValue("(snd)", "An iteration of %d callbacks took %.3f seconds",
+                      (Py_ssize_t)count, (double)took / 1e9)); /* escapes */
+}
+
+/* The texts are those of asyncio up to Python 3.7, whose documentation still promises
+ * them.  To wait for events is what a selector is for: late is a poll that outlasts its
+ * timeout, one without a timeout that had to wait for the GIL, and a look that takes
+ * long. */
+int
+al_debug_polled(al_loop *loop, int64_t timeout, int64_t took)
+{
+    int64_t late = al_poll_gil_wait(loop->poll);
+    int64_t limit = loop->slow_limit > NEVER_SLOW ? loop->slow_limit : NEVER_SLOW;
+    if (timeout >= 0 && took - timeout > late) {
+        late = took - timeout;
+    }
+    if (AL_LIKELY(late < limit)) {
+        return 0;
+    }
+    double ms = (double)took / 1e6, wanted = (double)timeout / 1e6;
+    Py_ssize_t events = al_poll_events(loop->poll);
+    return al_debug_log_steal(
+        loop->st,
+        timeout < 0 ? Py_BuildValue("(sdn)", "poll took %.3f ms: %s events", ms, events)
+        : events > 0 ? Py_BuildValue("(sddn)", "poll %.3f ms took %.3f ms: %s events",
+                                     wanted, ms, events)
+                     : Py_BuildValue("(sdd)", "poll %.3f ms took %.3f ms: timeout",
+                                     wanted, ms)); /* escapes */
 }

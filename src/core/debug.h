@@ -1,7 +1,12 @@
-/* debug.h: what debug mode adds.
+/* debug.h: what debug mode adds to the loop.
  *
- * Stacks are asyncio's own extraction for now; slow callbacks are timed around each
- * slot and logged in asyncio's words. */
+ * loop->debug holds the switches below; loop.set_debug(True) turns all of them on.
+ * They may change at any moment, from any thread and inside any callback, so whoever
+ * acts on one reads it once.
+ *
+ * Debug mode changes no route: bare slots stay bare.  What asyncio keeps in the Handle
+ * of each callback is found or made when somebody asks: the stack of a slot's origin is
+ * the ring's note, and loop._current_handle is built from the slot that runs. */
 #ifndef AL_CORE_DEBUG_H
 #define AL_CORE_DEBUG_H
 
@@ -10,23 +15,85 @@
 
 struct al_loop;
 
-/* The caller's stack as asyncio.Handle stores it (at most 10 frames, no source lines),
- * or NULL with an exception.  New reference. */
-PyObject *al_debug_handle_traceback(al_state *st);
+enum {
+    AL_DEBUG_SLOW_CALLBACKS = 1,
+    AL_DEBUG_SLOW_ITERATIONS = 2,
+    AL_DEBUG_SLOW_SELECTOR = 4,
+    AL_DEBUG_TRACEBACKS = 8, /* of futures, tasks and handles */
+    AL_DEBUG_WAKEUPS = 16,   /* of slots: `handle_traceback` */
+    AL_DEBUG_THREADS = 32,
+    AL_DEBUG_CALLBACKS = 64, /* coroutines and non-callables are refused */
+    AL_DEBUG_FDS = 128,      /* blocking sockets are refused; loop._debug */
+    AL_DEBUG_ORIGINS = 256,  /* loop->origin_depth is not 0 */
+    AL_DEBUG_ALL = 511,
+};
 
-/* The caller's stack as asyncio's C Future and Task store it. */
-PyObject *al_debug_future_traceback(al_state *st);
+/* --- switches ---------------------------------------------------------------------- */
+
+/* Sets all switches; AL_DEBUG_ORIGINS follows from the depth.  0 or -1.  Escapes. */
+int al_debug_set(struct al_loop *loop, unsigned switches, int origin_depth);
+/* loop.slow_callback_duration has a new value.  0 or -1.  Escapes. */
+int al_debug_set_slow(struct al_loop *loop, PyObject *seconds);
+/* Forgets the stacks, at close.  Escapes. */
+void al_debug_clear(struct al_loop *loop);
 
 /* loop.get_debug() of any loop object: 1, 0 or -1.  Escapes for a loop that is not
  * ours. */
 int al_debug_of_loop(al_state *st, PyObject *loop);
 
-/* asyncio.base_events.logger.warning(format, *objects) with one or two objects, the
- * second may be NULL; steals neither.  0 or -1.  Escapes. */
-int al_debug_warn(al_state *st, const char *format, PyObject *first, PyObject *second);
+/* --- source tracebacks --------------------------------------------------------------- */
 
-/* Runs a slot as debug mode does: the handle is the loop's _current_handle meanwhile,
- * and a slow one is logged.  Result as al_run_fn. */
-int al_debug_run(struct al_loop *loop, const al_slot *slot);
+/* The calling thread's stack, to be kept as `_source_traceback` (see stack.h); NULL as
+ * `loop` stands for a loop of another kind.  New reference, or NULL with MemoryError. */
+PyObject *al_debug_capture(al_state *st, struct al_loop *loop);
+
+/* --- checks --------------------------------------------------------------------------- */
+
+/* RuntimeError if the loop runs in another thread and the switch is on.  0 or -1. */
+int al_debug_check_thread(struct al_loop *loop);
+/* TypeError if the callback cannot be called and the switch is on.  0 or -1.  Escapes. */
+int al_debug_check_callback(struct al_loop *loop, PyObject *callback,
+                            const char *method);
+
+/* --- slots ------------------------------------------------------------------------------ */
+
+/* al_sched_push_steal in debug mode: checks the thread, notes the stack. */
+int al_debug_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
+                        PyObject *arg, PyObject *extra);
+
+/* Runs a slot and times it.  Result as al_run_fn. */
+int al_debug_run(struct al_loop *loop, const al_slot *slot, PyObject *note);
+
+/* An iteration begins to run its slots, and has run `count` of them.  0 or -1. */
+void al_debug_iteration_begins(struct al_loop *loop);
+int al_debug_iteration_ends(struct al_loop *loop, size_t count);
+
+/* The selector was asked to wait for `timeout` (as al_poll_wait) and came back after
+ * `took` nanoseconds.  Logs it if that is late.  0 or -1.  Escapes. */
+int al_debug_polled(struct al_loop *loop, int64_t timeout, int64_t took);
+
+/* loop._current_handle: the Handle that asyncio would be running, or None.  New
+ * reference. */
+PyObject *al_debug_current_handle(struct al_loop *loop);
+
+/* What a Handle for a slot would hold: new references, *args a tuple or NULL, *context
+ * a Context or NULL.  0 or -1.  Escapes. */
+typedef int (*al_describe_fn)(struct al_loop *loop, const al_slot *slot,
+                              PyObject **callback, PyObject **args, PyObject **context);
+
+/* Rooms with slots of their own tell, at import, how to describe them.  Without that a
+ * slot counts as a callback `self`.  0, or -1 with MemoryError. */
+int al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe);
+void al_debug_free(al_state *st);
+
+/* --- logging ------------------------------------------------------------------------------ */
+
+/* asyncio.base_events.logger.warning(*args), looked up now; steals the tuple, and fails
+ * if it is NULL.  0 or -1.  Escapes. */
+int al_debug_log_steal(al_state *st, PyObject *args);
+
+/* The same with a format and one or two objects, the second may be NULL; steals
+ * neither. */
+int al_debug_warn(al_state *st, const char *format, PyObject *first, PyObject *second);
 
 #endif

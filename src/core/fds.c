@@ -6,55 +6,69 @@
 
 #include "core/sched.h"
 
-/* The watcher's callback.  A cancelled handle is taken out of the table, as in
- * asyncio's _process_events. */
+/* Sets the watcher.  `again` tells the kernel even if the set did not change, because
+ * the number may stand for another file. */
+static void
+set_watched(al_fd *entry, int events, bool again)
+{
+    if (again) {
+        al_io_set(entry->io, events);
+    }
+    else if (events != entry->watched) {
+        al_io_modify(entry->io, events);
+    }
+    entry->watched = events;
+}
+
+/* Queues a waiter; -1 with MemoryError.  Takes it out if it waits for one event or is a
+ * cancelled handle, as asyncio's _process_events does; a slot releases the reference,
+ * because a watcher may not run foreign code. */
+static int
+wake(al_loop *loop, al_waiter *waiter)
+{
+    al_waiter woken = *waiter;
+    if (woken.run == al_handle_run && !((al_handle *)woken.self)->cancelled) {
+        Py_INCREF(woken.self);
+    }
+    else {
+        *waiter = (al_waiter){NULL, NULL};
+    }
+    return al_sched_push_steal(loop, woken.run, woken.self, NULL, NULL);
+}
+
+/* The watcher's callback. */
 static int
 fd_ready(al_loop *loop, void *owner, int events)
 {
     al_fd *entry = owner;
-    int keep =
-        (entry->reader != NULL ? AL_READ : 0) | (entry->writer != NULL ? AL_WRITE : 0);
-    int watched = keep;
-    al_handle *dead[2] = {NULL, NULL};
+    int keep = entry->watched;
     int status = 0;
 
     /* al_poll_wait reverses what watchers push: the writer goes in first. */
-    if ((events & AL_WRITE) && entry->writer != NULL) {
-        if (entry->writer->cancelled) {
-            dead[0] = entry->writer;
-            entry->writer = NULL;
+    if (events & AL_WRITE) {
+        if (entry->writer.run != NULL && wake(loop, &entry->writer) < 0) {
+            status = -1;
+        }
+        /* A socket stays writable: unlike reading, watching on would wake us at once. */
+        if (entry->writer.run == NULL) {
             keep &= ~AL_WRITE;
         }
-        else if (al_sched_push_steal(loop, al_handle_run,
-                                     Py_NewRef((PyObject *)entry->writer), NULL,
-                                     NULL) < 0) {
-            status = -1;
-        }
     }
-    if ((events & AL_READ) && entry->reader != NULL) {
-        if (entry->reader->cancelled) {
-            dead[1] = entry->reader;
-            entry->reader = NULL;
+    if (events & AL_READ) {
+        if (entry->reader.run == NULL) {
             keep &= ~AL_READ;
         }
-        else if (al_sched_push_steal(loop, al_handle_run,
-                                     Py_NewRef((PyObject *)entry->reader), NULL,
-                                     NULL) < 0) {
-            status = -1;
-        }
-    }
-    if (keep != watched) {
-        al_io_set(entry->io, keep);
-        for (int i = 0; i < 2; i++) {
-            if (dead[i] != NULL) {
-                /* A slot may do what a watcher may not: release user's objects. */
-                if (al_sched_push_steal(loop, al_handle_run, (PyObject *)dead[i], NULL,
-                                        NULL) < 0) {
-                    status = -1;
-                }
+        else {
+            bool handle = entry->reader.run == al_handle_run;
+            if (wake(loop, &entry->reader) < 0) {
+                status = -1;
+            }
+            if (handle && entry->reader.run == NULL) {
+                keep &= ~AL_READ;
             }
         }
     }
+    set_watched(entry, keep, false);
     return status;
 }
 
@@ -94,12 +108,21 @@ ensure(al_loop *loop, int fd)
         }
         entry->loop = loop;
         entry->number = fd;
+        fds->entries[fd] = entry;
+    }
+    return entry;
+}
+
+/* The entry for fd with a watcher, made if need be; NULL with MemoryError. */
+static al_fd *
+ensure_watcher(al_loop *loop, int fd)
+{
+    al_fd *entry = ensure(loop, fd);
+    if (entry != NULL && entry->io == NULL) {
         entry->io = al_io_new(loop->poll, fd, fd_ready, entry);
         if (entry->io == NULL) {
-            PyMem_Free(entry);
             return NULL;
         }
-        fds->entries[fd] = entry;
     }
     return entry;
 }
@@ -122,11 +145,34 @@ check_watchable(int fd)
     return 0;
 }
 
+/* Watches for exactly what somebody waits for. */
 static void
 watch(al_fd *entry)
 {
-    al_io_set(entry->io, (entry->reader != NULL ? AL_READ : 0) |
-                             (entry->writer != NULL ? AL_WRITE : 0));
+    set_watched(entry,
+                (entry->reader.run != NULL ? AL_READ : 0) |
+                    (entry->writer.run != NULL ? AL_WRITE : 0),
+                true);
+}
+
+static al_waiter *
+waiter_of(al_fd *entry, int event)
+{
+    return event == AL_READ ? &entry->reader : &entry->writer;
+}
+
+/* Releases a waiter that was taken out of its entry; a handle is cancelled first.
+ * 0 or -1.  Escapes. */
+static int
+drop(al_waiter old)
+{
+    int status = 0;
+    if (old.run == al_handle_run) {
+        status = al_handle_cancel((al_handle *)old.self);
+        al_handle_left_queue((al_handle *)old.self);
+    }
+    Py_XDECREF(old.self);
+    return status;
 }
 
 int
@@ -135,50 +181,117 @@ al_fds_add(al_loop *loop, int fd, int event, al_handle *handle)
     if (check_watchable(fd) < 0) {
         return -1;
     }
-    al_fd *entry = ensure(loop, fd);
+    al_fd *entry = ensure_watcher(loop, fd);
     if (entry == NULL) {
         return -1;
     }
-    al_handle **place = event == AL_READ ? &entry->reader : &entry->writer;
-    al_handle *old = *place;
-    *place = (al_handle *)Py_NewRef((PyObject *)handle);
+    al_waiter *waiter = waiter_of(entry, event);
+    al_waiter old = *waiter;
+    *waiter = (al_waiter){al_handle_run, Py_NewRef((PyObject *)handle)};
     watch(entry);
-    int status = 0;
-    if (old != NULL) {
-        status = al_handle_cancel(old); /* escapes */
-        al_handle_left_queue(old);
-        Py_DECREF(old); /* escapes */
-    }
-    return status;
+    return drop(old); /* escapes */
 }
 
 int
 al_fds_remove(al_loop *loop, int fd, int event)
 {
     al_fd *entry = find(&loop->fds, fd);
-    if (entry == NULL) {
+    if (entry == NULL || waiter_of(entry, event)->run == NULL) {
         return 0;
     }
-    al_handle **place = event == AL_READ ? &entry->reader : &entry->writer;
-    al_handle *old = *place;
-    if (old == NULL) {
-        return 0;
-    }
-    *place = NULL;
+    al_waiter *waiter = waiter_of(entry, event);
+    al_waiter old = *waiter;
+    *waiter = (al_waiter){NULL, NULL};
     watch(entry);
-    int status = al_handle_cancel(old) < 0 ? -1 : 1; /* escapes */
-    al_handle_left_queue(old);
-    Py_DECREF(old); /* escapes */
-    return status;
+    return drop(old) < 0 ? -1 : 1; /* escapes */
+}
+
+int
+al_fds_wait(al_loop *loop, int fd, int event, al_run_fn run, PyObject *self,
+            PyObject *file)
+{
+    al_fd *entry = ensure_watcher(loop, fd);
+    if (entry == NULL) {
+        return -1;
+    }
+    bool known = entry->file != NULL && al_weakref_is(entry->file, file);
+    if (!known) {
+        PyObject *reference = PyWeakref_NewRef(file, NULL);
+        if (reference == NULL) {
+            return -1;
+        }
+        Py_XSETREF(entry->file, reference);
+    }
+    al_waiter *waiter = waiter_of(entry, event);
+    al_waiter old = *waiter;
+    *waiter = (al_waiter){run, Py_NewRef(self)};
+    if (known) {
+        set_watched(entry, entry->watched | event, false);
+    }
+    else {
+        watch(entry);
+    }
+    return old.run == NULL ? 0 : drop(old); /* escapes */
+}
+
+void
+al_fds_unwait(al_loop *loop, int fd, int event, PyObject *self)
+{
+    al_fd *entry = find(&loop->fds, fd);
+    if (entry != NULL && waiter_of(entry, event)->self == self) {
+        *waiter_of(entry, event) = (al_waiter){NULL, NULL};
+        if (event == AL_WRITE) {
+            set_watched(entry, entry->watched & ~AL_WRITE, false);
+        }
+        Py_DECREF(self); /* The caller has another reference. */
+    }
 }
 
 bool
-al_fds_get(const al_fds *fds, int fd, al_handle **reader, al_handle **writer)
+al_fds_get(const al_fds *fds, int fd, PyObject **reader, PyObject **writer)
 {
     const al_fd *entry = find(fds, fd);
-    *reader = entry == NULL ? NULL : entry->reader;
-    *writer = entry == NULL ? NULL : entry->writer;
+    *reader = entry == NULL ? NULL : entry->reader.self;
+    *writer = entry == NULL ? NULL : entry->writer.self;
     return *reader != NULL || *writer != NULL;
+}
+
+PyObject *
+al_fds_transport(const al_fds *fds, int fd)
+{
+    const al_fd *entry = find(fds, fd);
+    return entry == NULL ? NULL : entry->transport;
+}
+
+int
+al_fds_set_transport(al_loop *loop, int fd, PyObject *transport)
+{
+    al_fd *entry = transport == NULL ? find(&loop->fds, fd) : ensure(loop, fd);
+    if (entry == NULL) {
+        return transport == NULL ? 0 : -1;
+    }
+    PyObject *old = entry->transport_kept ? entry->transport : NULL;
+    entry->transport = transport;
+    entry->transport_kept = false;
+    Py_XDECREF(old); /* escapes */
+    return 0;
+}
+
+void
+al_fds_keep_transport(al_loop *loop, int fd, PyObject *transport, bool keep)
+{
+    al_fd *entry = find(&loop->fds, fd);
+    if (entry == NULL || entry->transport != transport ||
+        entry->transport_kept == keep) {
+        return;
+    }
+    entry->transport_kept = keep;
+    if (keep) {
+        Py_INCREF(transport);
+    }
+    else {
+        Py_DECREF(transport); /* escapes */
+    }
 }
 
 void
@@ -190,14 +303,20 @@ al_fds_clear(al_fds *fds)
     fds->capacity = 0;
     for (int i = 0; i < capacity; i++) {
         if (entries[i] != NULL) {
-            al_io_free(entries[i]->io);
-            al_handle *handles[2] = {entries[i]->reader, entries[i]->writer};
+            if (entries[i]->io != NULL) {
+                al_io_free(entries[i]->io);
+            }
+            PyObject *transport =
+                entries[i]->transport_kept ? entries[i]->transport : NULL;
+            al_waiter waiters[2] = {entries[i]->reader, entries[i]->writer};
+            Py_XDECREF(entries[i]->file);
             PyMem_Free(entries[i]);
+            Py_XDECREF(transport); /* escapes */
             for (int j = 0; j < 2; j++) {
-                if (handles[j] != NULL) {
-                    al_handle_left_queue(handles[j]);
-                    Py_DECREF(handles[j]); /* escapes */
+                if (waiters[j].run == al_handle_run) {
+                    al_handle_left_queue((al_handle *)waiters[j].self);
                 }
+                Py_XDECREF(waiters[j].self); /* escapes */
             }
         }
     }
@@ -209,16 +328,38 @@ al_fds_traverse(const al_fds *fds, visitproc visit, void *arg)
 {
     for (int i = 0; i < fds->capacity; i++) {
         const al_fd *entry = fds->entries[i];
-        al_handle *handles[2] = {entry == NULL ? NULL : entry->reader,
-                                 entry == NULL ? NULL : entry->writer};
+        if (entry == NULL) {
+            continue;
+        }
+        const al_waiter *waiters[2] = {&entry->reader, &entry->writer};
         for (int j = 0; j < 2; j++) {
-            if (handles[j] != NULL) {
-                int status = al_handle_traverse_queued(handles[j], visit, arg);
+            PyObject *self = waiters[j]->self;
+            if (waiters[j]->run == al_handle_run) {
+                int status = al_handle_traverse_queued((al_handle *)self, visit, arg);
                 if (status != 0) {
                     return status;
                 }
             }
+            else {
+                Py_VISIT(self);
+            }
+        }
+        Py_VISIT(entry->file);
+        if (entry->transport_kept) {
+            Py_VISIT(entry->transport);
         }
     }
     return 0;
+}
+
+al_fd *
+al_fds_find(const al_fds *fds, int fd)
+{
+    return find(fds, fd);
+}
+
+al_fd *
+al_fds_ensure(al_loop *loop, int fd)
+{
+    return ensure(loop, fd);
 }

@@ -5,6 +5,7 @@
 #include "core/debug.h"
 #include "core/report.h"
 #include "core/sched.h"
+#include "core/stack.h"
 
 /* Bursts of thousands of callbacks are common; this keeps half a megabyte at most. */
 enum { FREE_HANDLES_MAX = 4 * AL_FREELIST_MAX };
@@ -176,8 +177,8 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
             goto error;
         }
     }
-    if (AL_UNLIKELY(loop->debug)) {
-        self->source_traceback = al_debug_handle_traceback(loop->st);
+    if (AL_UNLIKELY(loop->debug & AL_DEBUG_TRACEBACKS)) {
+        self->source_traceback = al_debug_capture(loop->st, loop); /* escapes */
         if (self->source_traceback == NULL) {
             goto error;
         }
@@ -187,6 +188,26 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
 error:
     Py_DECREF(self);
     return NULL;
+}
+
+al_handle *
+al_handle_make(al_loop *loop, PyObject *callback, PyObject *args, PyObject *context,
+               PyObject *stack)
+{
+    al_handle *self = handle_alloc(loop->st, loop->st->Handle_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->callback = Py_NewRef(callback);
+    self->loop = Py_NewRef((PyObject *)loop);
+    self->args = Py_XNewRef(args);
+    self->context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+    self->source_traceback = Py_XNewRef(stack);
+    PyObject_GC_Track(self);
+    if (self->context == NULL) {
+        Py_CLEAR(self);
+    }
+    return self;
 }
 
 /* --- running ------------------------------------------------------------------- */
@@ -307,7 +328,8 @@ al_handle_cancel(al_handle *self)
         return 0;
     }
     self->cancelled = true;
-    int debug = loop != NULL ? loop->debug : al_debug_of_loop(st, self->loop);
+    int debug = loop != NULL ? (loop->debug & AL_DEBUG_TRACEBACKS) != 0
+                             : al_debug_of_loop(st, self->loop);
     if (debug < 0) {
         return -1;
     }
@@ -474,11 +496,25 @@ handle_get_when(al_handle *self, void *Py_UNUSED(closure))
     return TimerHandle_when(self, NULL);
 }
 
+static PyObject *
+handle_get_source_traceback(al_handle *self, void *Py_UNUSED(closure))
+{
+    return al_stack_read(PyType_GetModuleState(Py_TYPE(self)), &self->source_traceback);
+}
+
+static int
+handle_set_source_traceback(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    PyObject *old = self->source_traceback;
+    self->source_traceback = Py_XNewRef(value);
+    Py_XDECREF(old); /* escapes */
+    return 0;
+}
+
 static PyMemberDef handle_members[] = {
     {"_callback", T_OBJECT, offsetof(al_handle, callback), 0, NULL},
     {"_loop", T_OBJECT, offsetof(al_handle, loop), 0, NULL},
     {"_repr", T_OBJECT, offsetof(al_handle, repr), 0, NULL},
-    {"_source_traceback", T_OBJECT, offsetof(al_handle, source_traceback), 0, NULL},
     {"_cancelled", T_BOOL, offsetof(al_handle, cancelled), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -487,7 +523,6 @@ static PyMemberDef timer_members[] = {
     {"_callback", T_OBJECT, offsetof(al_handle, callback), 0, NULL},
     {"_loop", T_OBJECT, offsetof(al_handle, loop), 0, NULL},
     {"_repr", T_OBJECT, offsetof(al_handle, repr), 0, NULL},
-    {"_source_traceback", T_OBJECT, offsetof(al_handle, source_traceback), 0, NULL},
     {"_cancelled", T_BOOL, offsetof(al_handle, cancelled), 0, NULL},
     {"_scheduled", T_BOOL, offsetof(al_handle, scheduled), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -496,12 +531,16 @@ static PyMemberDef timer_members[] = {
 static PyGetSetDef handle_getsets[] = {
     {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
     {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
+    {"_source_traceback", (getter)handle_get_source_traceback,
+     (setter)handle_set_source_traceback, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyGetSetDef timer_getsets[] = {
     {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
     {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
+    {"_source_traceback", (getter)handle_get_source_traceback,
+     (setter)handle_set_source_traceback, NULL, NULL},
     {"_when", (getter)handle_get_when, (setter)handle_set_when, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -629,7 +668,7 @@ static PyMethodDef threadsafe_methods[] = {
 };
 
 static char threadsafe_doc[] =
-    PyDoc_STR("ThreadSafeHandle(callback, args, loop, context=None)\n--\n\n"
+    PyDoc_STR("_ThreadSafeHandle(callback, args, loop, context=None)\n--\n\n"
               "A callback that another thread scheduled and may cancel.");
 
 static PyType_Slot threadsafe_slots[] = {
@@ -645,7 +684,7 @@ static PyType_Slot threadsafe_slots[] = {
 };
 
 static PyType_Spec threadsafe_spec = {
-    .name = "aioloop._core.ThreadSafeHandle",
+    .name = "aioloop._core._ThreadSafeHandle",
     .basicsize = sizeof(al_threadsafe_handle),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = threadsafe_slots,

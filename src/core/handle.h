@@ -12,6 +12,7 @@
 #ifndef AL_CORE_HANDLE_H
 #define AL_CORE_HANDLE_H
 
+#include "base/ring.h"
 #include "base/state.h"
 
 struct al_loop;
@@ -24,7 +25,7 @@ typedef struct al_handle {
     PyObject *context;  /* NULL: empty; made when somebody asks */
     PyObject *loop;
     PyObject *repr;             /* NULL reads as None */
-    PyObject *source_traceback; /* NULL reads as None */
+    PyObject *source_traceback; /* see stack.h */
     PyObject *unused;
 #if PY_VERSION_HEX < 0x030C0000
     PyObject *weakrefs;
@@ -59,6 +60,12 @@ void al_handle_clear_free_lists(al_state *st);
 al_handle *al_handle_new(struct al_loop *loop, PyTypeObject *type, PyObject *callback,
                          PyObject *const *args, Py_ssize_t nargs, PyObject *context);
 
+/* A handle around what runs already: `args` is a tuple or NULL, `context` a Context or
+ * NULL (the current one), `stack` where it was asked for, or NULL.  It is no work for a
+ * queue.  New reference. */
+al_handle *al_handle_make(struct al_loop *loop, PyObject *callback, PyObject *args,
+                          PyObject *context, PyObject *stack);
+
 /* Runs the callback in its context (an al_run_fn). */
 int al_handle_run(struct al_loop *loop, PyObject *self, PyObject *arg, PyObject *extra);
 
@@ -69,6 +76,14 @@ int al_handle_run_foreign(struct al_loop *loop, PyObject *self, PyObject *arg,
 /* The same for a handle of call_soon_threadsafe (an al_run_fn). */
 int al_handle_run_threadsafe(struct al_loop *loop, PyObject *self, PyObject *arg,
                              PyObject *extra);
+
+/* Whether `self` of a slot with this function is a handle. */
+static inline bool
+al_handle_is_run_by(al_run_fn run)
+{
+    return run == al_handle_run || run == al_handle_run_foreign ||
+           run == al_handle_run_threadsafe;
+}
 
 /* Cancels as Handle.cancel does.  0 or -1. */
 int al_handle_cancel(al_handle *handle);

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <ev.h>
+#include <fcntl.h>
 #include <math.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,7 +34,14 @@ struct al_poll {
     PyThreadState *released;
     size_t tail; /* of the ready ring when this wait's watchers began to push */
     bool blocking;
-    bool failed; /* a watcher's callback set an exception */
+    bool failed;     /* a watcher's callback set an exception */
+    al_io *watchers; /* all that exist; their makers own them */
+    int *changed;    /* numbers whose set has changed since the last wait */
+    size_t changed_length, changed_capacity;
+    unsigned int *active; /* by number: how many watchers are started */
+    int active_capacity;
+    int64_t gil_wait;
+    Py_ssize_t events;
 #if AL_TIMERFD
     int timerfd;
     ev_io timer_io;
@@ -44,10 +52,12 @@ struct al_poll {
 };
 
 struct al_io {
-    ev_io ev; /* first: libev hands it back */
-    al_poll *poll;
+    ev_io ev;            /* first: libev hands it back */
+    al_poll *poll;       /* NULL once that has been freed */
+    al_io *next, **prev; /* in the list of the poll */
     al_io_fn ready;
     void *owner;
+    bool started;
 };
 
 int64_t
@@ -80,7 +90,9 @@ acquire_gil(EV_P)
 {
     al_poll *poll = ev_userdata(EV_A);
     if (poll->blocking) {
+        int64_t began = poll->loop->debug ? al_poll_clock() : 0;
         PyEval_RestoreThread(poll->released);
+        poll->gil_wait = began != 0 ? al_poll_clock() - began : 0;
         /* Other threads may have pushed meanwhile: theirs stay in front. */
         poll->tail = poll->loop->ready.tail;
     }
@@ -181,6 +193,94 @@ clear_deadline(al_poll *poll)
 }
 #endif
 
+/* --- descriptors that are gone ----------------------------------------------------------- */
+
+/* Remembers that the set of a number changed. */
+static void
+note_change(al_poll *poll, int fd)
+{
+    if (poll->changed_length > 0 && poll->changed[poll->changed_length - 1] == fd) {
+        return;
+    }
+    if (poll->changed_length == poll->changed_capacity) {
+        size_t capacity = poll->changed_capacity * 2 + 16;
+        int *changed = PyMem_Realloc(poll->changed, capacity * sizeof(int));
+        if (changed == NULL) {
+            return; /* This one goes unchecked. */
+        }
+        poll->changed = changed;
+        poll->changed_capacity = capacity;
+    }
+    poll->changed[poll->changed_length++] = fd;
+}
+
+/* Makes room for the number in `active`.  0, or -1 with MemoryError. */
+static int
+reserve_number(al_poll *poll, int fd)
+{
+    if (fd < poll->active_capacity) {
+        return 0;
+    }
+    int capacity = poll->active_capacity == 0 ? 32 : poll->active_capacity;
+    while (capacity <= fd) {
+        capacity *= 2;
+    }
+    unsigned int *active =
+        PyMem_Realloc(poll->active, (size_t)capacity * sizeof(*active));
+    if (active == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memset(active + poll->active_capacity, 0,
+           (size_t)(capacity - poll->active_capacity) * sizeof(*active));
+    poll->active = active;
+    poll->active_capacity = capacity;
+    return 0;
+}
+
+static void
+start(al_io *io)
+{
+    ev_io_start(io->poll->ev, &io->ev);
+    io->started = true;
+    io->poll->active[io->ev.fd]++;
+    note_change(io->poll, io->ev.fd);
+}
+
+static void
+stop(al_io *io)
+{
+    if (io->started) {
+        ev_io_stop(io->poll->ev, &io->ev);
+        io->started = false;
+        /* libev tells the kernel of what is left for the number, if anything. */
+        if (--io->poll->active[io->ev.fd] > 0) {
+            note_change(io->poll, io->ev.fd);
+        }
+    }
+}
+
+/* Stops the watchers of descriptors that were closed after they were set.  libev calls
+ * that a mistake of its user and ends the process (where it is built with assertions);
+ * asyncio's selector has forgotten the descriptor by then and says nothing.  Numbers
+ * that nobody watches any more cost nothing here: connections close all the time. */
+static void
+drop_closed(al_poll *poll)
+{
+    for (size_t i = 0; i < poll->changed_length; i++) {
+        int fd = poll->changed[i];
+        if (poll->active[fd] == 0 || fcntl(fd, F_GETFD) >= 0) {
+            continue;
+        }
+        for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+            if (io->ev.fd == fd) {
+                stop(io);
+            }
+        }
+    }
+    poll->changed_length = 0;
+}
+
 /* --- life cycle ----------------------------------------------------------------------- */
 
 al_poll *
@@ -226,8 +326,15 @@ al_poll_new(al_loop *loop)
 void
 al_poll_free(al_poll *poll)
 {
+    for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+        ev_io_stop(poll->ev, &io->ev);
+        io->started = false;
+        io->poll = NULL; /* Its maker lives on: a transport of a closed loop. */
+    }
     close_timer(poll);
     ev_loop_destroy(poll->ev);
+    PyMem_Free(poll->changed);
+    PyMem_Free(poll->active);
     PyMem_Free(poll);
 }
 
@@ -246,8 +353,13 @@ al_poll_wait(al_poll *poll, int64_t timeout)
     poll->tail = ready->tail;
     poll->blocking = timeout != 0;
     poll->failed = false;
+    poll->gil_wait = 0;
+    poll->events = 0;
     if (timeout > 0) {
         set_deadline(poll, timeout);
+    }
+    if (poll->changed_length > 0) {
+        drop_closed(poll);
     }
     ev_run(poll->ev, timeout == 0 ? EVRUN_NOWAIT : EVRUN_ONCE);
     if (timeout > 0) {
@@ -255,6 +367,18 @@ al_poll_wait(al_poll *poll, int64_t timeout)
     }
     al_ring_reverse_tail(ready, ready->tail - poll->tail);
     return poll->failed ? -1 : 0;
+}
+
+int64_t
+al_poll_gil_wait(const al_poll *poll)
+{
+    return poll->gil_wait;
+}
+
+Py_ssize_t
+al_poll_events(const al_poll *poll)
+{
+    return poll->events;
 }
 
 /* --- watchers ------------------------------------------------------------------------- */
@@ -266,10 +390,12 @@ io_ready(EV_P_ ev_io *watcher, int revents)
     al_poll *poll = ev_userdata(EV_A);
     int events = 0;
     if (revents & EV_ERROR) {
-        /* The descriptor was closed under the watcher; libev has stopped it.  asyncio
-         * never hears of such a descriptor again, and neither do its callbacks. */
+        /* The descriptor was closed under the watcher, and libev has stopped it: as in
+         * drop_closed. */
+        stop(io);
         return;
     }
+    poll->events++;
     events |= revents & EV_READ ? AL_READ : 0;
     events |= revents & EV_WRITE ? AL_WRITE : 0;
     if (io->ready(poll->loop, io->owner, events) < 0) {
@@ -280,15 +406,25 @@ io_ready(EV_P_ ev_io *watcher, int revents)
 al_io *
 al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
 {
+    if (reserve_number(poll, fd) < 0) {
+        return NULL;
+    }
     al_io *io = PyMem_New(al_io, 1);
     if (io == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
+    io->started = false;
     ev_io_init(&io->ev, io_ready, fd, 0);
     io->poll = poll;
     io->ready = ready;
     io->owner = owner;
+    io->next = poll->watchers;
+    io->prev = &poll->watchers;
+    if (io->next != NULL) {
+        io->next->prev = &io->next;
+    }
+    poll->watchers = io;
     return io;
 }
 
@@ -296,18 +432,45 @@ void
 al_io_set(al_io *io, int events)
 {
     int fd = io->ev.fd;
-    ev_io_stop(io->poll->ev, &io->ev);
+    if (io->poll == NULL) {
+        return;
+    }
+    stop(io);
     if (events != 0) {
         ev_io_set(
             &io->ev, fd,
             (events & AL_READ ? EV_READ : 0) | (events & AL_WRITE ? EV_WRITE : 0));
-        ev_io_start(io->poll->ev, &io->ev);
+        start(io);
     }
+}
+
+void
+al_io_modify(al_io *io, int events)
+{
+#ifdef ev_io_modify
+    if (io->poll == NULL) {
+        return;
+    }
+    stop(io);
+    if (events != 0) {
+        ev_io_modify(&io->ev, (events & AL_READ ? EV_READ : 0) |
+                                  (events & AL_WRITE ? EV_WRITE : 0));
+        start(io);
+    }
+#else
+    al_io_set(io, events); /* libev before 4.32 */
+#endif
 }
 
 void
 al_io_free(al_io *io)
 {
-    ev_io_stop(io->poll->ev, &io->ev);
+    if (io->poll != NULL) {
+        stop(io);
+        *io->prev = io->next;
+        if (io->next != NULL) {
+            io->next->prev = io->prev;
+        }
+    }
     PyMem_Free(io);
 }

@@ -29,15 +29,24 @@ void al_poll_free(al_poll *poll);
  * 0, or -1 with an exception. */
 int al_poll_wait(al_poll *poll, int64_t timeout);
 
+/* In debug mode: nanoseconds that the last wait spent on getting the GIL back, and how
+ * many descriptors were ready. */
+int64_t al_poll_gil_wait(const al_poll *poll);
+Py_ssize_t al_poll_events(const al_poll *poll);
+
 /* The process is a fork's child: stop sharing the kernel's objects with the parent.
  * 0, or -1 with OSError. */
 int al_poll_fork(al_poll *poll);
 
-/* A stopped watcher for fd, or NULL with MemoryError. */
+/* A stopped watcher for fd, or NULL with MemoryError.  Its maker frees it, before or
+ * after the selector goes; once that has gone the watcher does nothing. */
 al_io *al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner);
 /* Watches for `events` from now on (0: stop).  The kernel is told again even if the
  * set did not change, because the number may stand for another file by now. */
 void al_io_set(al_io *io, int events);
+/* The same for a number that stands for the file it stood for before: no system call if
+ * the set is back to what it was by the next poll. */
+void al_io_modify(al_io *io, int events);
 void al_io_free(al_io *io);
 
 /* CLOCK_MONOTONIC in nanoseconds. */

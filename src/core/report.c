@@ -4,6 +4,7 @@
 #include <stdarg.h>
 
 #include "core/sched.h"
+#include "core/stack.h"
 
 bool
 al_report_must_leave(void)
@@ -74,9 +75,15 @@ al_report_handle(al_loop *loop, al_handle *handle)
     if (source != NULL) {
         message = PyUnicode_FromFormat("Exception in callback %U", source);
     }
-    int status = al_report_context(st, (PyObject *)loop, message, "exception", exc,
-                                   "handle", handle, "source_traceback",
-                                   handle->source_traceback, NULL); /* escapes */
+    PyObject *traceback =
+        message == NULL ? NULL : al_stack_read_present(st, &handle->source_traceback);
+    if (traceback == NULL && PyErr_Occurred()) {
+        Py_CLEAR(message);
+    }
+    int status =
+        al_report_context(st, (PyObject *)loop, message, "exception", exc, "handle",
+                          handle, "source_traceback", traceback, NULL); /* escapes */
+    Py_XDECREF(traceback);
     Py_DECREF(callback);
     Py_XDECREF(args);
     Py_XDECREF(source);

@@ -90,16 +90,25 @@ poll_selector(al_loop *loop, int64_t timeout)
         return -1;
     }
     loop->must_poll = false;
+    int64_t began =
+        AL_UNLIKELY(loop->debug & AL_DEBUG_SLOW_SELECTOR) ? al_poll_clock() : 0;
     loop->wake.blocked = timeout != 0;
+    loop->polling = true;
     int status = al_poll_wait(loop->poll, timeout);
+    loop->polling = false;
     loop->wake.blocked = false;
-    loop->polled_at = loop->checked_at = al_poll_clock();
+    loop->polled_at = loop->checked_at = loop->slot_began = al_poll_clock();
     loop->until_check = loop->stride = 1;
+    if (AL_UNLIKELY(began != 0) && status == 0) {
+        status = al_debug_polled(loop, timeout, loop->polled_at - began); /* escapes */
+    }
     if (status == 0 && loop->wake.readable) {
         status = al_wake_drain(loop); /* escapes */
+        loop->slot_began = 0;
     }
     if (status == 0 && timeout != 0) {
         status = PyErr_CheckSignals(); /* escapes; KeyboardInterrupt comes from here */
+        loop->slot_began = 0;          /* A signal handler's time is no callback's. */
     }
     return status;
 }
@@ -222,6 +231,40 @@ gather(al_loop *loop)
 
 /* --- running ------------------------------------------------------------------------ */
 
+/* Whatever is not a step or wake-up must not see the task of the one before. */
+static inline void
+leave_task(al_loop *loop, const al_slot *slot)
+{
+    if (loop->current_task != NULL && slot->run != loop->st->task_step &&
+        slot->run != loop->st->task_wakeup) {
+        loop->st->leave_current(loop);
+    }
+}
+
+/* run_ready in debug mode: `todo` slots are left. */
+static int
+run_ready_debug(al_loop *loop, size_t todo)
+{
+    int status = 0;
+    size_t ran = 0;
+    al_debug_iteration_begins(loop);
+    while (todo-- > 0 && al_ring_len(&loop->ready) > 0 && status == 0) {
+        PyObject *note = al_ring_take_note(&loop->ready);
+        al_slot slot = al_ring_pop(&loop->ready);
+        leave_task(loop, &slot);
+        status = al_debug_run(loop, &slot, note); /* escapes */
+        Py_DECREF(slot.self);                     /* escapes */
+        Py_XDECREF(slot.arg);
+        Py_XDECREF(slot.extra);
+        Py_XDECREF(note);
+        if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
+            status = -1;
+        }
+        ran++;
+    }
+    return status < 0 ? -1 : al_debug_iteration_ends(loop, ran); /* escapes */
+}
+
 static inline int
 run_ready(al_loop *loop)
 {
@@ -229,22 +272,27 @@ run_ready(al_loop *loop)
     loop->until_check =
         todo < loop->until_check ? loop->until_check - (uint32_t)todo : 0;
     int status = 0;
-    while (todo-- > 0 && al_ring_len(&loop->ready) > 0) {
-        al_slot slot = al_ring_pop(&loop->ready);
-        if (loop->current_task != NULL && slot.run != loop->st->task_step &&
-            slot.run != loop->st->task_wakeup) {
-            loop->st->leave_current(loop);
+    bool nested = loop->in_slot;
+    loop->in_slot = true;
+    for (; todo > 0 && al_ring_len(&loop->ready) > 0; todo--) {
+        if (AL_UNLIKELY(loop->debug)) {
+            status = run_ready_debug(loop, todo); /* escapes */
+            break;
         }
-        status = AL_UNLIKELY(loop->debug)
-                     ? al_debug_run(loop, &slot)
-                     : slot.run(loop, slot.self, slot.arg, slot.extra); /* escapes */
-        Py_DECREF(slot.self);                                           /* escapes */
+        al_slot slot = al_ring_pop(&loop->ready);
+        leave_task(loop, &slot);
+        status = slot.run(loop, slot.self, slot.arg, slot.extra); /* escapes */
+        Py_DECREF(slot.self);                                     /* escapes */
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
+        if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
+            status = -1;
+        }
         if (AL_UNLIKELY(status < 0)) {
             break;
         }
     }
+    loop->in_slot = nested;
     if (loop->current_task != NULL) {
         loop->st->leave_current(loop);
     }
@@ -280,14 +328,19 @@ al_sched_run_once(al_loop *loop)
 int
 al_sched_run(al_loop *loop)
 {
-    int status;
-    loop->must_poll = true;
     if (al_override_refresh(loop) < 0) {
         return -1;
     }
+    int status;
+    al_stack_base base;
+    al_stack_set_base(loop->st, &base);
+    /* cppcheck-suppress autoVariables ; taken back before it dies */
+    loop->base = &base;
+    loop->must_poll = true;
     do {
         status =
             AL_LIKELY(!loop->own_run_once) ? run_once(loop) : run_once_by_name(loop);
     } while (status == 0 && !loop->stopping);
+    loop->base = NULL;
     return status;
 }

@@ -15,7 +15,9 @@
 
 #include "base/ring.h"
 #include "base/state.h"
+#include "core/debug.h"
 #include "core/fds.h"
+#include "core/stack.h"
 #include "core/timer.h"
 #include "core/wake.h"
 
@@ -35,7 +37,15 @@ typedef struct al_loop {
     uint32_t until_check;    /* slots left before the next one */
     uint32_t misses;         /* looks at the selector in vain */
     bool must_poll;          /* the next iteration polls whatever the clock says */
+    bool polling;            /* the selector is being waited for */
     bool stopping;
+
+    /* Writes that wait for the end of the slot that made them; see io/stream.h. */
+    struct al_stream *dirty, *dirty_last; /* a list of owned references */
+    bool in_slot;                         /* a slot is running: writes may wait */
+    char *receive_buffer;                 /* AL_RECEIVE_SIZE bytes, made when needed */
+
+    char *arena; /* memory that io/arena.h hands out; NULL until then */
 
     /* The outside world. */
     struct al_poll *poll; /* NULL once closed */
@@ -57,10 +67,19 @@ typedef struct al_loop {
     bool own_run_once;   /* loop._run_once is not ours */
     bool handle_patched; /* asyncio.Handle._run is not the one found at import */
 
-    /* Debug mode. */
-    bool debug;
+    /* Debug mode: see debug.h. */
+    unsigned debug;            /* switches AL_DEBUG_*, 0 outside debug mode */
+    int origin_depth;          /* of the stacks that coroutines remember */
+    al_stack_table *stacks;    /* interned stacks, NULL: none yet */
+    const al_stack_base *base; /* of the running loop, NULL when it does not run */
     PyObject *slow_callback_duration;
-    PyObject *current_handle; /* debug: the handle being run, or NULL */
+    int64_t slow_limit;       /* the same in ns */
+    int64_t slot_began;       /* ns: the slot that runs or comes next; 0: unknown */
+    int64_t iteration_began;  /* ns */
+    int64_t slow_reported;    /* ns of this iteration in slots reported as slow */
+    const al_slot *running;   /* the slot being run, or NULL */
+    PyObject *running_note;   /* its note, borrowed */
+    PyObject *current_handle; /* made for the slot being run, or set, or NULL */
 
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */
@@ -76,21 +95,25 @@ al_loop_check(const al_state *st, PyObject *obj)
     return PyObject_TypeCheck(obj, st->EventLoop_type) ? (al_loop *)obj : NULL;
 }
 
-/* Whether work may enter the ring as bare slots.  When it may not (debug mode, a
- * call_soon or Handle._run that somebody replaced), every callback is a Handle made
- * by the loop's call_soon method, as in asyncio. */
+/* Whether work may enter the ring as bare slots.  When it may not (a call_soon or
+ * Handle._run that somebody replaced), every callback is a Handle made by the loop's
+ * call_soon method, as in asyncio. */
 static inline bool
 al_loop_direct(const al_loop *loop)
 {
-    return !(loop->debug | loop->own_call_soon | loop->handle_patched | loop->closed);
+    return !(loop->own_call_soon | loop->handle_patched | loop->closed);
 }
 
 /* Puts a slot into the ready ring; steals the references, also on failure.
- * 0, or -1 with MemoryError. */
+ * 0, or -1 with MemoryError, or with RuntimeError in debug mode from a foreign thread. */
 static inline int
 al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                     PyObject *extra)
 {
+    if (AL_UNLIKELY(loop->debug) && !al_handle_is_run_by(run)) {
+        /* A handle has a stack of its own, and was checked when it was made. */
+        return al_debug_push_steal(loop, run, self, arg, extra);
+    }
     return al_ring_push_steal(&loop->ready, run, self, arg, extra);
 }
 

@@ -1,7 +1,6 @@
 /* calls.c: call_soon and its kin, create_future, create_task, add_reader's inner part.
  *
- * Checks and messages mirror asyncio.base_events.BaseEventLoop; the debug-mode checks
- * are asyncio's own methods (_check_thread, _check_callback), called by name. */
+ * Checks and messages mirror asyncio.base_events.BaseEventLoop. */
 #include "loop/calls.h"
 
 #include "base/args.h"
@@ -25,18 +24,10 @@ check_closed(const al_loop *loop)
 static int
 check_debug(al_loop *loop, PyObject *callback, const char *method, bool thread)
 {
-    PyObject *result = NULL;
-    if (thread) {
-        result = PyObject_CallMethod((PyObject *)loop, "_check_thread", NULL);
-        if (result == NULL) {
-            return -1;
-        }
-        Py_DECREF(result);
+    if (thread && al_debug_check_thread(loop) < 0) {
+        return -1;
     }
-    result = PyObject_CallMethod((PyObject *)loop, "_check_callback", "Os", callback,
-                                 method); /* escapes */
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return al_debug_check_callback(loop, callback, method); /* escapes */
 }
 
 static int
@@ -622,7 +613,8 @@ EventLoop__remove_writer(al_loop *self, PyObject *fileobj)
     return remove_watch(self, fileobj, AL_WRITE);
 }
 
-/* The pair (reader, writer) of a descriptor, each a Handle or None; None if neither. */
+/* The pair (reader, writer) of a descriptor, each None, a Handle or a sock_* operation;
+ * None if neither. */
 static PyObject *
 EventLoop__watched(al_loop *self, PyObject *fileobj)
 {
@@ -630,12 +622,12 @@ EventLoop__watched(al_loop *self, PyObject *fileobj)
     if (descriptor_of(self, fileobj, &fd) < 0) {
         return NULL;
     }
-    al_handle *reader, *writer;
+    PyObject *reader, *writer;
     if (!al_fds_get(&self->fds, fd, &reader, &writer)) {
         Py_RETURN_NONE;
     }
-    return PyTuple_Pack(2, reader == NULL ? Py_None : (PyObject *)reader,
-                        writer == NULL ? Py_None : (PyObject *)writer);
+    return PyTuple_Pack(2, reader == NULL ? Py_None : reader,
+                        writer == NULL ? Py_None : writer);
 }
 
 /* The descriptors that have a reader or a writer, as a list of int. */
@@ -643,7 +635,7 @@ static PyObject *
 EventLoop__watched_fds(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     PyObject *list = PyList_New(0);
-    al_handle *reader, *writer;
+    PyObject *reader, *writer;
     for (int fd = 0; list != NULL && fd < self->fds.capacity; fd++) {
         if (al_fds_get(&self->fds, fd, &reader, &writer)) {
             PyObject *number = PyLong_FromLong(fd);

@@ -6,12 +6,16 @@
  * in C comes from SelectorEventLoop, in each version's own words. */
 #include "loop/loop.h"
 
+#include "base/args.h"
+#include "core/debug.h"
 #include "core/handle.h"
 #include "core/override.h"
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/signal.h"
 #include "loop/calls.h"
+#include "loop/net.h"
+#include "loop/sockets.h"
 
 /* --- the queues as asyncio's code sees them ------------------------------------------------ */
 
@@ -194,8 +198,10 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
         al_timers_init(&self->timers) < 0) {
         goto error;
     }
-    self->slow_callback_duration = PyFloat_FromDouble(0.1);
-    if (self->slow_callback_duration == NULL) {
+    PyObject *slow = PyFloat_FromDouble(0.1);
+    int status = slow == NULL ? -1 : al_debug_set_slow(self, slow);
+    Py_XDECREF(slow);
+    if (status < 0) {
         goto error;
     }
     self->poll = al_poll_new(self);
@@ -214,12 +220,15 @@ error:
 static void
 release_selector(al_loop *self)
 {
+    al_debug_clear(self);     /* escapes */
     al_fds_clear(&self->fds); /* escapes */
     al_wake_close(&self->wake);
     if (self->poll != NULL) {
         al_poll_free(self->poll);
         self->poll = NULL;
     }
+    PyMem_Free(self->receive_buffer);
+    self->receive_buffer = NULL;
 }
 
 static int
@@ -276,6 +285,7 @@ loop_dealloc(al_loop *self)
     if (self->timers.due != NULL) {
         al_timers_free(&self->timers);
     }
+    PyMem_RawFree(self->arena);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -323,6 +333,15 @@ leave_signals(al_loop *self)
     return status;
 }
 
+static int
+track_origins(al_loop *self)
+{
+    PyObject *result = PyObject_CallMethod(
+        (PyObject *)self, "_set_coroutine_origin_tracking", "O", Py_True);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 PyDoc_STRVAR(run_forever_doc, "run_forever($self, /)\n--\n\n"
                               "Run until stop() is called.\n\n"
                               "Source: asyncio, loop.run_forever.");
@@ -338,6 +357,10 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
     }
     Py_DECREF(result);
     int status = al_signal_enter(self);
+    if (status == 0 && self->origin_depth > 0) {
+        /* asyncio's set-up looks at _debug, which is only one of the switches. */
+        status = track_origins(self); /* escapes */
+    }
     if (status == 0) {
         status = al_sched_run(self); /* escapes */
     }
@@ -401,7 +424,93 @@ PyDoc_STRVAR(get_debug_doc, "get_debug($self, /)\n--\n\n"
 static PyObject *
 EventLoop_get_debug(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->debug);
+    return PyBool_FromLong(self->debug != 0);
+}
+
+/* All switches on or off, as set_debug(). */
+static int
+switch_debug(al_loop *self, PyObject *value)
+{
+    int depth = 0, on = PyObject_IsTrue(value);
+    if (on < 0) {
+        return -1;
+    }
+    if (on) {
+        PyObject *number =
+            PyObject_GetAttrString(self->st->asyncio_constants, "DEBUG_STACK_DEPTH");
+        long limit = number == NULL ? -1 : PyLong_AsLong(number);
+        Py_XDECREF(number);
+        if (limit == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        depth = limit < 0 ? 0 : limit > INT_MAX ? INT_MAX : (int)limit;
+    }
+    return al_debug_set(self, on ? AL_DEBUG_ALL : 0, depth); /* escapes */
+}
+
+/* A running loop's thread follows loop.origin_depth at its next iteration. */
+static PyObject *
+follow_origin_depth(al_loop *self)
+{
+    if (self->thread_id != 0) {
+        PyObject *method =
+            PyObject_GetAttrString((PyObject *)self, "_set_coroutine_origin_tracking");
+        PyObject *handle =
+            method == NULL
+                ? NULL
+                : PyObject_CallMethod((PyObject *)self, "call_soon_threadsafe", "Oi",
+                                      method, self->origin_depth != 0); /* escapes */
+        Py_XDECREF(method);
+        if (handle == NULL) {
+            return NULL;
+        }
+        Py_DECREF(handle);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(set_debug_doc,
+             "set_debug($self, /, enabled)\n--\n\n"
+             "Turn debug mode on or off, with all that belongs to it.\n\n"
+             "Source: asyncio, loop.set_debug.");
+
+static const al_signature set_debug_signature = {
+    .function = "BaseEventLoop.set_debug",
+    .names = {"enabled"},
+    .positional = 1,
+    .required = 1,
+    .total = 1,
+};
+
+static PyObject *
+EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
+{
+    PyObject *enabled;
+    if (al_args_parse(&set_debug_signature, args, nargs, kwnames, &enabled, NULL) < 0 ||
+        switch_debug(self, enabled) < 0) {
+        return NULL;
+    }
+    return follow_origin_depth(self);
+}
+
+/* The switches one by one, for Loop.debug_options: (switches, origin depth). */
+static PyObject *
+EventLoop__get_debug_switches(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_BuildValue("Ii", self->debug, self->origin_depth);
+}
+
+static PyObject *
+EventLoop__set_debug_switches(al_loop *self, PyObject *args)
+{
+    unsigned switches;
+    int depth;
+    if (!PyArg_ParseTuple(args, "Ii:_set_debug_switches", &switches, &depth) ||
+        al_debug_set(self, switches, depth) < 0) { /* escapes */
+        return NULL;
+    }
+    return follow_origin_depth(self);
 }
 
 static PyObject *
@@ -470,16 +579,18 @@ set_bool(PyObject *value, bool *target)
     return 0;
 }
 
+/* loop._debug is what asyncio's Python methods look at before they check descriptors
+ * and log what they do. */
 static PyObject *
 get_debug(al_loop *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->debug);
+    return PyBool_FromLong((self->debug & AL_DEBUG_FDS) != 0);
 }
 
 static int
 set_debug(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
-    return set_bool(value, &self->debug);
+    return refuse_delete(value) < 0 ? -1 : switch_debug(self, value);
 }
 
 static PyObject *
@@ -545,19 +656,13 @@ set_slow_callback_duration(al_loop *self, PyObject *value, void *Py_UNUSED(closu
     if (refuse_delete(value) < 0) {
         return -1;
     }
-    if (PyFloat_AsDouble(value) == -1.0 && PyErr_Occurred()) { /* escapes */
-        return -1;
-    }
-    PyObject *old = self->slow_callback_duration;
-    self->slow_callback_duration = Py_NewRef(value);
-    Py_DECREF(old); /* escapes */
-    return 0;
+    return al_debug_set_slow(self, value); /* escapes */
 }
 
 static PyObject *
 get_current_handle(al_loop *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(self->current_handle == NULL ? Py_None : self->current_handle);
+    return al_debug_current_handle(self);
 }
 
 static int
@@ -633,6 +738,12 @@ static PyMethodDef life_methods[] = {
     {"is_running", (PyCFunction)EventLoop_is_running, METH_NOARGS, is_running_doc},
     {"is_closed", (PyCFunction)EventLoop_is_closed, METH_NOARGS, is_closed_doc},
     {"get_debug", (PyCFunction)EventLoop_get_debug, METH_NOARGS, get_debug_doc},
+    {"set_debug", (PyCFunction)(void (*)(void))EventLoop_set_debug,
+     METH_FASTCALL | METH_KEYWORDS, set_debug_doc},
+    {"_get_debug_switches", (PyCFunction)EventLoop__get_debug_switches, METH_NOARGS,
+     NULL},
+    {"_set_debug_switches", (PyCFunction)EventLoop__set_debug_switches, METH_VARARGS,
+     NULL},
     {"_check_closed", (PyCFunction)EventLoop__check_closed, METH_NOARGS, NULL},
     {"_close_selector", (PyCFunction)EventLoop__close_selector, METH_NOARGS, NULL},
     {"_wakeup_fileno", (PyCFunction)EventLoop__wakeup_fileno, METH_NOARGS, NULL},
@@ -645,25 +756,40 @@ static char loop_doc[] =
               "The C part of aioloop.Loop: scheduler, selector, timers,\n"
               "futures and tasks.");
 
+/* One method table out of those of the rooms; it has to live as long as the type. */
+static int
+join_methods(al_state *st)
+{
+    PyMethodDef *tables[] = {life_methods, al_calls_methods, al_net_methods,
+                             al_sockets_methods};
+    size_t total = 0;
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        for (const PyMethodDef *def = tables[i]; def->ml_name != NULL; def++) {
+            total++;
+        }
+    }
+    st->loop_methods = PyMem_Calloc(total + 1, sizeof(PyMethodDef));
+    if (st->loop_methods == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyMethodDef *out = st->loop_methods;
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        for (const PyMethodDef *def = tables[i]; def->ml_name != NULL; def++) {
+            *out++ = *def;
+        }
+    }
+    return 0;
+}
+
 int
 al_loop_init_types(PyObject *module, al_state *st)
 {
     al_calls_init(st);
     st->loop_run_once = (PyCFunction)EventLoop__run_once;
-    /* One method table out of two rooms; it has to live as long as the type. */
-    size_t life = sizeof(life_methods) / sizeof(life_methods[0]) - 1, calls = 0;
-    while (al_calls_methods[calls].ml_name != NULL) {
-        calls++;
-    }
-    st->loop_methods = PyMem_New(PyMethodDef, life + calls + 1);
-    if (st->loop_methods == NULL) {
-        PyErr_NoMemory();
+    if (join_methods(st) < 0) {
         return -1;
     }
-    memcpy(st->loop_methods, life_methods, life * sizeof(PyMethodDef));
-    memcpy(st->loop_methods + life, al_calls_methods,
-           (calls + 1) * sizeof(PyMethodDef));
-
     PyType_Slot loop_slots[] = {
         {Py_tp_doc, loop_doc},
         {Py_tp_new, loop_tp_new},

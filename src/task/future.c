@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "core/context.h"
 #include "core/debug.h"
+#include "core/stack.h"
 #include "core/report.h"
 #include "task/await.h"
 #include "task/registry.h"
@@ -222,14 +223,15 @@ al_future_init(al_future *self, al_state *st, PyObject *loop_obj)
     }
     self->loop = al_loop_check(st, loop_obj);
     Py_XSETREF(self->loop_obj, loop_obj);
-    int debug = al_debug_of_loop(st, loop_obj); /* escapes for a foreign loop */
+    int debug = self->loop != NULL ? (self->loop->debug & AL_DEBUG_TRACEBACKS) != 0
+                                   : al_debug_of_loop(st, loop_obj); /* escapes */
     if (AL_UNLIKELY(debug != 0)) {
         if (debug < 0) {
             return -1;
         }
         /* asyncio takes no stack any more while the interpreter shuts down. */
         if (!finalizing()) {
-            PyObject *stack = al_debug_future_traceback(st); /* escapes */
+            PyObject *stack = al_debug_capture(st, self->loop); /* escapes */
             if (stack == NULL) {
                 return -1;
             }
@@ -248,8 +250,8 @@ al_future_new(al_loop *loop)
     }
     self->loop_obj = Py_NewRef((PyObject *)loop);
     self->loop = loop;
-    if (AL_UNLIKELY(loop->debug)) {
-        self->source_traceback = al_debug_future_traceback(loop->st); /* escapes */
+    if (AL_UNLIKELY(loop->debug & AL_DEBUG_TRACEBACKS)) {
+        self->source_traceback = al_debug_capture(loop->st, loop); /* escapes */
         if (self->source_traceback == NULL) {
             Py_DECREF(self);
             return NULL;
@@ -388,8 +390,20 @@ al_future_report(al_loop *loop, PyObject *callback, PyObject *arg, PyObject *con
         return -1;
     }
     PyObject *exc = al_err_take();
-    al_handle *handle = al_handle_new(loop, loop->st->Handle_type, callback, &arg,
-                                      arg == NULL ? 0 : 1, context);
+    al_handle *handle = NULL;
+    if (AL_UNLIKELY(loop->debug)) {
+        PyObject *current = al_debug_current_handle(loop); /* escapes */
+        if (current != NULL && al_handle_check(loop->st, current)) {
+            handle = (al_handle *)current;
+        }
+        else {
+            Py_XDECREF(current);
+        }
+    }
+    if (handle == NULL && !PyErr_Occurred()) {
+        handle = al_handle_new(loop, loop->st->Handle_type, callback, &arg,
+                               arg == NULL ? 0 : 1, context);
+    }
     if (handle == NULL) {
         Py_XDECREF(exc);
         return -1;
@@ -1244,8 +1258,11 @@ al_future_set_log_traceback(PyObject *op, PyObject *value, void *Py_UNUSED(closu
 PyObject *
 al_future_get_source_traceback(PyObject *op, void *Py_UNUSED(closure))
 {
-    const al_future *self = (al_future *)op;
-    return or_none(al_future_alive(self) ? self->source_traceback : NULL);
+    al_future *self = (al_future *)op;
+    if (!al_future_alive(self)) {
+        Py_RETURN_NONE;
+    }
+    return al_stack_read(al_future_state(self), &self->source_traceback);
 }
 
 PyObject *
@@ -1290,13 +1307,31 @@ al_future_finalize(PyObject *op)
     PyObject *loop = Py_NewRef(self->loop_obj);
     PyObject *message =
         PyUnicode_FromFormat("%s exception was never retrieved", short_type_name(op));
+    PyObject *traceback = al_stack_read_present(st, &self->source_traceback);
+    if (traceback == NULL && PyErr_Occurred()) {
+        Py_CLEAR(message);
+    }
     if (al_report_context(st, loop, message, "exception", self->exception, "future", op,
-                          "source_traceback", self->source_traceback,
-                          NULL) < 0) { /* escapes */
+                          "source_traceback", traceback, NULL) < 0) { /* escapes */
         PyErr_WriteUnraisable(loop);
     }
+    Py_XDECREF(traceback);
     Py_DECREF(loop);
     al_err_put_steal(saved);
+}
+
+/* What asyncio's Handle for a done-callback holds (an al_describe_fn). */
+static int
+describe_call(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
+              PyObject **args, PyObject **context)
+{
+    *args = PyTuple_Pack(1, slot->arg);
+    if (*args == NULL) {
+        return -1;
+    }
+    *callback = Py_NewRef(slot->self);
+    *context = Py_XNewRef(slot->extra);
+    return 0;
 }
 
 /* --- the type --------------------------------------------------------------------- */
@@ -1431,5 +1466,8 @@ al_future_init_types(PyObject *module, al_state *st)
         return -1;
     }
     st->Future_type->tp_vectorcall = Future_vectorcall;
+    if (al_debug_describe(st, al_future_call_run, describe_call) < 0) {
+        return -1;
+    }
     return al_await_init_types(module, st);
 }

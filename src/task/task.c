@@ -3,7 +3,9 @@
 
 #include "base/check.h"
 #include "core/context.h"
+#include "core/debug.h"
 #include "core/report.h"
+#include "core/stack.h"
 #include "task/await.h"
 #include "task/registry.h"
 
@@ -277,6 +279,37 @@ al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
     }
     return AL_LIKELY(status == 0) ? 0
                                   : report_slot(loop, task, make_wakeup, NULL, future);
+}
+
+/* What asyncio's Handles for a step and a wake-up hold (al_describe_fns). */
+static int
+describe_step(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
+              PyObject **Py_UNUSED(args), PyObject **context)
+{
+    al_future *task = (al_future *)(void *)slot->self;
+    *context = Py_XNewRef(al_task_context(task));
+    *callback = *context == NULL ? NULL : step_object_new(task, slot->arg);
+    if (*callback == NULL) {
+        Py_CLEAR(*context);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+describe_wakeup(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
+                PyObject **args, PyObject **context)
+{
+    al_future *task = (al_future *)(void *)slot->self;
+    *context = Py_XNewRef(al_task_context(task));
+    *args = *context == NULL ? NULL : PyTuple_Pack(1, slot->arg);
+    *callback = *args == NULL ? NULL : al_task_wakeup_new(slot->self);
+    if (*callback == NULL) {
+        Py_CLEAR(*args);
+        Py_CLEAR(*context);
+        return -1;
+    }
+    return 0;
 }
 
 /* --- what a step's result means -------------------------------------------------------- */
@@ -1169,10 +1202,15 @@ al_task_finalize(PyObject *op)
         PyObject *loop = Py_NewRef(self->loop_obj);
         PyObject *message =
             PyUnicode_FromString("Task was destroyed but it is pending!");
+        PyObject *traceback = al_stack_read_present(st, &self->source_traceback);
+        if (traceback == NULL && PyErr_Occurred()) {
+            Py_CLEAR(message);
+        }
         if (al_report_context(st, loop, message, "task", op, "source_traceback",
-                              self->source_traceback, NULL) < 0) { /* escapes */
+                              traceback, NULL) < 0) { /* escapes */
             PyErr_WriteUnraisable(loop);
         }
+        Py_XDECREF(traceback);
         Py_DECREF(loop);
         al_err_put_steal(saved);
     }
@@ -1263,5 +1301,9 @@ al_task_init_types(PyObject *module, al_state *st)
         return -1;
     }
     st->Task_type->tp_vectorcall = Task_vectorcall;
+    if (al_debug_describe(st, al_task_step_run, describe_step) < 0 ||
+        al_debug_describe(st, al_task_wakeup_run, describe_wakeup) < 0) {
+        return -1;
+    }
     return al_state_add_type(module, &st->TaskStep_type, &step_object_spec, NULL);
 }

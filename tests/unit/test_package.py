@@ -23,6 +23,7 @@ needs_policies = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 
 NAMES = {
+    "DebugOptions",
     "Future",
     "Handle",
     "Loop",

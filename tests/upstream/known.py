@@ -76,6 +76,12 @@ KNOWN = (
         " is scheduled, and counts the calls of a mock _process_events.",
         since=(3, 13),
     ),
+    Known(
+        "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket",
+        "It reads _read_ready_cb of the stdlib's transport and puts a slow wrapper in"
+        " the place of its _sock, both of which belong to that class alone.",
+        since=(3, 14),
+    ),
 )
 
 

@@ -1,0 +1,109 @@
+"""The switches of debug mode, one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+from asyncio import constants
+from typing import ClassVar
+
+
+@dataclasses.dataclass(frozen=True)
+class DebugOptions:
+    """What a loop does in debug mode. Everything is off by default.
+
+    ``loop.debug_options`` is the set that a loop has. It may be replaced at any
+    moment and from any thread, also while the loop runs::
+
+        loop.debug_options = aioloop.DebugOptions.production()
+        loop.debug_options = dataclasses.replace(
+            loop.debug_options, source_tracebacks=False
+        )
+
+    ``loop.set_debug(True)`` is the same as ``DebugOptions.all()`` and
+    ``loop.set_debug(False)`` as ``DebugOptions()``; ``loop.get_debug()`` is true if
+    anything is on.
+    """
+
+    slow_callbacks: bool = False
+    """Log callbacks that take ``loop.slow_callback_duration`` seconds or more."""
+
+    slow_iterations: bool = False
+    """Log an iteration that takes that long through many callbacks, none of which is
+    slow by itself."""
+
+    slow_selector: bool = False
+    """Log a poll of the selector that comes back that much too late, because another
+    thread held the GIL or the machine was busy."""
+
+    source_tracebacks: bool = False
+    """Remember where each future, task and handle was created."""
+
+    wakeup_tracebacks: bool = False
+    """Remember where each step of a task and each done-callback was scheduled: the
+    ``handle_traceback`` that an exception handler is told."""
+
+    thread_checks: bool = False
+    """Refuse calls from other threads than the loop's where asyncio does."""
+
+    callback_checks: bool = False
+    """Refuse coroutines and objects that cannot be called as callbacks."""
+
+    fd_checks: bool = False
+    """Refuse blocking sockets, and do what else asyncio's own Python code does in
+    debug mode: it checks arguments and logs connections, subprocesses and look-ups of
+    names."""
+
+    coroutine_origin_depth: int = 0
+    """How many frames a coroutine remembers of where it was created, for the warning
+    that it was never awaited. One frame costs 0.1 us per coroutine, ten cost 1 us."""
+
+    _SWITCHES: ClassVar[tuple[str, ...]] = (
+        "slow_callbacks",
+        "slow_iterations",
+        "slow_selector",
+        "source_tracebacks",
+        "wakeup_tracebacks",
+        "thread_checks",
+        "callback_checks",
+        "fd_checks",
+    )
+
+    def __post_init__(self) -> None:
+        if self.coroutine_origin_depth < 0:
+            raise ValueError("coroutine_origin_depth must not be negative")
+
+    def __bool__(self) -> bool:
+        """Say whether anything is on."""
+        return self != DebugOptions()
+
+    @classmethod
+    def all(cls) -> DebugOptions:
+        """Return all of debug mode, with as deep coroutine origins as asyncio's."""
+        switches = dict.fromkeys(cls._SWITCHES, True)
+        return cls(**switches, coroutine_origin_depth=constants.DEBUG_STACK_DEPTH)
+
+    @classmethod
+    def production(cls) -> DebugOptions:
+        """Return what is cheap enough to be left on.
+
+        That is all but the tracebacks of wake-ups and asyncio's own checks and logs,
+        with coroutine origins of one frame.
+        """
+        return dataclasses.replace(
+            cls.all(),
+            wakeup_tracebacks=False,
+            fd_checks=False,
+            coroutine_origin_depth=1,
+        )
+
+    def _to_switches(self) -> tuple[int, int]:
+        bits = (
+            1 << bit for bit, name in enumerate(self._SWITCHES) if getattr(self, name)
+        )
+        return sum(bits), self.coroutine_origin_depth
+
+    @classmethod
+    def _from_switches(cls, switches: int, depth: int) -> DebugOptions:
+        names = enumerate(cls._SWITCHES)
+        on = {name: bool(switches >> bit & 1) for bit, name in names}
+        return cls(**on, coroutine_origin_depth=depth)

@@ -1,0 +1,46 @@
+/* context.c: see context.h. */
+#include "core/context.h"
+
+int
+al_context_capture(PyObject **context)
+{
+    *context = NULL;
+    if (al_context_current_is_empty()) {
+        return 0;
+    }
+    *context = PyContext_CopyCurrent();
+    return *context == NULL ? -1 : 0;
+}
+
+int
+al_context_enter(al_loop *loop, PyObject **place, PyObject **entered)
+{
+    PyObject *context =
+        *place != NULL ? Py_NewRef(*place) : al_context_take_spare(loop);
+    if (AL_UNLIKELY(context == NULL)) {
+        return -1;
+    }
+    if (AL_UNLIKELY(PyContext_Enter(context) < 0)) {
+        Py_DECREF(context);
+        return -1;
+    }
+    *entered = context;
+    return 0;
+}
+
+int
+al_context_leave(al_loop *loop, PyObject **place, PyObject *entered)
+{
+    int status = PyContext_Exit(entered);
+    if (*place == NULL) {
+        if (al_context_give_back_steal(loop, entered, 1)) {
+            return status;
+        }
+        if (!al_context_is_empty(entered)) {
+            *place = entered; /* The callback set variables in it. */
+            return status;
+        }
+    }
+    Py_DECREF(entered);
+    return status;
+}

@@ -1,0 +1,74 @@
+/* stack.h: where something was created, at the price of a pointer.
+ *
+ * asyncio's debug mode extracts a traceback for every future, task and handle: 8-25 us
+ * and 1-3 KB each.  Here a capture keeps the innermost frames as pairs of code object
+ * and instruction pointer, and interns them: a program creates its objects in a few
+ * thousand places, so nearly every capture finds its stack in the table and takes a
+ * reference.  File names, lines and FrameSummary objects are made when somebody looks.
+ *
+ * An al_stack is an immutable Python object without a public type.  It stands in the
+ * word where asyncio keeps the list `_source_traceback`, and is replaced there by the
+ * list on the first read (al_stack_read), since programs delete items from it. */
+#ifndef AL_CORE_STACK_H
+#define AL_CORE_STACK_H
+
+#include "base/state.h"
+
+/* asyncio.constants.DEBUG_STACK_DEPTH. */
+enum { AL_STACK_DEPTH = 10 };
+
+typedef struct al_stack al_stack;
+
+/* The interned stacks of a loop; NULL: none yet. */
+typedef struct al_stack_table al_stack_table;
+
+typedef struct {
+    PyCodeObject *code;
+    const char *ip;
+} al_stack_place;
+
+/* The stack below a running loop, which cannot change while the loop runs: a walk that
+ * meets its first frame ends there. */
+typedef struct {
+    const void *frame;
+    uint64_t key; /* a hash of the instruction pointers, never 0 */
+    int count;
+    al_stack_place places[AL_STACK_DEPTH]; /* borrowed from the frames */
+} al_stack_base;
+
+/* Makes the type and finds out how to walk.  0 or -1. */
+int al_stack_init(PyObject *module, al_state *st);
+extern PyMethodDef al_stack_methods[]; /* of the module, for the tests */
+
+/* The calling thread's stack: at most AL_STACK_DEPTH frames, none if no Python code
+ * runs.  `table` NULL: not interned.  `base`: what is known of a running loop, or NULL.
+ * Any thread that holds the GIL may call it, also with an exception pending.  New
+ * reference, or NULL with MemoryError.  Escapes. */
+PyObject *al_stack_capture(al_state *st, al_stack_table **table,
+                           const al_stack_base *base);
+
+/* The calling thread's stack as the base of what is about to run on it. */
+void al_stack_set_base(al_state *st, al_stack_base *base);
+
+/* Forgets the interned stacks; whoever holds one keeps it.  Escapes. */
+void al_stack_flush(al_stack_table **table);
+
+/* Reads a word that holds an al_stack, what somebody else put there, or NULL (None).  A
+ * stack becomes a traceback.StackSummary, oldest frame first, which stays in the word.
+ * New reference, or NULL with an exception.  Escapes. */
+PyObject *al_stack_read(al_state *st, PyObject **word);
+
+/* The same, but NULL without an exception if there is no stack or an empty one. */
+PyObject *al_stack_read_present(al_state *st, PyObject **word);
+
+/* The place of the innermost frame in such a word: 1, 0 if there is none, -1 with an
+ * exception.  *filename is a new reference.  Escapes unless the word holds a stack. */
+int al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno);
+
+static inline bool
+al_stack_check(const al_state *st, PyObject *obj)
+{
+    return Py_IS_TYPE(obj, st->Stack_type);
+}
+
+#endif

@@ -1,0 +1,1195 @@
+/* dgram.c: see dgram.h.  Mirrors asyncio.selector_events._SelectorDatagramTransport. */
+#include "io/dgram.h"
+
+#include <string.h>
+
+#include "base/args.h"
+#include "core/context.h"
+#include "core/debug.h"
+#include "core/report.h"
+#include "io/arena.h"
+#include "io/flow.h"
+#include "io/sock.h"
+#include "io/sockops.h"
+
+enum {
+    PEERS = 64, /* addresses remembered, a power of two */
+#if PY_VERSION_HEX >= 0x030D0000
+    HEADER = 8, /* what a queued datagram counts beyond its bytes */
+#else
+    HEADER = 0,
+#endif
+    /* asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES */
+    WARN_FROM = 5,
+    MESSAGE_MAX = 256 * 1024, /* asyncio's max_size, for sockets that are not of IP */
+};
+
+/* An address as the kernel and as Python have it. */
+typedef struct {
+    PyObject *object; /* owned, NULL: an empty entry */
+    socklen_t length;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } as;
+} peer;
+
+/* A datagram that waits to be sent. */
+typedef struct queued {
+    struct queued *next;
+    PyObject *data; /* bytes */
+    PyObject *to;   /* NULL: where the socket is connected to */
+} queued;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *extra; /* BaseTransport's slot _extra */
+    al_loop *loop;   /* NULL after connection_lost, like the next two */
+    PyObject *protocol;
+    PyObject *sock;    /* owns the descriptor */
+    PyObject *address; /* the remote one that was given, or NULL */
+    PyObject *context; /* NULL: empty; see core/context.h */
+    al_io *io;
+    queued *first, **last; /* to be sent */
+    size_t buffered;
+    PyObject *stash;    /* a list of (data, address) that came before pause_reading */
+    peer *peers;        /* PEERS entries by a hash of the address, or NULL */
+    uint8_t *by_object; /* PEERS entries: where in peers, by a hash of the object */
+    PyObject *weakrefs, *dict;
+    al_flow flow;
+    int fd, family, watched, conn_lost;
+    bool connected; /* the socket has a peer */
+    bool started;   /* connection_made has been called */
+    bool closing, paused;
+    bool told; /* the kernel has been told of the descriptor once */
+} al_dgram;
+
+/* --- addresses ---------------------------------------------------------------------------- */
+
+static unsigned int
+hash_bytes(const void *bytes, size_t size)
+{
+    const unsigned char *c = bytes;
+    unsigned int hash = 2166136261u;
+    for (size_t i = 0; i < size; i++) {
+        hash = (hash ^ c[i]) * 16777619u;
+    }
+    return (hash ^ hash >> 15) & (PEERS - 1);
+}
+
+static unsigned int
+hash_object(const PyObject *object)
+{
+    return (unsigned int)((uintptr_t)object >> 4) & (PEERS - 1);
+}
+
+/* The object for an address that came, the same one for the same address as long as it
+ * is remembered.  New reference, or NULL. */
+static PyObject *
+object_of(al_dgram *self, const al_addr *from)
+{
+    int family = from->length == 0 ? AF_UNSPEC : from->as.any.sa_family;
+    unsigned int slot;
+    if (family == AF_INET) {
+        slot = hash_bytes(&from->as.in.sin_port, 6); /* port and address are adjacent */
+    }
+    else if (family == AF_INET6) {
+        slot = hash_bytes(&from->as.in6.sin6_port, 22);
+    }
+    else {
+        return al_addr_object(from);
+    }
+    if (self->peers == NULL) {
+        self->peers = PyMem_Calloc(PEERS, sizeof(peer));
+        self->by_object = PyMem_Calloc(PEERS, 1);
+        if (self->peers == NULL || self->by_object == NULL) {
+            PyMem_Free(self->peers);
+            PyMem_Free(self->by_object);
+            self->peers = NULL;
+            self->by_object = NULL;
+            return al_addr_object(from);
+        }
+    }
+    peer *entry = &self->peers[slot];
+    if (entry->object != NULL && entry->length == from->length &&
+        memcmp(&entry->as, &from->as, from->length) == 0) {
+        return Py_NewRef(entry->object);
+    }
+    PyObject *object = al_addr_object(from);
+    if (object != NULL && from->length <= sizeof(entry->as)) {
+        PyObject *old = entry->object;
+        entry->object = Py_NewRef(object);
+        entry->length = from->length;
+        memcpy(&entry->as, &from->as, from->length);
+        self->by_object[hash_object(object)] = (uint8_t)slot;
+        Py_XDECREF(old); /* A tuple of str and int: no foreign code. */
+    }
+    return object;
+}
+
+/* Reads an address that the program gave: 1, 0 (for the socket object) or -1. */
+static int
+read_address(al_dgram *self, PyObject *object, al_addr *to)
+{
+    if (self->peers != NULL) {
+        const peer *entry = &self->peers[self->by_object[hash_object(object)]];
+        if (entry->object == object) { /* One that a datagram came from. */
+            to->length = entry->length;
+            memcpy(&to->as, &entry->as, entry->length);
+            return 1;
+        }
+    }
+    return al_addr_parse(to, self->family, object);
+}
+
+static void
+forget_addresses(al_dgram *self)
+{
+    peer *peers = self->peers;
+    self->peers = NULL;
+    PyMem_Free(self->by_object);
+    self->by_object = NULL;
+    for (int i = 0; peers != NULL && i < PEERS; i++) {
+        Py_XDECREF(peers[i].object);
+    }
+    PyMem_Free(peers);
+}
+
+/* --- watching --------------------------------------------------------------------------- */
+
+static bool
+is_reading(const al_dgram *self)
+{
+    return !self->closing && !self->paused;
+}
+
+/* Watches for what is wanted now.  Escapes; the caller holds a reference. */
+static void
+update_watch(al_dgram *self)
+{
+    if (self->io == NULL) {
+        return;
+    }
+    int events =
+        (self->started && is_reading(self) && self->stash == NULL ? AL_READ : 0) |
+        (self->first != NULL ? AL_WRITE : 0);
+    if (events == self->watched) {
+        return;
+    }
+    self->watched = events;
+    if (self->told) {
+        al_io_modify(self->io, events);
+    }
+    else {
+        al_io_set(self->io, events);
+        self->told = true;
+    }
+    al_fds_keep_transport(self->loop, self->fd, (PyObject *)self, events != 0);
+}
+
+static int call_lost(al_dgram *self, PyObject *exc);
+
+/* Mirrors _SelectorTransport._force_close; exc may be NULL. */
+static int
+force_close(al_dgram *self, PyObject *exc)
+{
+    if (self->conn_lost > 0 || self->loop == NULL) {
+        return 0;
+    }
+    while (self->first != NULL) {
+        queued *one = self->first;
+        self->first = one->next;
+        Py_DECREF(one->data);
+        Py_XDECREF(one->to); /* escapes: a user's object */
+        PyMem_Free(one);
+    }
+    self->last = &self->first;
+    self->buffered = 0;
+    self->closing = true;
+    self->conn_lost++;
+    update_watch(self); /* escapes */
+    return call_lost(self, exc);
+}
+
+/* The pending exception is reported, and the transport closed, unless it has to leave
+ * run_forever.  Mirrors _SelectorTransport._fatal_error for what is no OSError. */
+static int
+fatal_error(al_dgram *self, const char *message)
+{
+    if (al_report_must_leave()) {
+        return -1;
+    }
+    PyObject *exc = al_err_take();
+    al_err_put_steal(Py_NewRef(exc));
+    int status = al_flow_report(self->loop, message, (PyObject *)self, self->protocol);
+    if (status == 0) {
+        status = force_close(self, exc); /* escapes */
+    }
+    Py_DECREF(exc);
+    return status;
+}
+
+/* Calls a method of the protocol in the transport's context and reports what it raises.
+ * Result as al_run_fn.  Escapes. */
+static int
+call_protocol(al_dgram *self, PyObject *name, PyObject *first, PyObject *second)
+{
+    PyObject *entered, *result = NULL;
+    PyObject *protocol = self->protocol;
+    al_loop *loop = self->loop;
+    if (protocol == NULL) {
+        return 0;
+    }
+    if (al_context_enter(loop, &self->context, &entered) < 0) {
+        return -1;
+    }
+    PyObject *stack[3] = {protocol, first, second};
+    Py_INCREF(protocol);
+    result = PyObject_VectorcallMethod(name, stack, second == NULL ? 2 : 3,
+                                       NULL); /* escapes */
+    if (al_context_leave(loop, &self->context, entered) < 0) {
+        Py_CLEAR(result);
+    }
+    int status = 0;
+    if (AL_UNLIKELY(result == NULL)) {
+        status = al_flow_report(loop,
+                                "Exception in callback DatagramTransport._read_ready()",
+                                (PyObject *)self, protocol);
+    }
+    Py_XDECREF(result);
+    Py_DECREF(protocol);
+    return status;
+}
+
+/* --- receiving ---------------------------------------------------------------------------- */
+
+/* Hands over what has been received.  The arrays' references are stolen. */
+static int
+deliver_steal(al_dgram *self, PyObject **data, PyObject **from, int count)
+{
+    int status = 0;
+    int i = 0;
+    for (; i < count && status == 0 && !self->closing && !self->paused; i++) {
+        status = call_protocol(self, self->loop->st->str.datagram_received, data[i],
+                               from[i]); /* escapes */
+        Py_DECREF(data[i]);
+        Py_DECREF(from[i]);
+    }
+    for (; i < count; i++) {
+        if (!self->closing && self->paused && status == 0) {
+            /* They left the kernel before pause_reading was called. */
+            PyObject *pair = PyTuple_Pack(2, data[i], from[i]);
+            if (self->stash == NULL) {
+                self->stash = PyList_New(0);
+            }
+            if (pair == NULL || self->stash == NULL ||
+                PyList_Append(self->stash, pair) < 0) {
+                status = -1;
+            }
+            Py_XDECREF(pair);
+        }
+        Py_DECREF(data[i]);
+        Py_DECREF(from[i]);
+    }
+    return status;
+}
+
+static int
+deliver_stash(al_dgram *self)
+{
+    int status = 0;
+    while (status == 0 && self->stash != NULL && is_reading(self)) {
+        PyObject *pair = Py_NewRef(PyList_GET_ITEM(self->stash, 0));
+        if (PyList_GET_SIZE(self->stash) == 1) {
+            Py_CLEAR(self->stash);
+        }
+        else if (PyList_SetSlice(self->stash, 0, 1, NULL) < 0) {
+            Py_DECREF(pair);
+            return -1;
+        }
+        status = call_protocol(self, self->loop->st->str.datagram_received,
+                               PyTuple_GET_ITEM(pair, 0),
+                               PyTuple_GET_ITEM(pair, 1)); /* escapes */
+        Py_DECREF(pair);
+    }
+    update_watch(self); /* escapes */
+    return status;
+}
+
+/* The descriptor is readable, or reading is resumed with datagrams in the stash (an
+ * al_run_fn). */
+static int
+dgram_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
+               PyObject *Py_UNUSED(extra))
+{
+    al_dgram *self = (al_dgram *)op;
+    al_datagram datagrams[AL_ARENA_PIECES];
+    PyObject *data[AL_ARENA_PIECES], *from[AL_ARENA_PIECES];
+    if (self->conn_lost > 0 || self->io == NULL || !is_reading(self)) {
+        return 0;
+    }
+    if (self->stash != NULL) {
+        return deliver_stash(self); /* escapes */
+    }
+    char *arena = al_arena(loop);
+    if (arena == NULL) {
+        return fatal_error(self, "Fatal read error on datagram transport");
+    }
+    /* Debug mode times each datagram by itself; only IP limits them to 64 KiB. */
+    bool one = loop->debug || self->family == AF_UNIX;
+    int count = one ? 1 : AL_ARENA_PIECES;
+    size_t room = one ? MESSAGE_MAX : AL_ARENA_PIECE;
+    for (int i = 0; i < count; i++) {
+        datagrams[i].buffer = arena + (size_t)i * AL_ARENA_PIECE;
+        datagrams[i].room = room;
+    }
+    count = al_sock_recv_datagrams(self->fd, datagrams, count);
+    if (count < 0) {
+        int error = errno;
+        if (al_sock_again(error)) {
+            return 0;
+        }
+        al_sock_raise(error);
+        PyObject *exc = al_err_take();
+        int status =
+            call_protocol(self, loop->st->str.error_received, exc, NULL); /* escapes */
+        Py_DECREF(exc);
+        return status;
+    }
+    /* All are copied before foreign code runs: it may receive into the arena too. */
+    for (int i = 0; i < count; i++) {
+        data[i] = PyBytes_FromStringAndSize(datagrams[i].buffer,
+                                            (Py_ssize_t)datagrams[i].size);
+        from[i] = data[i] == NULL ? NULL : object_of(self, &datagrams[i].from);
+        if (from[i] == NULL) {
+            Py_XDECREF(data[i]);
+            for (int j = 0; j < i; j++) {
+                Py_DECREF(data[j]);
+                Py_DECREF(from[j]);
+            }
+            return fatal_error(self, "Fatal read error on datagram transport");
+        }
+    }
+    int status = deliver_steal(self, data, from, count); /* escapes */
+    if (self->stash != NULL) {
+        update_watch(self); /* escapes */
+    }
+    return status;
+}
+
+/* --- sending -------------------------------------------------------------------------- */
+
+/* 1: sent; 0: not now; -1: an exception. */
+static int
+send_now(al_dgram *self, PyObject *data, PyObject *to)
+{
+    al_addr addr;
+    Py_buffer view;
+    if (self->sock == NULL) {
+        al_sock_raise(EBADF);
+        return -1;
+    }
+    if (!self->connected) {
+        int status = to == NULL ? 0 : read_address(self, to, &addr);
+        if (status < 0) {
+            return -1;
+        }
+        if (status == 0) {
+            /* A name, "<broadcast>" or a mistake: the socket object knows. */
+            PyObject *sent =
+                PyObject_CallMethod(self->sock, "sendto", "OO", data,
+                                    to == NULL ? Py_None : to); /* escapes */
+            if (sent == NULL) {
+                if (PyErr_ExceptionMatches(PyExc_BlockingIOError) ||
+                    PyErr_ExceptionMatches(PyExc_InterruptedError)) {
+                    PyErr_Clear(); /* "Not now", as asyncio reads it. */
+                    return 0;
+                }
+                return -1;
+            }
+            Py_DECREF(sent);
+            return 1;
+        }
+        if (PySys_Audit("socket.sendto", "OO", self->sock, to) < 0) {
+            return -1;
+        }
+    }
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    ssize_t n = al_sock_sendto(self->fd, view.buf, (size_t)view.len,
+                               self->connected ? NULL : &addr);
+    int error = errno;
+    PyBuffer_Release(&view);
+    if (n >= 0) {
+        return 1;
+    }
+    if (al_sock_again(error)) {
+        return 0;
+    }
+    al_sock_raise(error);
+    return -1;
+}
+
+/* Sending raised: OSError goes to the protocol, straight from sendto as in asyncio;
+ * anything else is fatal.  0, or -1 with an exception.  Escapes. */
+static int
+send_failed(al_dgram *self)
+{
+    if (!PyErr_ExceptionMatches(PyExc_OSError)) {
+        return fatal_error(self, "Fatal write error on datagram transport");
+    }
+    PyObject *exc = al_err_take();
+    PyObject *result = NULL;
+    if (self->protocol != NULL) {
+        PyObject *protocol = Py_NewRef(self->protocol);
+        result = PyObject_CallMethodOneArg(protocol, self->loop->st->str.error_received,
+                                           exc); /* escapes */
+        Py_DECREF(protocol);
+    }
+    Py_DECREF(exc);
+    Py_XDECREF(result);
+    return result == NULL && PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+enqueue(al_dgram *self, PyObject *data, PyObject *to)
+{
+    queued *one = PyMem_New(queued, 1);
+    if (one == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    one->data = PyBytes_CheckExact(data) ? Py_NewRef(data) : PyBytes_FromObject(data);
+    if (one->data == NULL) {
+        PyMem_Free(one);
+        return -1;
+    }
+    one->to = Py_XNewRef(to);
+    one->next = NULL;
+    *self->last = one;
+    self->last = &one->next;
+    self->buffered += (size_t)PyBytes_GET_SIZE(one->data) + HEADER;
+    return 0;
+}
+
+/* The descriptor is writable (an al_run_fn). */
+static int
+dgram_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
+               PyObject *Py_UNUSED(extra))
+{
+    al_dgram *self = (al_dgram *)op;
+    int status = 0;
+    while (status == 0 && self->first != NULL && self->loop != NULL) {
+        queued *one = self->first;
+        /* It stays in the queue meanwhile, so that sendto() from a hook of the program
+         * goes behind it. */
+        PyObject *data = Py_NewRef(one->data), *to = Py_XNewRef(one->to);
+        int sent = send_now(self, data, to); /* escapes */
+        if (sent != 0 && self->first == one) {
+            self->first = one->next;
+            if (self->first == NULL) {
+                self->last = &self->first;
+            }
+            self->buffered -= (size_t)PyBytes_GET_SIZE(data) + HEADER;
+            Py_DECREF(one->data);
+            Py_XDECREF(one->to);
+            PyMem_Free(one);
+        }
+        Py_DECREF(data);
+        Py_XDECREF(to); /* escapes: a user's object */
+        if (sent == 0) {
+            break;
+        }
+        if (sent < 0 && send_failed(self) < 0) { /* escapes */
+            status =
+                al_report_must_leave()
+                    ? -1
+                    : al_flow_report(
+                          loop,
+                          "Exception in callback DatagramTransport._sendto_ready()", op,
+                          self->protocol);
+            break;
+        }
+    }
+    if (self->loop == NULL || status < 0) {
+        return status;
+    }
+    status = al_flow_shrunk(loop, &self->flow, self->buffered, op,
+                            self->protocol); /* escapes; may call sendto */
+    update_watch(self);                      /* escapes */
+    if (status == 0 && self->first == NULL && self->closing && self->conn_lost == 0) {
+        self->conn_lost++;
+        status = call_lost(self, NULL);
+    }
+    return status;
+}
+
+/* The watcher's callback. */
+static int
+dgram_ready(al_loop *loop, void *owner, int events)
+{
+    PyObject *self = owner;
+    int status = 0;
+    if ((events & AL_WRITE) &&
+        al_sched_push_steal(loop, dgram_writable, Py_NewRef(self), NULL, NULL) < 0) {
+        status = -1;
+    }
+    if ((events & AL_READ) &&
+        al_sched_push_steal(loop, dgram_readable, Py_NewRef(self), NULL, NULL) < 0) {
+        status = -1;
+    }
+    return status;
+}
+
+PyDoc_STRVAR(sendto_doc, "sendto($self, data, addr=None)\n--\n\n"
+                         "Send a datagram, at once if the kernel takes it.\n\n"
+                         "addr is None where the endpoint has a remote address. An\n"
+                         "OSError is given to the protocol's error_received().\n\n"
+                         "Source: asyncio, DatagramTransport.sendto.");
+
+static const al_signature sendto_signature = {
+    .function = "_SelectorDatagramTransport.sendto",
+    .names = {"data", "addr"},
+    .positional = 2,
+    .required = 1,
+    .total = 2,
+};
+
+static PyObject *
+Dgram_sendto(al_dgram *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *values[2];
+    if (al_args_parse(&sendto_signature, args, nargs, kwnames, values, NULL) < 0) {
+        return NULL;
+    }
+    PyObject *data = values[0];
+    PyObject *to = values[1] == Py_None ? NULL : values[1];
+    if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
+        PyErr_Format(PyExc_TypeError,
+                     "data argument must be a bytes-like object, not '%s'",
+                     Py_TYPE(data)->tp_name);
+        return NULL;
+    }
+#if PY_VERSION_HEX < 0x030D0000
+    if (PyObject_Size(data) == 0) { /* Empty datagrams can be sent from 3.13 on. */
+        Py_RETURN_NONE;
+    }
+#endif
+    if (self->address != NULL) {
+        if (to != NULL && to != self->address) {
+            int same = PyObject_RichCompareBool(to, self->address, Py_EQ); /* escapes */
+            if (same < 0) {
+                return NULL;
+            }
+            if (!same) {
+                PyErr_Format(PyExc_ValueError, "Invalid address: must be None or %S",
+                             self->address);
+                return NULL;
+            }
+        }
+        to = self->address;
+    }
+    if ((self->conn_lost > 0 && self->address != NULL) || self->loop == NULL) {
+        if (self->conn_lost >= WARN_FROM && self->loop != NULL &&
+            al_debug_warn(self->loop->st, "socket.send() raised exception.", NULL,
+                          NULL) < 0) { /* escapes */
+            return NULL;
+        }
+        self->conn_lost++;
+        Py_RETURN_NONE;
+    }
+    if (self->first == NULL) {
+        int sent = send_now(self, data, to); /* escapes */
+        if (sent > 0) {
+            Py_RETURN_NONE;
+        }
+        if (sent < 0) {
+            if (send_failed(self) < 0) { /* escapes */
+                return NULL;
+            }
+            Py_RETURN_NONE;
+        }
+    }
+    if (enqueue(self, data, to) < 0) {
+        return NULL;
+    }
+    update_watch(self); /* escapes */
+    if (al_flow_grown(self->loop, &self->flow, self->buffered, (PyObject *)self,
+                      self->protocol) < 0) { /* escapes */
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- closing ---------------------------------------------------------------------------- */
+
+/* Has _call_connection_lost(exc) called in the next iteration; exc may be NULL. */
+static int
+call_lost(al_dgram *self, PyObject *exc)
+{
+    PyObject *method =
+        PyObject_GetAttrString((PyObject *)self, "_call_connection_lost");
+    if (method == NULL) {
+        return -1;
+    }
+    int status =
+        al_sched_call_soon(self->loop->st, (PyObject *)self->loop, method,
+                           exc == NULL ? Py_None : exc, self->context); /* escapes */
+    Py_DECREF(method);
+    return status;
+}
+
+/* Gives the descriptor back: from here on the number is not ours.  Escapes. */
+static int
+release(al_dgram *self)
+{
+    al_io *io = self->io;
+    PyObject *sock = self->sock;
+    al_loop *loop = self->loop;
+    self->io = NULL;
+    self->sock = NULL;
+    self->loop = NULL;
+    self->watched = 0;
+    if (io != NULL) {
+        al_io_free(io);
+    }
+    if (loop != NULL && al_fds_transport(&loop->fds, self->fd) == (PyObject *)self) {
+        (void)al_fds_set_transport(loop, self->fd, NULL); /* escapes */
+    }
+    int status = 0;
+    if (sock != NULL) {
+        PyObject *closed = PyObject_CallMethod(sock, "close", NULL); /* escapes */
+        status = closed == NULL ? -1 : 0;
+        Py_XDECREF(closed);
+        Py_DECREF(sock);
+    }
+    Py_CLEAR(self->protocol);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->stash);
+    Py_XDECREF((PyObject *)loop);
+    return status;
+}
+
+static PyObject *
+Dgram__call_connection_lost(al_dgram *self, PyObject *exc)
+{
+    PyObject *result = NULL;
+    if (self->loop == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (self->protocol != NULL) {
+        PyObject *protocol = Py_NewRef(self->protocol);
+        result = PyObject_CallMethodOneArg(
+            protocol, self->loop->st->str.connection_lost, exc); /* escapes */
+        Py_DECREF(protocol);
+    }
+    PyObject *pending = result == NULL ? al_err_take() : NULL;
+    Py_XDECREF(result);
+    int status = release(self); /* escapes */
+    if (pending != NULL) {
+        if (status < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        al_err_put_steal(pending);
+        status = -1;
+    }
+    if (status < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Close the endpoint once what is queued has been sent.\n\n"
+                        "Source: asyncio, BaseTransport.close.");
+
+static PyObject *
+Dgram_close(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->closing || self->loop == NULL) {
+        Py_RETURN_NONE;
+    }
+    self->closing = true;
+    update_watch(self); /* escapes */
+    if (self->first == NULL) {
+        self->conn_lost++;
+        if (call_lost(self, NULL) < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\n"
+                        "Close the endpoint; what is queued is dropped.\n\n"
+                        "Source: asyncio, DatagramTransport.abort.");
+
+static PyObject *
+Dgram_abort(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    if (force_close(self, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Dgram__force_close(al_dgram *self, PyObject *exc)
+{
+    if (force_close(self, exc == Py_None ? NULL : exc) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- reading on and off ------------------------------------------------------------------- */
+
+PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
+                                "Deliver no datagrams until resume_reading().");
+
+static int
+log_debug(al_dgram *self, const char *text)
+{
+    if (!self->loop->debug) {
+        return 0;
+    }
+    PyObject *logger =
+        PyObject_GetAttr(self->loop->st->base_events, self->loop->st->str.logger);
+    PyObject *result = logger == NULL ? NULL
+                                      : PyObject_CallMethod(logger, "debug", "sO", text,
+                                                            self); /* escapes */
+    Py_XDECREF(logger);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static PyObject *
+Dgram_pause_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->loop != NULL && is_reading(self)) {
+        self->paused = true;
+        update_watch(self); /* escapes */
+        if (log_debug(self, "%r pauses reading") < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(resume_reading_doc, "resume_reading($self, /)\n--\n\n"
+                                 "Deliver datagrams again.");
+
+static PyObject *
+Dgram_resume_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->loop != NULL && !self->closing && self->paused) {
+        self->paused = false;
+        if (self->stash != NULL &&
+            al_sched_push_steal(self->loop, dgram_readable, Py_NewRef((PyObject *)self),
+                                NULL, NULL) < 0) {
+            return NULL;
+        }
+        update_watch(self); /* escapes */
+        if (log_debug(self, "%r resumes reading") < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_reading_doc, "is_reading($self, /)\n--\n\n"
+                             "Return True if datagrams are being delivered.");
+
+static PyObject *
+Dgram_is_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(is_reading(self));
+}
+
+PyDoc_STRVAR(is_closing_doc, "is_closing($self, /)\n--\n\n"
+                             "Return True if the endpoint is closing or closed.");
+
+static PyObject *
+Dgram_is_closing(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->closing);
+}
+
+/* --- protocol and flow control ------------------------------------------------------------ */
+
+PyDoc_STRVAR(set_protocol_doc, "set_protocol($self, protocol, /)\n--\n\n"
+                               "Replace the protocol.");
+
+static PyObject *
+Dgram_set_protocol(al_dgram *self, PyObject *protocol)
+{
+    PyObject *old = self->protocol;
+    self->protocol = Py_NewRef(protocol);
+    Py_XDECREF(old); /* escapes */
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(get_protocol_doc, "get_protocol($self, /)\n--\n\n"
+                               "Return the protocol.");
+
+static PyObject *
+Dgram_get_protocol(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+}
+
+PyDoc_STRVAR(size_doc, "get_write_buffer_size($self, /)\n--\n\n"
+                       "Return how many bytes wait to be sent.");
+
+static PyObject *
+Dgram_get_write_buffer_size(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSize_t(self->buffered);
+}
+
+PyDoc_STRVAR(limits_doc, "get_write_buffer_limits($self, /)\n--\n\n"
+                         "Return the water marks (low, high) in bytes.");
+
+static PyObject *
+Dgram_get_write_buffer_limits(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_flow_limits(&self->flow);
+}
+
+PyDoc_STRVAR(set_limits_doc,
+             "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
+             "Set the water marks in bytes; None: the default.\n\n"
+             "Source: asyncio, WriteTransport.set_write_buffer_limits.");
+
+static PyObject *
+Dgram_set_write_buffer_limits(al_dgram *self, PyObject *const *args, Py_ssize_t nargs,
+                              PyObject *kwnames)
+{
+    if (al_flow_set_limits(&self->flow, args, nargs, kwnames) < 0) {
+        return NULL;
+    }
+    if (self->loop != NULL &&
+        al_flow_grown(self->loop, &self->flow, self->buffered, (PyObject *)self,
+                      self->protocol) < 0) { /* escapes */
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- making and freeing ----------------------------------------------------------------- */
+
+/* Reading begins, and whoever made the endpoint is told (an al_run_fn).  connection_made
+ * has been called. */
+static int
+dgram_start(al_loop *loop, PyObject *op, PyObject *waiter, PyObject *Py_UNUSED(extra))
+{
+    al_dgram *self = (al_dgram *)op;
+    self->started = true;
+    update_watch(self); /* escapes */
+    if (waiter != NULL) {
+        PyObject *done = PyObject_CallFunctionObjArgs(
+            loop->st->set_result_unless_cancelled, waiter, Py_None, NULL); /* escapes */
+        if (done == NULL) {
+            return al_flow_report(loop, "Exception in DatagramTransport", op,
+                                  self->protocol);
+        }
+        Py_DECREF(done);
+    }
+    return 0;
+}
+
+bool
+al_dgram_takes(al_state *st, PyObject *sock)
+{
+    return al_sockop_takes(st, sock) && al_addr_known(al_sockop_family(sock));
+}
+
+/* sock.getsockname() or sock.getpeername(); None for an OSError. */
+static int
+store_name(al_dgram *self, PyObject *key, const char *method)
+{
+    PyObject *name = PyObject_CallMethod(self->sock, method, NULL);
+    if (name == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_OSError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* There is no such name: None. */
+        name = Py_NewRef(Py_None);
+    }
+    int status = PyDict_SetItem(self->extra, key, name);
+    Py_DECREF(name);
+    return status;
+}
+
+static int
+fill_extra(al_dgram *self, al_state *st, PyObject *extra)
+{
+    self->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
+    if (self->extra == NULL) {
+        return -1;
+    }
+    PyObject *wrapper = PyObject_CallOneArg(st->TransportSocket, self->sock);
+    if (wrapper == NULL) {
+        return -1;
+    }
+    int status = PyDict_SetItem(self->extra, st->str.socket, wrapper);
+    Py_DECREF(wrapper);
+    if (status < 0 || store_name(self, st->str.sockname, "getsockname") < 0) {
+        return -1;
+    }
+    PyObject *peername = PyDict_GetItemWithError(self->extra, st->str.peername);
+    if (peername == NULL) {
+        if (PyErr_Occurred() || store_name(self, st->str.peername, "getpeername") < 0) {
+            return -1;
+        }
+        peername = PyDict_GetItemWithError(self->extra, st->str.peername);
+    }
+    int connected = peername == NULL ? -1 : PyObject_IsTrue(peername);
+    self->connected = connected > 0;
+    return connected < 0 ? -1 : 0;
+}
+
+PyObject *
+al_dgram_new(al_loop *loop, PyObject *sock, PyObject *protocol, PyObject *address,
+             PyObject *waiter, PyObject *extra)
+{
+    al_state *st = loop->st;
+    PyTypeObject *type = st->DatagramTransport_type;
+    al_dgram *self = (al_dgram *)type->tp_alloc(type, 0);
+    PyObject *fileno = NULL, *method = NULL;
+    if (self == NULL) {
+        return NULL;
+    }
+    self->last = &self->first;
+    self->fd = -1;
+    self->family = al_sockop_family(sock);
+    al_flow_init(&self->flow);
+    self->sock = Py_NewRef(sock);
+    if (fill_extra(self, st, extra) < 0 || al_context_capture(&self->context) < 0) {
+        goto error;
+    }
+    fileno = PyObject_CallMethodNoArgs(sock, st->str.fileno);
+    if (fileno == NULL) {
+        goto error;
+    }
+    self->fd = (int)PyLong_AsLong(fileno);
+    int truth = address == NULL || address == Py_None ? 0 : PyObject_IsTrue(address);
+    if (truth < 0 || (self->fd == -1 && PyErr_Occurred())) {
+        goto error;
+    }
+    self->address = truth ? Py_NewRef(address) : NULL;
+    self->protocol = Py_NewRef(protocol);
+    self->io = al_io_new(loop->poll, self->fd, dgram_ready, self);
+    if (self->io == NULL ||
+        al_fds_set_transport(loop, self->fd, (PyObject *)self) < 0) {
+        goto error;
+    }
+    self->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    method = PyObject_GetAttr(protocol, st->str.connection_made); /* escapes */
+    if (method == NULL ||
+        al_sched_call_soon(st, (PyObject *)loop, method, (PyObject *)self, NULL) <
+            0) { /* escapes */
+        goto error;
+    }
+    waiter = waiter == Py_None ? NULL : waiter;
+    if (al_sched_push_steal(loop, dgram_start, Py_NewRef((PyObject *)self),
+                            Py_XNewRef(waiter), NULL) < 0) {
+        goto error;
+    }
+    Py_DECREF(fileno);
+    Py_DECREF(method);
+    return (PyObject *)self;
+
+error:
+    Py_XDECREF(fileno);
+    Py_XDECREF(method);
+    Py_CLEAR(self->sock); /* Still its maker's. */
+    Py_DECREF(self);
+    return NULL;
+}
+
+static int
+dgram_traverse(al_dgram *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->extra);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->protocol);
+    Py_VISIT(self->sock);
+    Py_VISIT(self->address);
+    Py_VISIT(self->context);
+    Py_VISIT(self->stash);
+    Py_VISIT(self->dict);
+    for (const queued *one = self->first; one != NULL; one = one->next) {
+        Py_VISIT(one->to);
+    }
+    return 0;
+}
+
+static int
+dgram_clear(al_dgram *self)
+{
+    if (release(self) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    while (self->first != NULL) {
+        queued *one = self->first;
+        self->first = one->next;
+        Py_DECREF(one->data);
+        Py_XDECREF(one->to);
+        PyMem_Free(one);
+    }
+    self->last = &self->first;
+    forget_addresses(self);
+    Py_CLEAR(self->extra);
+    Py_CLEAR(self->address);
+    Py_CLEAR(self->dict);
+    return 0;
+}
+
+static void
+dgram_finalize(PyObject *op)
+{
+    al_dgram *self = (al_dgram *)op;
+    if (self->sock == NULL) {
+        return;
+    }
+    PyObject *pending = al_err_take();
+    if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
+        PyErr_WriteUnraisable(op);
+    }
+    if (release(self) < 0) { /* escapes */
+        PyErr_WriteUnraisable(op);
+    }
+    al_err_put_steal(pending);
+}
+
+static void
+dgram_dealloc(al_dgram *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    (void)dgram_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+dgram_repr(al_dgram *self)
+{
+    const char *state = self->sock == NULL ? " closed"
+                        : self->closing    ? " closing"
+                                           : "";
+    if (self->loop == NULL || self->loop->closed) {
+        return PyUnicode_FromFormat("<DatagramTransport%s fd=%d>", state, self->fd);
+    }
+    return PyUnicode_FromFormat(
+        "<DatagramTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state, self->fd,
+        self->watched & AL_READ ? "polling" : "idle",
+        self->watched & AL_WRITE ? "polling" : "idle", self->buffered);
+}
+
+static PyMethodDef dgram_methods[] = {
+    {"sendto", (PyCFunction)(void (*)(void))Dgram_sendto, METH_FASTCALL | METH_KEYWORDS,
+     sendto_doc},
+    {"close", (PyCFunction)Dgram_close, METH_NOARGS, close_doc},
+    {"abort", (PyCFunction)Dgram_abort, METH_NOARGS, abort_doc},
+    {"is_closing", (PyCFunction)Dgram_is_closing, METH_NOARGS, is_closing_doc},
+    {"is_reading", (PyCFunction)Dgram_is_reading, METH_NOARGS, is_reading_doc},
+    {"pause_reading", (PyCFunction)Dgram_pause_reading, METH_NOARGS, pause_reading_doc},
+    {"resume_reading", (PyCFunction)Dgram_resume_reading, METH_NOARGS,
+     resume_reading_doc},
+    {"set_protocol", (PyCFunction)Dgram_set_protocol, METH_O, set_protocol_doc},
+    {"get_protocol", (PyCFunction)Dgram_get_protocol, METH_NOARGS, get_protocol_doc},
+    {"get_write_buffer_size", (PyCFunction)Dgram_get_write_buffer_size, METH_NOARGS,
+     size_doc},
+    {"get_write_buffer_limits", (PyCFunction)Dgram_get_write_buffer_limits, METH_NOARGS,
+     limits_doc},
+    {"set_write_buffer_limits",
+     (PyCFunction)(void (*)(void))Dgram_set_write_buffer_limits,
+     METH_FASTCALL | METH_KEYWORDS, set_limits_doc},
+    {"_call_connection_lost", (PyCFunction)Dgram__call_connection_lost, METH_O, NULL},
+    {"_force_close", (PyCFunction)Dgram__force_close, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef dgram_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_dgram, weakrefs), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(al_dgram, dict), READONLY, NULL},
+    {"_loop", T_OBJECT, offsetof(al_dgram, loop), READONLY, NULL},
+    {"_protocol", T_OBJECT, offsetof(al_dgram, protocol), READONLY, NULL},
+    {"_sock_fd", T_INT, offsetof(al_dgram, fd), READONLY, NULL},
+    {"_address", T_OBJECT, offsetof(al_dgram, address), READONLY, NULL},
+    {"_conn_lost", T_INT, offsetof(al_dgram, conn_lost), READONLY, NULL},
+    {"_closing", T_BOOL, offsetof(al_dgram, closing), READONLY, NULL},
+    {"_paused", T_BOOL, offsetof(al_dgram, paused), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* Tests set it to None, which takes the object away from the transport. */
+static PyObject *
+get_sock(al_dgram *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->sock == NULL ? Py_None : self->sock);
+}
+
+static int
+set_sock(al_dgram *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    PyObject *old = self->sock;
+    self->sock = value == NULL || value == Py_None ? NULL : Py_NewRef(value);
+    Py_XDECREF(old); /* escapes */
+    return 0;
+}
+
+static PyGetSetDef dgram_getsets[] = {
+    {"_sock", (getter)get_sock, (setter)set_sock, NULL, NULL},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static char dgram_doc[] = PyDoc_STR("The transport of a datagram endpoint.");
+
+static PyType_Slot dgram_slots[] = {
+    {Py_tp_doc, dgram_doc},           {Py_tp_dealloc, dgram_dealloc},
+    {Py_tp_finalize, dgram_finalize}, {Py_tp_traverse, dgram_traverse},
+    {Py_tp_clear, dgram_clear},       {Py_tp_repr, dgram_repr},
+    {Py_tp_methods, dgram_methods},   {Py_tp_members, dgram_members},
+    {Py_tp_getset, dgram_getsets},    {0, NULL},
+};
+
+static PyType_Spec dgram_spec = {
+    .name = "aioloop._core.DatagramTransport",
+    .basicsize = sizeof(al_dgram),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = dgram_slots,
+};
+
+int
+al_dgram_init_types(PyObject *module, al_state *st)
+{
+    PyTypeObject *base = (PyTypeObject *)st->DatagramTransport;
+    if ((size_t)base->tp_basicsize != offsetof(al_dgram, loop)) {
+        PyErr_SetString(PyExc_ImportError,
+                        "asyncio.DatagramTransport has another layout than expected");
+        return -1;
+    }
+    /* asyncio's own is both: its selector transports share a base class. */
+    PyObject *bases = PyTuple_Pack(2, st->Transport, st->DatagramTransport);
+    if (bases == NULL) {
+        return -1;
+    }
+    int status =
+        al_state_add_type(module, &st->DatagramTransport_type, &dgram_spec, bases);
+    Py_DECREF(bases);
+    return status;
+}

@@ -1,0 +1,954 @@
+/* pipe.c: see pipe.h.  Mirrors asyncio.unix_events._UnixReadPipeTransport and
+ * _UnixWritePipeTransport.
+ *
+ * A pipe waits in the loop's table of descriptors (core/fds.h), as asyncio's does by way
+ * of add_reader and add_writer: each event takes it out and its slot puts it back.  So
+ * two pipes may share a descriptor, one for each direction, and the loop keeps alive
+ * what it waits for. */
+#include "io/pipe.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/args.h"
+#include "core/context.h"
+#include "core/debug.h"
+#include "core/report.h"
+#include "io/arena.h"
+#include "io/flow.h"
+#include "io/outbuf.h"
+#include "io/sock.h"
+
+enum {
+    SMALL = 16 * 1024,  /* up to here what is read is copied into an exact `bytes` */
+    LARGE = 256 * 1024, /* asyncio's max_size */
+    VECTORS = 64,
+    WARN_FROM = 5, /* asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES */
+};
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *extra; /* BaseTransport's slot _extra */
+    al_loop *loop;   /* NULL after connection_lost, like the next two */
+    PyObject *protocol;
+    PyObject *pipe;    /* the file object; it owns the descriptor */
+    PyObject *context; /* NULL: empty; see core/context.h */
+    PyObject *weakrefs, *dict;
+    al_outbuf out; /* to be written */
+    al_flow flow;
+    size_t room; /* of the next read, beyond SMALL */
+    int fd, conn_lost;
+    bool writer;
+    bool watches_peer; /* a writer: the descriptor tells when the reader goes */
+    bool started;      /* connection_made has been called */
+    bool closing, paused;
+    bool lost; /* connection_lost is scheduled */
+} al_pipe;
+
+static int pipe_readable(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra);
+static int pipe_writable(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra);
+
+/* --- waiting ------------------------------------------------------------------------------ */
+
+static bool
+waits(const al_pipe *self, int event)
+{
+    PyObject *reader, *writer;
+    (void)al_fds_get(&self->loop->fds, self->fd, &reader, &writer);
+    return (event == AL_READ ? reader : writer) == (const PyObject *)self;
+}
+
+/* Waits for what is wanted now.  0, or -1 with MemoryError.  Escapes: another waiter of
+ * the descriptor may be replaced. */
+static int
+update_waits(al_pipe *self)
+{
+    al_loop *loop = self->loop;
+    if (loop == NULL || loop->poll == NULL || !self->started) {
+        return 0;
+    }
+    bool read = self->writer ? self->watches_peer : !self->paused;
+    bool write = self->out.count > 0;
+    /* A writer that is closing still wants to know whether its reader goes. */
+    read = read && !self->lost && (!self->closing || (self->writer && write));
+    int status = 0;
+    if (read != waits(self, AL_READ)) {
+        if (read) {
+            status = al_fds_wait(loop, self->fd, AL_READ, pipe_readable,
+                                 (PyObject *)self, (PyObject *)self);
+        }
+        else {
+            al_fds_unwait(loop, self->fd, AL_READ, (PyObject *)self);
+        }
+    }
+    if (status == 0 && write != waits(self, AL_WRITE)) {
+        if (write) {
+            status = al_fds_wait(loop, self->fd, AL_WRITE, pipe_writable,
+                                 (PyObject *)self, (PyObject *)self);
+        }
+        else {
+            al_fds_unwait(loop, self->fd, AL_WRITE, (PyObject *)self);
+        }
+    }
+    return status;
+}
+
+/* --- closing ---------------------------------------------------------------------------- */
+
+/* Has _call_connection_lost(exc) called in the next iteration, once; exc may be NULL. */
+static int
+schedule_lost(al_pipe *self, PyObject *exc)
+{
+    if (self->lost) {
+        return 0;
+    }
+    self->lost = true;
+    PyObject *method =
+        PyObject_GetAttrString((PyObject *)self, "_call_connection_lost");
+    if (method == NULL) {
+        return -1;
+    }
+    int status =
+        al_sched_call_soon(self->loop->st, (PyObject *)self->loop, method,
+                           exc == NULL ? Py_None : exc, self->context); /* escapes */
+    Py_DECREF(method);
+    return status;
+}
+
+/* Mirrors _close: what is not written yet is dropped.  Escapes. */
+static int
+close_now(al_pipe *self, PyObject *exc)
+{
+    if (self->loop == NULL) {
+        return 0;
+    }
+    self->closing = true;
+    al_outbuf_clear(&self->out);
+    int status = schedule_lost(self, exc); /* escapes */
+    return update_waits(self) < 0 ? -1 : status;
+}
+
+/* asyncio's logger, at the level that `method` names, with the pipe as the argument and
+ * the exception, which may be NULL, as exc_info.  0 or -1.  Escapes. */
+static int
+log_debug(al_pipe *self, const char *method, const char *text, PyObject *exc)
+{
+    if (!self->loop->debug) {
+        return 0;
+    }
+    PyObject *result = NULL, *function = NULL, *args = NULL, *kwargs = NULL;
+    PyObject *logger =
+        PyObject_GetAttr(self->loop->st->base_events, self->loop->st->str.logger);
+    if (logger != NULL) {
+        function = PyObject_GetAttrString(logger, method);
+        args = Py_BuildValue("sO", text, self);
+        kwargs = exc == NULL ? PyDict_New() : Py_BuildValue("{s:O}", "exc_info", exc);
+    }
+    if (function != NULL && args != NULL && kwargs != NULL) {
+        result = PyObject_Call(function, args, kwargs); /* escapes */
+    }
+    Py_XDECREF(logger);
+    Py_XDECREF(function);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Mirrors _fatal_error for the pending exception.  0, or -1 with an exception that must
+ * leave run_forever.  Escapes. */
+static int
+fatal_error(al_pipe *self, bool quiet, const char *message, const char *log)
+{
+    if (al_report_must_leave()) {
+        return -1;
+    }
+    int status;
+    PyObject *exc = al_err_take();
+    if (quiet) {
+        status = log_debug(self, "debug", log, exc);
+    }
+    else {
+        al_err_put_steal(Py_NewRef(exc));
+        status = al_flow_report(self->loop, message, (PyObject *)self, self->protocol);
+    }
+    if (status == 0) {
+        status = close_now(self, exc); /* escapes */
+    }
+    Py_DECREF(exc);
+    return status;
+}
+
+/* Gives the descriptor back, by closing the file object.  Escapes. */
+static int
+release(al_pipe *self)
+{
+    al_loop *loop = self->loop;
+    PyObject *pipe = self->pipe;
+    int status = 0;
+    if (loop != NULL && loop->poll != NULL) {
+        al_fds_unwait(loop, self->fd, AL_READ, (PyObject *)self);
+        al_fds_unwait(loop, self->fd, AL_WRITE, (PyObject *)self);
+    }
+    self->loop = NULL;
+    self->pipe = NULL;
+    al_outbuf_clear(&self->out);
+    if (pipe != NULL) {
+        PyObject *closed = PyObject_CallMethod(pipe, "close", NULL); /* escapes */
+        status = closed == NULL ? -1 : 0;
+        Py_XDECREF(closed);
+        Py_DECREF(pipe);
+    }
+    Py_CLEAR(self->protocol);
+    Py_CLEAR(self->context);
+    Py_XDECREF((PyObject *)loop);
+    return status;
+}
+
+static PyObject *
+Pipe__call_connection_lost(al_pipe *self, PyObject *exc)
+{
+    PyObject *result = NULL;
+    if (self->loop == NULL) {
+        Py_RETURN_NONE;
+    }
+    self->lost = true;
+    if (self->protocol != NULL) {
+        PyObject *protocol = Py_NewRef(self->protocol);
+        result = PyObject_CallMethodOneArg(
+            protocol, self->loop->st->str.connection_lost, exc); /* escapes */
+        Py_DECREF(protocol);
+    }
+    PyObject *pending = result == NULL ? al_err_take() : NULL;
+    Py_XDECREF(result);
+    int status = release(self); /* escapes */
+    if (pending != NULL) {
+        if (status < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        al_err_put_steal(pending);
+        status = -1;
+    }
+    if (status < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- reading ---------------------------------------------------------------------------- */
+
+/* Calls protocol.data_received in the transport's context; reports what it raises. */
+static int
+hand_over_steal(al_pipe *self, PyObject *data)
+{
+    al_loop *loop = self->loop;
+    PyObject *protocol = self->protocol, *entered;
+    if (protocol == NULL || data == NULL ||
+        al_context_enter(loop, &self->context, &entered) < 0) {
+        Py_XDECREF(data);
+        return protocol == NULL ? 0 : -1;
+    }
+    Py_INCREF(protocol);
+    PyObject *result = PyObject_CallMethodOneArg(protocol, loop->st->str.data_received,
+                                                 data); /* escapes */
+    Py_DECREF(data);
+    if (al_context_leave(loop, &self->context, entered) < 0) {
+        Py_CLEAR(result);
+    }
+    int status = 0;
+    if (result == NULL) {
+        status = al_flow_report(loop,
+                                "Exception in callback ReadPipeTransport._read_ready()",
+                                (PyObject *)self, protocol);
+    }
+    Py_XDECREF(result);
+    Py_DECREF(protocol);
+    return status;
+}
+
+static int
+at_eof(al_pipe *self)
+{
+    al_loop *loop = self->loop;
+    self->closing = true;
+    int status = log_debug(self, "info", "%r was closed by peer", NULL); /* escapes */
+    if (status == 0 && self->protocol != NULL) {
+        PyObject *method = PyObject_GetAttr(self->protocol, loop->st->str.eof_received);
+        status = method == NULL ? -1
+                                : al_sched_call_soon(loop->st, (PyObject *)loop, method,
+                                                     NULL, self->context); /* escapes */
+        Py_XDECREF(method);
+    }
+    if (status < 0) {
+        return fatal_error(self, false, "Fatal read error on pipe transport", NULL);
+    }
+    return schedule_lost(self, NULL); /* escapes */
+}
+
+static int
+read_some(al_pipe *self)
+{
+    PyObject *data;
+    ssize_t n;
+    if (self->room > SMALL) {
+        data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->room);
+        n = data == NULL ? 0
+                         : al_sock_read(self->fd, PyBytes_AS_STRING(data), self->room);
+        int error = errno;
+        if (data != NULL && _PyBytes_Resize(&data, n < 0 ? 0 : n) == 0 && n <= 0) {
+            Py_CLEAR(data);
+        }
+        errno = error;
+    }
+    else {
+        char buffer[SMALL];
+        n = al_sock_read(self->fd, buffer, sizeof(buffer));
+        data = n <= 0 ? NULL : PyBytes_FromStringAndSize(buffer, n);
+    }
+    if (n > 0 && data != NULL) {
+        size_t size = (size_t)n, room = self->room > SMALL ? self->room : SMALL;
+        room = size == room ? 4 * size : size > room / 2 ? room : room / 2;
+        self->room = room < LARGE ? room : LARGE;
+        return hand_over_steal(self, data); /* escapes */
+    }
+    if (n < 0) {
+        int error = errno;
+        if (al_sock_again(error)) {
+            return 0;
+        }
+        al_sock_raise(error);
+        return fatal_error(self, error == EIO, "Fatal read error on pipe transport",
+                           "%r: Fatal read error on pipe transport"); /* escapes */
+    }
+    if (PyErr_Occurred()) {
+        return fatal_error(self, false, "Fatal read error on pipe transport", NULL);
+    }
+    return at_eof(self); /* escapes */
+}
+
+/* The descriptor is readable (an al_run_fn). */
+static int
+pipe_readable(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
+              PyObject *Py_UNUSED(extra))
+{
+    al_pipe *self = (al_pipe *)op;
+    int status = 0;
+    if (self->loop == NULL || self->lost) {
+        return 0;
+    }
+    if (self->writer) {
+        /* The reader has gone. */
+        status = log_debug(self, "info", "%r was closed by peer", NULL); /* escapes */
+        PyObject *exc = NULL;
+        if (self->out.count > 0) {
+            exc = PyObject_CallNoArgs(PyExc_BrokenPipeError);
+        }
+        if (close_now(self, exc) < 0) { /* escapes */
+            status = -1;
+        }
+        Py_XDECREF(exc);
+    }
+    else if (!self->closing && !self->paused) {
+        status = read_some(self); /* escapes */
+    }
+    return update_waits(self) < 0 ? -1 : status;
+}
+
+/* --- writing ---------------------------------------------------------------------------- */
+
+/* Mirrors the error branch of _write_ready and write. */
+static int
+write_failed(al_pipe *self, int error)
+{
+    al_sock_raise(error);
+    al_outbuf_clear(&self->out);
+    self->conn_lost++;
+    return fatal_error(self, true, NULL,
+                       "%r: Fatal write error on pipe transport"); /* escapes */
+}
+
+/* The descriptor is writable (an al_run_fn). */
+static int
+pipe_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
+              PyObject *Py_UNUSED(extra))
+{
+    al_pipe *self = (al_pipe *)op;
+    struct iovec vectors[VECTORS];
+    if (self->loop == NULL || self->lost || self->out.count == 0) {
+        return 0;
+    }
+    int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
+    ssize_t n = al_sock_writev(self->fd, vectors, count);
+    int status = 0;
+    if (n < 0) {
+        int error = errno;
+        if (!al_sock_again(error)) {
+            status = write_failed(self, error); /* escapes */
+        }
+    }
+    else {
+        al_outbuf_drop(&self->out, (size_t)n);
+        if (self->out.count == 0) {
+            /* asyncio resumes the protocol when the buffer is empty. */
+            status = al_flow_shrunk(loop, &self->flow, 0, op,
+                                    self->protocol); /* escapes; may write */
+            if (status == 0 && self->loop != NULL && self->closing && !self->lost &&
+                self->out.count == 0) {
+                status = schedule_lost(self, NULL); /* escapes */
+            }
+        }
+    }
+    return update_waits(self) < 0 ? -1 : status;
+}
+
+PyDoc_STRVAR(write_doc, "write($self, data, /)\n--\n\n"
+                        "Write bytes, at once as far as the pipe takes them.\n\n"
+                        "Source: asyncio, WriteTransport.write.");
+
+static PyObject *
+Pipe_write(al_pipe *self, PyObject *data)
+{
+    Py_buffer view;
+    if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
+        PyErr_Format(PyExc_AssertionError, "%R", data);
+        return NULL;
+    }
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    bool failed = false;
+    if (view.len == 0) {
+        goto done;
+    }
+    if (self->conn_lost > 0 || self->closing || self->loop == NULL) {
+        if (self->conn_lost >= WARN_FROM && self->loop != NULL) {
+            failed = al_debug_warn(self->loop->st,
+                                   "pipe closed by peer or "
+                                   "os.write(pipe, data) raised exception.",
+                                   NULL, NULL) < 0; /* escapes */
+        }
+        self->conn_lost++;
+        goto done;
+    }
+    ssize_t n = 0;
+    if (self->out.count == 0) {
+        n = al_sock_write(self->fd, view.buf, (size_t)view.len);
+        if (n < 0) {
+            int error = errno;
+            if (!al_sock_again(error)) {
+                failed = write_failed(self, error) < 0; /* escapes */
+                goto done;
+            }
+            n = 0;
+        }
+        if (n == view.len) {
+            goto done;
+        }
+    }
+    const char *rest = (const char *)view.buf + n;
+    size_t size = (size_t)(view.len - n);
+    failed =
+        (PyBytes_CheckExact(data) ? al_outbuf_add(&self->out, data, rest, size)
+                                  : al_outbuf_add_copy(&self->out, rest, size)) < 0 ||
+        update_waits(self) < 0 || /* escapes */
+        al_flow_grown(self->loop, &self->flow, self->out.size, (PyObject *)self,
+                      self->protocol) < 0; /* escapes */
+
+done:
+    PyBuffer_Release(&view);
+    if (failed) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(write_eof_doc, "write_eof($self, /)\n--\n\n"
+                            "Close the pipe once what is queued has been written; its\n"
+                            "reader sees the end.\n\n"
+                            "Source: asyncio, WriteTransport.write_eof.");
+
+static PyObject *
+Pipe_write_eof(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!self->closing && self->loop != NULL) {
+        self->closing = true;
+        if ((self->out.count == 0 && schedule_lost(self, NULL) < 0) || /* escapes */
+            update_waits(self) < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(can_write_eof_doc, "can_write_eof($self, /)\n--\n\n"
+                                "Return True: write_eof() is supported.");
+
+static PyObject *
+Pipe_can_write_eof(al_pipe *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    Py_RETURN_TRUE;
+}
+
+PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\n"
+                        "Close the pipe; what is queued is dropped.");
+
+static PyObject *
+Pipe_abort(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    if (close_now(self, NULL) < 0) { /* escapes */
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Close the pipe; a writer writes what is queued first.\n\n"
+                        "Source: asyncio, BaseTransport.close.");
+
+static PyObject *
+Pipe_close(al_pipe *self, PyObject *ignored)
+{
+    if (self->writer) {
+        return Pipe_write_eof(self, ignored);
+    }
+    if (!self->closing && close_now(self, NULL) < 0) { /* escapes */
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(size_doc, "get_write_buffer_size($self, /)\n--\n\n"
+                       "Return how many bytes wait to be written.");
+
+static PyObject *
+Pipe_get_write_buffer_size(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSize_t(self->out.size);
+}
+
+PyDoc_STRVAR(limits_doc, "get_write_buffer_limits($self, /)\n--\n\n"
+                         "Return the water marks (low, high) in bytes.");
+
+static PyObject *
+Pipe_get_write_buffer_limits(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_flow_limits(&self->flow);
+}
+
+PyDoc_STRVAR(set_limits_doc,
+             "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
+             "Set the water marks in bytes; None: the default.\n\n"
+             "Source: asyncio, WriteTransport.set_write_buffer_limits.");
+
+static PyObject *
+Pipe_set_write_buffer_limits(al_pipe *self, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames)
+{
+    if (al_flow_set_limits(&self->flow, args, nargs, kwnames) < 0) {
+        return NULL;
+    }
+    if (self->loop != NULL &&
+        al_flow_grown(self->loop, &self->flow, self->out.size, (PyObject *)self,
+                      self->protocol) < 0) { /* escapes */
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- reading on and off, the protocol ------------------------------------------------------- */
+
+PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
+                                "Read no more until resume_reading().");
+
+static PyObject *
+Pipe_pause_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->loop != NULL && !self->closing && !self->paused) {
+        self->paused = true;
+        if (update_waits(self) < 0 ||
+            log_debug(self, "debug", "%r pauses reading", NULL) < 0) { /* escapes */
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(resume_reading_doc, "resume_reading($self, /)\n--\n\n"
+                                 "Read again.");
+
+static PyObject *
+Pipe_resume_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->loop != NULL && !self->closing && self->paused) {
+        self->paused = false;
+        if (update_waits(self) < 0 ||
+            log_debug(self, "debug", "%r resumes reading", NULL) < 0) { /* escapes */
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_reading_doc, "is_reading($self, /)\n--\n\n"
+                             "Return True if the pipe is being read.");
+
+static PyObject *
+Pipe_is_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(!self->closing && !self->paused);
+}
+
+PyDoc_STRVAR(is_closing_doc, "is_closing($self, /)\n--\n\n"
+                             "Return True if the pipe is closing or closed.");
+
+static PyObject *
+Pipe_is_closing(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->closing);
+}
+
+PyDoc_STRVAR(set_protocol_doc, "set_protocol($self, protocol, /)\n--\n\n"
+                               "Replace the protocol.");
+
+static PyObject *
+Pipe_set_protocol(al_pipe *self, PyObject *protocol)
+{
+    PyObject *old = self->protocol;
+    self->protocol = Py_NewRef(protocol);
+    Py_XDECREF(old); /* escapes */
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(get_protocol_doc, "get_protocol($self, /)\n--\n\n"
+                               "Return the protocol.");
+
+static PyObject *
+Pipe_get_protocol(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+}
+
+/* --- making and freeing ------------------------------------------------------------------- */
+
+/* Waiting begins, and whoever made the pipe is told (an al_run_fn).  connection_made has
+ * been called. */
+static int
+pipe_start(al_loop *loop, PyObject *op, PyObject *waiter, PyObject *Py_UNUSED(extra))
+{
+    al_pipe *self = (al_pipe *)op;
+    self->started = true;
+    int status = update_waits(self); /* escapes */
+    if (waiter != NULL && status == 0) {
+        PyObject *done = PyObject_CallFunctionObjArgs(
+            loop->st->set_result_unless_cancelled, waiter, Py_None, NULL); /* escapes */
+        if (done == NULL) {
+            return al_flow_report(loop, "Exception in a pipe transport", op,
+                                  self->protocol);
+        }
+        Py_DECREF(done);
+    }
+    return status;
+}
+
+/* Whether a write end tells when its read end is closed; see the comment in asyncio. */
+static bool
+tells_of_peer(const struct stat *info)
+{
+    if (S_ISSOCK(info->st_mode)) {
+        return true;
+    }
+    if (!S_ISFIFO(info->st_mode)) {
+        return false;
+    }
+#if defined(_AIX)
+    return false;
+#elif defined(__APPLE__) || defined(__sun)
+    return info->st_nlink == 0; /* Named FIFOs report what is not so (gh-145030). */
+#else
+    return true;
+#endif
+}
+
+static int
+open_descriptor(al_pipe *self, al_state *st)
+{
+    struct stat info;
+    PyObject *fileno = PyObject_CallMethodNoArgs(self->pipe, st->str.fileno);
+    if (fileno == NULL) {
+        return -1;
+    }
+    self->fd = (int)PyLong_AsLong(fileno);
+    Py_DECREF(fileno);
+    if (self->fd == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (fstat(self->fd, &info) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (!S_ISFIFO(info.st_mode) && !S_ISSOCK(info.st_mode) && !S_ISCHR(info.st_mode)) {
+        PyErr_SetString(PyExc_ValueError,
+                        self->writer ? "Pipe transport is only for "
+                                       "pipes, sockets and character devices"
+                                     : "Pipe transport is for pipes/sockets only.");
+        return -1;
+    }
+    self->watches_peer = self->writer && tells_of_peer(&info);
+    int flags = fcntl(self->fd, F_GETFL);
+    if (flags < 0 ||
+        (!(flags & O_NONBLOCK) && fcntl(self->fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+pipe_new(al_loop *loop, PyTypeObject *type, PyObject *pipe, PyObject *protocol,
+         PyObject *waiter, PyObject *extra)
+{
+    al_state *st = loop->st;
+    PyObject *method = NULL;
+    al_pipe *self = (al_pipe *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->fd = -1;
+    self->writer = type == st->WritePipeTransport_type;
+    al_flow_init(&self->flow);
+    al_outbuf_init(&self->out);
+    self->pipe = Py_NewRef(pipe);
+    self->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
+    if (self->extra == NULL || PyDict_SetItem(self->extra, st->str.pipe, pipe) < 0 ||
+        open_descriptor(self, st) < 0 || al_context_capture(&self->context) < 0) {
+        goto error;
+    }
+    self->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    self->protocol = Py_NewRef(protocol);
+    method = PyObject_GetAttr(protocol, st->str.connection_made); /* escapes */
+    if (method == NULL ||
+        al_sched_call_soon(st, (PyObject *)loop, method, (PyObject *)self, NULL) <
+            0) { /* escapes */
+        goto error;
+    }
+    waiter = waiter == Py_None ? NULL : waiter;
+    if (al_sched_push_steal(loop, pipe_start, Py_NewRef((PyObject *)self),
+                            Py_XNewRef(waiter), NULL) < 0) {
+        goto error;
+    }
+    Py_DECREF(method);
+    return (PyObject *)self;
+
+error:
+    Py_XDECREF(method);
+    Py_CLEAR(self->pipe); /* Still its maker's. */
+    Py_DECREF(self);
+    return NULL;
+}
+
+PyObject *
+al_pipe_new_reader(al_loop *loop, PyObject *pipe, PyObject *protocol, PyObject *waiter,
+                   PyObject *extra)
+{
+    return pipe_new(loop, loop->st->ReadPipeTransport_type, pipe, protocol, waiter,
+                    extra);
+}
+
+PyObject *
+al_pipe_new_writer(al_loop *loop, PyObject *pipe, PyObject *protocol, PyObject *waiter,
+                   PyObject *extra)
+{
+    return pipe_new(loop, loop->st->WritePipeTransport_type, pipe, protocol, waiter,
+                    extra);
+}
+
+static int
+pipe_traverse(al_pipe *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->extra);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->protocol);
+    Py_VISIT(self->pipe);
+    Py_VISIT(self->context);
+    Py_VISIT(self->dict);
+    return 0;
+}
+
+static int
+pipe_clear(al_pipe *self)
+{
+    if (release(self) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_CLEAR(self->extra);
+    Py_CLEAR(self->dict);
+    return 0;
+}
+
+static void
+pipe_finalize(PyObject *op)
+{
+    al_pipe *self = (al_pipe *)op;
+    if (self->pipe == NULL) {
+        return;
+    }
+    PyObject *pending = al_err_take();
+    if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
+        PyErr_WriteUnraisable(op);
+    }
+    if (release(self) < 0) { /* escapes */
+        PyErr_WriteUnraisable(op);
+    }
+    al_err_put_steal(pending);
+}
+
+static void
+pipe_dealloc(al_pipe *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    (void)pipe_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+pipe_repr(al_pipe *self)
+{
+    const char *name = self->writer ? "WritePipeTransport" : "ReadPipeTransport";
+    if (self->pipe == NULL) {
+        return PyUnicode_FromFormat("<%s closed fd=%d closed>", name, self->fd);
+    }
+    const char *state = self->closing ? " closing" : "";
+    if (self->loop == NULL || self->loop->poll == NULL) {
+        return PyUnicode_FromFormat("<%s%s fd=%d open>", name, state, self->fd);
+    }
+    const char *polling =
+        waits(self, self->writer ? AL_WRITE : AL_READ) ? "polling" : "idle";
+    if (!self->writer) {
+        return PyUnicode_FromFormat("<%s%s fd=%d %s>", name, state, self->fd, polling);
+    }
+    return PyUnicode_FromFormat("<%s%s fd=%d %s bufsize=%zu>", name, state, self->fd,
+                                polling, self->out.size);
+}
+
+#define COMMON_METHODS                                                                 \
+    {"close", (PyCFunction)Pipe_close, METH_NOARGS, close_doc},                        \
+        {"is_closing", (PyCFunction)Pipe_is_closing, METH_NOARGS, is_closing_doc},     \
+        {"set_protocol", (PyCFunction)Pipe_set_protocol, METH_O, set_protocol_doc},    \
+        {"get_protocol", (PyCFunction)Pipe_get_protocol, METH_NOARGS,                  \
+         get_protocol_doc},                                                            \
+    {                                                                                  \
+        "_call_connection_lost", (PyCFunction)Pipe__call_connection_lost, METH_O, NULL \
+    }
+
+static PyMethodDef reader_methods[] = {
+    COMMON_METHODS,
+    {"is_reading", (PyCFunction)Pipe_is_reading, METH_NOARGS, is_reading_doc},
+    {"pause_reading", (PyCFunction)Pipe_pause_reading, METH_NOARGS, pause_reading_doc},
+    {"resume_reading", (PyCFunction)Pipe_resume_reading, METH_NOARGS,
+     resume_reading_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef writer_methods[] = {
+    COMMON_METHODS,
+    {"write", (PyCFunction)Pipe_write, METH_O, write_doc},
+    {"write_eof", (PyCFunction)Pipe_write_eof, METH_NOARGS, write_eof_doc},
+    {"can_write_eof", (PyCFunction)Pipe_can_write_eof, METH_NOARGS, can_write_eof_doc},
+    {"abort", (PyCFunction)Pipe_abort, METH_NOARGS, abort_doc},
+    {"get_write_buffer_size", (PyCFunction)Pipe_get_write_buffer_size, METH_NOARGS,
+     size_doc},
+    {"get_write_buffer_limits", (PyCFunction)Pipe_get_write_buffer_limits, METH_NOARGS,
+     limits_doc},
+    {"set_write_buffer_limits",
+     (PyCFunction)(void (*)(void))Pipe_set_write_buffer_limits,
+     METH_FASTCALL | METH_KEYWORDS, set_limits_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef pipe_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_pipe, weakrefs), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(al_pipe, dict), READONLY, NULL},
+    {"_loop", T_OBJECT, offsetof(al_pipe, loop), READONLY, NULL},
+    {"_protocol", T_OBJECT, offsetof(al_pipe, protocol), READONLY, NULL},
+    {"_fileno", T_INT, offsetof(al_pipe, fd), READONLY, NULL},
+    {"_conn_lost", T_INT, offsetof(al_pipe, conn_lost), READONLY, NULL},
+    {"_closing", T_BOOL, offsetof(al_pipe, closing), READONLY, NULL},
+    {"_paused", T_BOOL, offsetof(al_pipe, paused), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* Tests set it to None, which takes the object away from the transport. */
+static PyObject *
+get_pipe(al_pipe *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->pipe == NULL ? Py_None : self->pipe);
+}
+
+static int
+set_pipe(al_pipe *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    PyObject *old = self->pipe;
+    self->pipe = value == NULL || value == Py_None ? NULL : Py_NewRef(value);
+    Py_XDECREF(old); /* escapes */
+    return 0;
+}
+
+static PyGetSetDef pipe_getsets[] = {
+    {"_pipe", (getter)get_pipe, (setter)set_pipe, NULL, NULL},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static int
+add_type(PyObject *module, PyTypeObject **slot, const char *name, const char *doc,
+         PyMethodDef *methods, PyObject *base)
+{
+    if ((size_t)((PyTypeObject *)base)->tp_basicsize != offsetof(al_pipe, loop)) {
+        PyErr_Format(PyExc_ImportError, "%R has another layout than expected", base);
+        return -1;
+    }
+    PyType_Slot slots[] = {
+        {Py_tp_doc, (void *)(uintptr_t)doc},
+        {Py_tp_dealloc, pipe_dealloc},
+        {Py_tp_finalize, pipe_finalize},
+        {Py_tp_traverse, pipe_traverse},
+        {Py_tp_clear, pipe_clear},
+        {Py_tp_repr, pipe_repr},
+        {Py_tp_methods, methods},
+        {Py_tp_members, pipe_members},
+        {Py_tp_getset, pipe_getsets},
+        {0, NULL},
+    };
+    PyType_Spec spec = {
+        .name = name,
+        .basicsize = sizeof(al_pipe),
+        .flags =
+            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+        .slots = slots,
+    };
+    return al_state_add_type(module, slot, &spec, base);
+}
+
+int
+al_pipe_init_types(PyObject *module, al_state *st)
+{
+    if (add_type(module, &st->ReadPipeTransport_type, "aioloop._core.ReadPipeTransport",
+                 "The transport of a pipe's read end.", reader_methods,
+                 st->ReadTransport) < 0) {
+        return -1;
+    }
+    /* asyncio's writer is an asyncio.Transport, by its flow control's base class. */
+    return add_type(
+        module, &st->WritePipeTransport_type, "aioloop._core.WritePipeTransport",
+        "The transport of a pipe's write end.", writer_methods, st->Transport);
+}

@@ -1,0 +1,85 @@
+/* sock.h: the system calls of the io room.
+ *
+ * Every call is made on a non-blocking descriptor and with the GIL held.  EINTR is
+ * retried here and nowhere else; EAGAIN is no error but an answer (al_sock_again).
+ * Nothing here raises: a result below 0 means errno is set, and al_sock_raise makes the
+ * exception of it.
+ *
+ * The hard build answers EAGAIN now and then without asking the kernel, and the calls
+ * named _stream mostly move one byte at a time there. */
+#ifndef AL_IO_SOCK_H
+#define AL_IO_SOCK_H
+
+#include "base/py.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "io/addr.h"
+
+/* Whether errno's value says "not now". */
+static inline bool
+al_sock_again(int error)
+{
+#if EAGAIN == EWOULDBLOCK
+    return error == EAGAIN;
+#else
+    return error == EAGAIN || error == EWOULDBLOCK;
+#endif
+}
+
+/* Bytes received, 0 at the end of the stream, or -1. */
+ssize_t al_sock_recv(int fd, void *buffer, size_t size);
+/* The same where a short read is as good: never for datagrams. */
+ssize_t al_sock_recv_stream(int fd, void *buffer, size_t size);
+/* Bytes received and the sender's address, or -1.  from->length is 0 where the kernel
+ * gives none. */
+ssize_t al_sock_recvfrom(int fd, void *buffer, size_t size, al_addr *from);
+
+/* Bytes sent, or -1; never SIGPIPE. */
+ssize_t al_sock_send(int fd, const void *data, size_t size);
+ssize_t al_sock_send_stream(int fd, const void *data, size_t size);
+/* The same for `count` pieces (at most IOV_MAX). */
+ssize_t al_sock_sendv_stream(int fd, const struct iovec *pieces, int count);
+/* One datagram: where it goes to, and what came. */
+typedef struct {
+    void *buffer;
+    size_t room; /* bytes of the buffer */
+    size_t size; /* bytes received; the rest of a longer datagram is lost */
+    al_addr from;
+} al_datagram;
+
+/* As many datagrams as there are, at most `count` and at most 32; their number, or -1
+ * with errno when there is none. */
+int al_sock_recv_datagrams(int fd, al_datagram *datagrams, int count);
+
+/* One datagram; `to` may be NULL for a connected socket. */
+ssize_t al_sock_sendto(int fd, const void *data, size_t size, const al_addr *to);
+
+/* read(2), write(2) and writev(2), for pipes. */
+ssize_t al_sock_read(int fd, void *buffer, size_t size);
+ssize_t al_sock_write(int fd, const void *data, size_t size);
+ssize_t al_sock_writev(int fd, const struct iovec *pieces, int count);
+
+/* The next connection, non-blocking and close-on-exec, and its peer's address; the
+ * caller owns the descriptor.  -1 with errno. */
+int al_sock_accept(int listener, al_addr *peer);
+/* 0, or -1 with errno (EINPROGRESS: wait until writable). */
+int al_sock_connect(int fd, const al_addr *to);
+/* The pending error of a socket (SO_ERROR), an errno value; 0: none. */
+int al_sock_pending_error(int fd);
+/* Bytes of a file sent from *offset, which moves on; 0 at the end of the file; -1. */
+ssize_t al_sock_sendfile(int out, int in, off_t *offset, size_t size);
+/* shutdown(2) of the sending half.  0 or -1. */
+int al_sock_shutdown_write(int fd);
+/* Turns Nagle's algorithm off where it exists; errors do not matter. */
+void al_sock_set_nodelay(int fd, int family);
+/* close(2); the number is free afterwards whatever it returns. */
+void al_sock_close(int fd);
+
+/* Raises OSError (or the subclass that Python has for it) for an errno value; NULL. */
+PyObject *al_sock_raise(int error);
+
+#endif

@@ -1,0 +1,1249 @@
+/* sockops.c: see sockops.h. */
+#include "io/sockops.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#include "core/debug.h"
+#include "io/arena.h"
+#include "io/sock.h"
+#include "task/future.h"
+
+enum {
+    /* Up to this many bytes are received on the C stack and copied into an exact
+     * `bytes`.  The size that the caller asks for is never allocated: 256 KB is an
+     * mmap, page faults and a munmap, ten times the cost of the system call. */
+    SMALL = 16 * 1024,
+    /* The most that is allocated for one receive from a stream. */
+    LARGE = 256 * 1024,
+    /* sendfile gives the loop a turn after this many bytes. */
+    FILE_TURN = 1024 * 1024,
+};
+
+enum { NEW, RUNNING, WAITING, CONNECTING, DONE };
+
+typedef struct al_sockop {
+    PyObject_HEAD
+    al_loop *loop;    /* owned */
+    const char *name; /* asyncio's name of the method */
+    PyObject *sock;   /* owned; NULL for a ready value */
+    PyObject *arg;    /* owned: buffer, data, address, file or value; or NULL */
+    PyObject *extra;  /* owned: a second one, or NULL */
+    PyObject *waiter; /* owned: the iterator of the future that is awaited, or NULL */
+#if PY_VERSION_HEX >= 0x030E0000
+    /* Debuggers ("python -m asyncio ps") take a task's coroutine for a generator object,
+     * and find the state of its frame in the fourth of these: cleared. */
+    uint8_t frame_state[8];
+#endif
+    PyObject *future; /* owned: that future */
+    PyObject *weakrefs;
+    Py_buffer view;      /* what sock_sendall sends; view.obj NULL: none */
+    Py_ssize_t size;     /* bytes asked for */
+    Py_ssize_t position; /* bytes sent */
+    long long offset;    /* in the file */
+    int fd;              /* that it waits for */
+    int file;            /* descriptor of the file */
+    uint8_t kind, state;
+    bool started; /* it has been resumed from a wait once */
+} al_sockop;
+
+#if PY_VERSION_HEX >= 0x030F0000
+enum { FRAME_IS_CLEARED = 5 };
+#elif PY_VERSION_HEX >= 0x030E0000
+enum { FRAME_IS_CLEARED = 4 };
+#endif
+
+/* The beginning of a socket.socket as socketmodule.c lays it out in every supported
+ * version; layout_known compares it with live sockets before it is believed. */
+typedef struct {
+    PyObject_HEAD
+    int fd, family, type, proto;
+    PyObject *(*error_handler)(void);
+    int64_t timeout; /* all bits zero: non-blocking, as a double and as an integer */
+} socket_layout;
+
+static const socket_layout *
+layout(PyObject *sock)
+{
+    return (const socket_layout *)sock;
+}
+
+static const char *const names[] = {
+    [AL_SOCKOP_RECV] = "sock_recv",
+    [AL_SOCKOP_RECV_INTO] = "sock_recv_into",
+    [AL_SOCKOP_RECVFROM] = "sock_recvfrom",
+    [AL_SOCKOP_RECVFROM_INTO] = "sock_recvfrom_into",
+    [AL_SOCKOP_SENDALL] = "sock_sendall",
+    [AL_SOCKOP_SENDTO] = "sock_sendto",
+    [AL_SOCKOP_CONNECT] = "sock_connect",
+    [AL_SOCKOP_ACCEPT] = "sock_accept",
+    [AL_SOCKOP_SENDFILE] = "_sock_sendfile_native",
+    [AL_SOCKOP_VALUE] = "",
+};
+
+static int
+event_of(int kind)
+{
+    switch (kind) {
+    case AL_SOCKOP_SENDALL:
+    case AL_SOCKOP_SENDTO:
+    case AL_SOCKOP_CONNECT:
+    case AL_SOCKOP_SENDFILE:
+        return AL_WRITE;
+    default:
+        return AL_READ;
+    }
+}
+
+/* --- socket objects ------------------------------------------------------------------- */
+
+static int
+attribute_is(PyObject *obj, const char *name, int value)
+{
+    PyObject *number = PyObject_GetAttrString(obj, name);
+    long found = number == NULL ? -1 : PyLong_AsLong(number);
+    Py_XDECREF(number);
+    return found == -1 && PyErr_Occurred() ? -1 : found == value;
+}
+
+/* Compares the mirror struct with a socket: 1 as expected, 0 not, or -1. */
+static int
+compare_layout(al_state *st, int family, int type)
+{
+    PyObject *sock = PyObject_CallFunction(st->socket_type, "ii", family, type);
+    if (sock == NULL) {
+        return -1;
+    }
+    const socket_layout *view = layout(sock);
+    int result = -1;
+    PyObject *fileno = PyObject_CallMethod(sock, "fileno", NULL);
+    PyObject *done = NULL;
+    if (fileno == NULL) {
+        goto done;
+    }
+    result = PyLong_AsLong(fileno) == view->fd && view->family == family &&
+             view->type == type && view->timeout != 0;
+    int proto = attribute_is(sock, "proto", view->proto);
+    done = PyObject_CallMethod(sock, "setblocking", "i", 0);
+    result = proto < 0 || done == NULL ? -1 : result && proto && view->timeout == 0;
+    if (result == 1) {
+        Py_SETREF(done, PyObject_CallMethod(sock, "settimeout", "d", 0.5));
+        result = done == NULL ? -1 : view->timeout != 0;
+    }
+
+done:
+    Py_XDECREF(fileno);
+    Py_XDECREF(done);
+    PyObject *closed = PyObject_CallMethod(sock, "close", NULL);
+    if (closed == NULL) {
+        result = -1;
+    }
+    else {
+        Py_DECREF(closed);
+        result = result == 1 ? view->fd == -1 : result;
+    }
+    Py_DECREF(sock);
+    return result;
+}
+
+static bool
+layout_known(al_state *st)
+{
+    if (AL_UNLIKELY(st->socket_layout == 0)) {
+        size_t size = (size_t)((PyTypeObject *)st->socket_type)->tp_basicsize;
+        int result = 0;
+        if (size >= sizeof(socket_layout)) {
+            result = compare_layout(st, AF_UNIX, SOCK_STREAM);
+            if (result == 1) {
+                result = compare_layout(st, AF_UNIX, SOCK_DGRAM);
+            }
+        }
+        if (result < 0) {
+            PyErr_Clear(); /* No sockets can be made here: nothing is known. */
+        }
+        st->socket_layout = result == 1 ? 1 : -1;
+    }
+    return st->socket_layout > 0;
+}
+
+bool
+al_sockop_takes(al_state *st, PyObject *sock)
+{
+    return Py_IS_TYPE(sock, (PyTypeObject *)st->socket_type) && layout_known(st);
+}
+
+int
+al_sockop_family(PyObject *sock)
+{
+    return layout(sock)->family;
+}
+
+bool
+al_sockop_non_blocking(PyObject *sock)
+{
+    return layout(sock)->timeout == 0;
+}
+
+static bool
+non_blocking(const al_sockop *op)
+{
+    return al_sockop_non_blocking(op->sock);
+}
+
+/* --- attempts -----------------------------------------------------------------------------
+ *
+ * Each makes its system call once.  1: *result is the operation's result; 0: not now;
+ * -1: an exception. */
+
+/* The answer to a call that failed. */
+static int
+failed(void)
+{
+    int error = errno;
+    if (al_sock_again(error)) {
+        return 0;
+    }
+    al_sock_raise(error);
+    return -1;
+}
+
+/* The socket object's own method, for what is odd: it raises the error that asyncio's
+ * operation would, and waits on a blocking socket without holding the GIL. */
+static int
+attempt_method(PyObject *called, PyObject **result)
+{
+    if (called != NULL) {
+        *result = called;
+        return 1;
+    }
+    if (PyErr_ExceptionMatches(PyExc_BlockingIOError) ||
+        PyErr_ExceptionMatches(PyExc_InterruptedError)) {
+        PyErr_Clear(); /* "Not now", as asyncio reads it. */
+        return 0;
+    }
+    return -1;
+}
+
+/* Receives straight into a `bytes` of at most `size` bytes. */
+static int
+receive_large(al_sockop *op, int fd, size_t size, size_t *received, PyObject **result)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (bytes == NULL) {
+        return -1;
+    }
+    ssize_t n = al_sock_recv(fd, PyBytes_AS_STRING(bytes), size);
+    if (n < 0) {
+        int status = failed();
+        Py_DECREF(bytes);
+        return status;
+    }
+    (void)op;
+    *received = (size_t)n;
+    if (_PyBytes_Resize(&bytes, n) < 0) {
+        return -1;
+    }
+    *result = bytes;
+    return 1;
+}
+
+static int
+attempt_recv(al_sockop *op, PyObject **result)
+{
+    int fd = layout(op->sock)->fd;
+    size_t size = (size_t)op->size;
+    size_t received;
+    if (AL_UNLIKELY(!non_blocking(op))) {
+        return attempt_method(PyObject_CallMethod(op->sock, "recv", "n", op->size),
+                              result);
+    }
+    if (layout(op->sock)->type != SOCK_STREAM) {
+        /* What does not fit of a message is lost: room for all that was asked for. */
+        if (size <= AL_ARENA_BYTES) {
+            char *arena = al_arena(op->loop);
+            if (arena == NULL) {
+                return -1;
+            }
+            ssize_t n = al_sock_recv(fd, arena, size);
+            if (n < 0) {
+                return failed();
+            }
+            *result = PyBytes_FromStringAndSize(arena, n);
+            return *result == NULL ? -1 : 1;
+        }
+        return receive_large(op, fd, size, &received, result);
+    }
+    al_fd *entry = al_fds_find(&op->loop->fds, fd);
+    if (size > SMALL && entry != NULL && entry->received >= SMALL) {
+        /* The last receive filled the small buffer: this one may be as long. */
+        size_t room = entry->received;
+        room = room < LARGE ? room : LARGE;
+        size = size < room ? size : room;
+        int status = receive_large(op, fd, size, &received, result);
+        if (status > 0) {
+            /* It shrinks slowly: the last piece of a message is often a short one. */
+            size_t fit = received * 5 / 4;
+            size_t next = received == room   ? 2 * room
+                          : received == size ? room
+                          : fit < room       ? (3 * room + fit) / 4
+                                             : fit;
+            entry->received = (uint32_t)next;
+        }
+        return status;
+    }
+    char buffer[SMALL];
+    size = size < SMALL ? size : SMALL;
+    ssize_t n = al_sock_recv(fd, buffer, size);
+    if (n < 0) {
+        return failed();
+    }
+    if (n == SMALL && entry == NULL) {
+        entry = al_fds_ensure(op->loop, fd);
+        if (entry == NULL) {
+            PyErr_Clear(); /* Only a hint is lost. */
+        }
+    }
+    if (entry != NULL) {
+        entry->received = n == SMALL ? 4 * SMALL : (uint32_t)n;
+    }
+    *result = PyBytes_FromStringAndSize(buffer, n);
+    return *result == NULL ? -1 : 1;
+}
+
+static int
+attempt_recv_into(al_sockop *op, PyObject **result)
+{
+    Py_buffer view;
+    if (!non_blocking(op) ||
+        PyObject_GetBuffer(op->arg, &view, PyBUF_WRITABLE) < 0) { /* escapes */
+        PyErr_Clear(); /* The method raises its own error for the buffer. */
+        return attempt_method(
+            PyObject_CallMethod(op->sock, "recv_into", "(O)", op->arg), result);
+    }
+    ssize_t n = 0;
+    if (view.len > 0) {
+        n = al_sock_recv(layout(op->sock)->fd, view.buf, (size_t)view.len);
+    }
+    int error = errno;
+    PyBuffer_Release(&view);
+    if (n < 0) {
+        errno = error;
+        return failed();
+    }
+    *result = PyLong_FromSsize_t(n);
+    return *result == NULL ? -1 : 1;
+}
+
+/* The tuple (first, address); steals `first`. */
+static int
+with_address_steal(PyObject *first, const al_addr *addr, PyObject **result)
+{
+    PyObject *address = first == NULL ? NULL : al_addr_object(addr);
+    PyObject *pair = address == NULL ? NULL : PyTuple_New(2);
+    if (pair == NULL) {
+        Py_XDECREF(first);
+        Py_XDECREF(address);
+        return -1;
+    }
+    PyTuple_SET_ITEM(pair, 0, first);
+    PyTuple_SET_ITEM(pair, 1, address);
+    *result = pair;
+    return 1;
+}
+
+static int
+attempt_recvfrom(al_sockop *op, PyObject **result)
+{
+    al_addr from;
+    if (!non_blocking(op) || op->size > AL_ARENA_BYTES ||
+        !al_addr_known(layout(op->sock)->family)) {
+        return attempt_method(PyObject_CallMethod(op->sock, "recvfrom", "n", op->size),
+                              result);
+    }
+    char *arena = al_arena(op->loop);
+    if (arena == NULL) {
+        return -1;
+    }
+    ssize_t n = al_sock_recvfrom(layout(op->sock)->fd, arena, (size_t)op->size, &from);
+    if (n < 0) {
+        return failed();
+    }
+    return with_address_steal(PyBytes_FromStringAndSize(arena, n), &from, result);
+}
+
+static int
+attempt_recvfrom_into(al_sockop *op, PyObject **result)
+{
+    Py_buffer view;
+    al_addr from;
+    if (op->size == 0) { /* asyncio: "if not nbytes: nbytes = len(buf)" */
+        op->size = PyObject_Size(op->arg); /* escapes */
+        if (op->size < 0) {
+            return -1;
+        }
+    }
+    int status = -1;
+    if (non_blocking(op) && al_addr_known(layout(op->sock)->family)) {
+        status = PyObject_GetBuffer(op->arg, &view, PyBUF_WRITABLE); /* escapes */
+    }
+    if (status == 0 && op->size > view.len) {
+        PyBuffer_Release(&view);
+        status = -1;
+    }
+    if (status < 0) {
+        PyErr_Clear(); /* The method raises its own error for the buffer. */
+        return attempt_method(
+            PyObject_CallMethod(op->sock, "recvfrom_into", "On", op->arg, op->size),
+            result);
+    }
+    ssize_t n =
+        al_sock_recvfrom(layout(op->sock)->fd, view.buf, (size_t)op->size, &from);
+    int error = errno;
+    PyBuffer_Release(&view);
+    if (n < 0) {
+        errno = error;
+        return failed();
+    }
+    return with_address_steal(PyLong_FromSsize_t(n), &from, result);
+}
+
+static int
+attempt_sendall(al_sockop *op, PyObject **result)
+{
+    Py_buffer *view = &op->view;
+    if (AL_UNLIKELY(!non_blocking(op))) {
+        return attempt_method(PyObject_CallMethod(op->sock, "sendall", "(O)", op->arg),
+                              result);
+    }
+    if (view->obj == NULL &&
+        PyObject_GetBuffer(op->arg, view, PyBUF_SIMPLE) < 0) { /* escapes */
+        PyErr_Clear(); /* The method raises its own error for the buffer. */
+        return attempt_method(PyObject_CallMethod(op->sock, "send", "(O)", op->arg),
+                              result);
+    }
+    ssize_t n =
+        al_sock_send_stream(layout(op->sock)->fd, (char *)view->buf + op->position,
+                            (size_t)(view->len - op->position));
+    if (n < 0) {
+        return failed();
+    }
+    op->position += n;
+    if (op->position < view->len) {
+        return 0;
+    }
+    *result = Py_NewRef(Py_None);
+    return 1;
+}
+
+static int
+attempt_sendto(al_sockop *op, PyObject **result)
+{
+    al_addr to;
+    Py_buffer view;
+    int status = 0;
+    if (non_blocking(op)) {
+        status = al_addr_parse(&to, layout(op->sock)->family, op->extra);
+        if (status < 0 || PySys_Audit("socket.sendto", "OO", op->sock, op->extra) < 0) {
+            return -1;
+        }
+    }
+    if (status == 1 &&
+        PyObject_GetBuffer(op->arg, &view, PyBUF_SIMPLE) < 0) { /* escapes */
+        PyErr_Clear(); /* The method raises its own error for the buffer. */
+        status = 0;
+    }
+    if (status == 0) {
+        return attempt_method(
+            PyObject_CallMethod(op->sock, "sendto", "OO", op->arg, op->extra), result);
+    }
+    ssize_t n = al_sock_sendto(layout(op->sock)->fd, view.buf, (size_t)view.len, &to);
+    int error = errno;
+    PyBuffer_Release(&view);
+    if (n < 0) {
+        errno = error;
+        return failed();
+    }
+    *result = PyLong_FromSsize_t(n);
+    return *result == NULL ? -1 : 1;
+}
+
+/* The address as asyncio's _ensure_resolved gives it, for the message. */
+static PyObject *
+resolved_address(const al_sockop *op)
+{
+    if (layout(op->sock)->family != AF_INET6) {
+        return Py_NewRef(op->arg);
+    }
+    PyObject *flow = NULL, *scope = NULL, *zero = PyLong_FromLong(0);
+    if (zero == NULL) {
+        return NULL;
+    }
+    Py_ssize_t n = PyTuple_GET_SIZE(op->arg);
+    flow = n > 2 ? PyTuple_GET_ITEM(op->arg, 2) : zero;
+    scope = n > 3 ? PyTuple_GET_ITEM(op->arg, 3) : zero;
+    PyObject *full = PyTuple_Pack(4, PyTuple_GET_ITEM(op->arg, 0),
+                                  PyTuple_GET_ITEM(op->arg, 1), flow, scope);
+    Py_DECREF(zero);
+    return full;
+}
+
+static int
+attempt_connect(al_sockop *op, PyObject **result)
+{
+    if (!op->started) {
+        al_addr to;
+        int status = 0;
+        if (non_blocking(op)) {
+            status = al_addr_parse(&to, layout(op->sock)->family, op->arg);
+        }
+        if (status < 0) {
+            return -1;
+        }
+        if (status == 0) {
+            return attempt_method(
+                PyObject_CallMethod(op->sock, "connect", "(O)", op->arg), result);
+        }
+        if (PySys_Audit("socket.connect", "OO", op->sock, op->arg) < 0) {
+            return -1;
+        }
+        if (al_sock_connect(layout(op->sock)->fd, &to) < 0) {
+            return errno == EINPROGRESS || errno == EALREADY ? 0 : failed();
+        }
+    }
+    else {
+        int error = al_sock_pending_error(layout(op->sock)->fd);
+        if (error != 0) {
+            PyObject *address = resolved_address(op);
+            PyObject *text = address == NULL ? NULL
+                                             : PyUnicode_FromFormat(
+                                                   "Connect call failed %S", address);
+            PyObject *exc =
+                text == NULL ? NULL
+                             : PyObject_CallFunction(PyExc_OSError, "iO", error, text);
+            if (exc != NULL) {
+                PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+            }
+            Py_XDECREF(address);
+            Py_XDECREF(text);
+            Py_XDECREF(exc);
+            return -1;
+        }
+    }
+    *result = Py_NewRef(Py_None);
+    return 1;
+}
+
+static int
+attempt_accept(al_sockop *op, PyObject **result)
+{
+    const socket_layout *listener = layout(op->sock);
+    al_addr peer;
+    if (!non_blocking(op) || !al_addr_known(listener->family)) {
+        PyObject *pair = NULL;
+        int status =
+            attempt_method(PyObject_CallMethod(op->sock, "accept", NULL), &pair);
+        if (status <= 0) {
+            return status;
+        }
+        PyObject *done = PyObject_CallMethod(PyTuple_GET_ITEM(pair, 0), "setblocking",
+                                             "i", 0); /* escapes */
+        if (done == NULL) {
+            Py_DECREF(pair);
+            return -1;
+        }
+        Py_DECREF(done);
+        *result = pair;
+        return 1;
+    }
+    int fd = al_sock_accept(listener->fd, &peer);
+    if (fd < 0) {
+        return failed();
+    }
+    int type = listener->type;
+#ifdef SOCK_NONBLOCK
+    type |= SOCK_NONBLOCK; /* The object takes it as "timeout 0" and asks no kernel. */
+#endif
+    PyObject *sock = PyObject_CallFunction(op->loop->st->socket_type, "iiii",
+                                           listener->family, type, listener->proto, fd);
+    if (sock == NULL) {
+        al_sock_close(fd); /* Nobody else owns it. */
+        return -1;
+    }
+#ifndef SOCK_NONBLOCK
+    PyObject *done = PyObject_CallMethod(sock, "setblocking", "i", 0);
+    if (done == NULL) {
+        Py_DECREF(sock);
+        return -1;
+    }
+    Py_DECREF(done);
+#endif
+    return with_address_steal(sock, &peer, result);
+}
+
+/* --- sendfile ----------------------------------------------------------------------------- */
+
+static int
+sendfile_unavailable(al_sockop *op, const char *message)
+{
+    PyErr_SetString(op->loop->st->SendfileNotAvailableError, message);
+    return -1;
+}
+
+/* Mirrors the head of asyncio.unix_events._sock_sendfile_native.  1: nothing to send;
+ * 0: go on; -1. */
+static int
+start_sendfile(al_sockop *op, PyObject **result)
+{
+    struct stat info;
+    PyObject *number = PyObject_CallMethod(op->arg, "fileno", NULL); /* escapes */
+    if (number == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError) &&
+            !PyErr_ExceptionMatches(op->loop->st->UnsupportedOperation)) {
+            return -1;
+        }
+        return sendfile_unavailable(op, "not a regular file");
+    }
+    op->file = (int)PyLong_AsLong(number);
+    Py_DECREF(number);
+    if (op->file == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (fstat(op->file, &info) < 0) {
+        return sendfile_unavailable(op, "not a regular file");
+    }
+    if (op->size == 0 && info.st_size == 0) {
+        *result = PyLong_FromLong(0);
+        return *result == NULL ? -1 : 1;
+    }
+    return 0;
+}
+
+/* asyncio leaves the file's position behind what was sent, whatever happened. */
+static void
+set_file_position(const al_sockop *op)
+{
+    (void)lseek(op->file, (off_t)op->offset, SEEK_SET);
+}
+
+static int
+attempt_sendfile(al_sockop *op, PyObject **result)
+{
+    size_t turn = 0;
+    while (turn < FILE_TURN) {
+        size_t left = SIZE_MAX / 4;
+        if (op->size > 0) {
+            left = (size_t)(op->size - op->position);
+        }
+        off_t offset = (off_t)op->offset;
+        ssize_t n = left == 0
+                        ? 0
+                        : al_sock_sendfile(layout(op->sock)->fd, op->file, &offset,
+                                           left < FILE_TURN ? left : FILE_TURN);
+        if (n < 0) {
+            int error = errno;
+            if (al_sock_again(error)) {
+                return 0;
+            }
+            set_file_position(op);
+            if (op->position == 0) {
+                return sendfile_unavailable(op, "os.sendfile call failed");
+            }
+            al_sock_raise(error);
+            if (error == ENOTCONN && op->started) {
+                /* The connection went away meanwhile: one error on all systems. */
+                PyObject *cause = al_err_take();
+                PyObject *exc = PyObject_CallFunction(
+                    PyExc_ConnectionError, "si", "socket is not connected", ENOTCONN);
+                if (exc == NULL) {
+                    Py_DECREF(cause);
+                    return -1;
+                }
+                PyException_SetCause(exc, cause);
+                al_err_put_steal(exc);
+            }
+            return -1;
+        }
+        if (n == 0) {
+            set_file_position(op);
+            *result = PyLong_FromSsize_t(op->position);
+            return *result == NULL ? -1 : 1;
+        }
+        op->offset += n;
+        op->position += n;
+        turn += (size_t)n;
+    }
+    return 0;
+}
+
+static int
+attempt(al_sockop *op, PyObject **result)
+{
+    switch (op->kind) {
+    case AL_SOCKOP_RECV:
+        return attempt_recv(op, result);
+    case AL_SOCKOP_RECV_INTO:
+        return attempt_recv_into(op, result);
+    case AL_SOCKOP_RECVFROM:
+        return attempt_recvfrom(op, result);
+    case AL_SOCKOP_RECVFROM_INTO:
+        return attempt_recvfrom_into(op, result);
+    case AL_SOCKOP_SENDALL:
+        return attempt_sendall(op, result);
+    case AL_SOCKOP_SENDTO:
+        return attempt_sendto(op, result);
+    case AL_SOCKOP_CONNECT:
+        return attempt_connect(op, result);
+    case AL_SOCKOP_ACCEPT:
+        return attempt_accept(op, result);
+    case AL_SOCKOP_SENDFILE:
+        return attempt_sendfile(op, result);
+    default:
+        *result = op->arg;
+        op->arg = NULL;
+        return 1;
+    }
+}
+
+/* --- waiting -------------------------------------------------------------------------- */
+
+/* Resolves the future if it still wants it. */
+static int
+resolve(al_loop *loop, PyObject *future)
+{
+#ifdef AL_TASK_FUTURE_H
+    (void)loop;
+    al_future *own = (al_future *)future;
+    return own->state == AL_FUTURE_PENDING ? al_future_set_result(own, Py_None) : 0;
+#else
+    (void)loop;
+    PyObject *done = PyObject_CallMethod(future, "done", NULL);
+    int is_done = done == NULL ? -1 : PyObject_IsTrue(done);
+    Py_XDECREF(done);
+    if (is_done != 0) {
+        return is_done < 0 ? -1 : 0;
+    }
+    PyObject *set = PyObject_CallMethod(future, "set_result", "O", Py_None);
+    Py_XDECREF(set);
+    return set == NULL ? -1 : 0;
+#endif
+}
+
+/* The descriptor's event (an al_run_fn). */
+static int
+op_ready(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
+         PyObject *Py_UNUSED(extra))
+{
+    const al_sockop *op = (const al_sockop *)self;
+    if (op->state != WAITING || op->future == NULL) {
+        return 0; /* Cancelled or closed meanwhile. */
+    }
+    PyObject *future = Py_NewRef(op->future);
+    int status = resolve(loop, future); /* escapes */
+    Py_DECREF(future);
+    return status;
+}
+
+/* Leaves the table of waiters; drops the future.  Escapes. */
+static void
+stop_waiting(al_sockop *op)
+{
+    if (op->waiter != NULL) {
+        if (op->loop->poll != NULL) {
+            al_fds_unwait(op->loop, op->fd, event_of(op->kind), (PyObject *)op);
+        }
+        Py_CLEAR(op->waiter);
+        Py_CLEAR(op->future);
+    }
+}
+
+/* Waits for the descriptor: *result is the future to yield.  0 or -1. */
+static int
+start_waiting(al_sockop *op, PyObject **result)
+{
+    al_loop *loop = op->loop;
+    op->fd = layout(op->sock)->fd;
+    if (loop->closed || loop->poll == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    if (op->fd < 0) {
+        al_sock_raise(EBADF);
+        return -1;
+    }
+    if (AL_UNLIKELY(al_fds_transport(&loop->fds, op->fd) != NULL)) {
+        PyObject *checked = PyObject_CallMethod(
+            (PyObject *)loop, "_ensure_fd_no_transport", "i", op->fd); /* escapes */
+        if (checked == NULL) {
+            return -1;
+        }
+        Py_DECREF(checked);
+    }
+    op->future = al_future_new(loop);
+    if (op->future == NULL) {
+        return -1;
+    }
+    op->waiter = Py_TYPE(op->future)->tp_as_async->am_await(op->future);
+    if (op->waiter == NULL) {
+        Py_CLEAR(op->future);
+        return -1;
+    }
+    if (PyIter_Send(op->waiter, Py_None, result) != PYGEN_NEXT) {
+        PyErr_SetString(PyExc_RuntimeError, "a new future is done");
+        Py_CLEAR(op->waiter);
+        Py_CLEAR(op->future);
+        return -1;
+    }
+    if (al_fds_wait(loop, op->fd, event_of(op->kind), op_ready, (PyObject *)op,
+                    op->sock) < 0) { /* escapes */
+        Py_CLEAR(*result);
+        stop_waiting(op);
+        return -1;
+    }
+    op->started = true;
+    return 0;
+}
+
+/* Ends the operation, whatever its state.  Escapes. */
+static void
+finish(al_sockop *op)
+{
+    op->state = DONE;
+    stop_waiting(op);
+    if (op->view.obj != NULL) {
+        PyBuffer_Release(&op->view);
+    }
+    Py_CLEAR(op->arg);
+    Py_CLEAR(op->extra);
+}
+
+/* asyncio's checks, made when the operation is first awaited. */
+static int
+start(al_sockop *op, PyObject **result)
+{
+    if (op->sock == NULL) {
+        return 0;
+    }
+    if ((op->loop->debug & AL_DEBUG_FDS) && !non_blocking(op)) {
+        PyErr_SetString(PyExc_ValueError, "the socket must be non-blocking");
+        return -1;
+    }
+    return op->kind == AL_SOCKOP_SENDFILE ? start_sendfile(op, result) : 0;
+}
+
+static PySendResult
+op_send(al_sockop *op, PyObject *value, PyObject **result)
+{
+    int status = 0;
+    *result = NULL;
+    switch (op->state) {
+    case NEW:
+        if (value != Py_None) {
+            PyErr_SetString(PyExc_TypeError,
+                            "can't send non-None value to a just-started coroutine");
+            return PYGEN_ERROR;
+        }
+        op->state = RUNNING;
+        status = start(op, result); /* escapes */
+        break;
+    case WAITING: {
+        op->state = RUNNING;
+        PySendResult sent = PyIter_Send(op->waiter, value, result); /* escapes */
+        if (sent == PYGEN_NEXT) {
+            op->state = WAITING;
+            return PYGEN_NEXT;
+        }
+        stop_waiting(op); /* escapes */
+        Py_CLEAR(*result);
+        status = sent == PYGEN_ERROR ? -1 : 0;
+        break;
+    }
+    case RUNNING:
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return PYGEN_ERROR;
+    default:
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return PYGEN_ERROR;
+    }
+    if (status == 0) {
+        status = attempt(op, result); /* escapes */
+    }
+    if (status == 0) {
+        if (start_waiting(op, result) == 0) { /* escapes */
+            op->state = WAITING;
+            return PYGEN_NEXT;
+        }
+        status = -1;
+    }
+    if (status < 0) {
+        PyObject *exc = al_err_take();
+        finish(op); /* escapes */
+        al_err_put_steal(exc);
+        return PYGEN_ERROR;
+    }
+    finish(op); /* escapes */
+    return PYGEN_RETURN;
+}
+
+/* Raises StopIteration(value); steals it. */
+static void
+raise_stop_steal(PyObject *value)
+{
+    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+    Py_DECREF(value);
+    if (stop != NULL) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
+}
+
+static PyObject *
+op_iternext(al_sockop *op)
+{
+    PyObject *result;
+    switch (op_send(op, Py_None, &result)) {
+    case PYGEN_NEXT:
+        return result;
+    case PYGEN_RETURN:
+        if (result == Py_None) {
+            Py_DECREF(result);
+            return NULL; /* tp_iternext may end without an exception. */
+        }
+        raise_stop_steal(result);
+        return NULL;
+    default:
+        return NULL;
+    }
+}
+
+PyDoc_STRVAR(send_doc, "send($self, value, /)\n--\n\n"
+                       "Start or resume the operation: coroutine.send.");
+
+static PyObject *
+SockOp_send(al_sockop *op, PyObject *value)
+{
+    PyObject *result;
+    switch (op_send(op, value, &result)) {
+    case PYGEN_NEXT:
+        return result;
+    case PYGEN_RETURN:
+        raise_stop_steal(result);
+        return NULL;
+    default:
+        return NULL;
+    }
+}
+
+PyDoc_STRVAR(throw_doc, "throw($self, type, value=None, traceback=None, /)\n--\n\n"
+                        "End the operation with an exception: coroutine.throw.");
+
+static PyObject *
+SockOp_throw(al_sockop *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
+    PyObject *traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd",
+                     nargs);
+        return NULL;
+    }
+    if (traceback != NULL && !PyTraceBack_Check(traceback)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "throw() third argument must be a traceback object");
+        return NULL;
+    }
+    if (op->state == RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return NULL;
+    }
+    if (op->state == DONE) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return NULL;
+    }
+    PyObject *type = args[0];
+    if (PyExceptionInstance_Check(type)) {
+        if (value != NULL) {
+            PyErr_SetString(PyExc_TypeError,
+                            "instance exception may not have a separate value");
+            return NULL;
+        }
+        value = type;
+        type = (PyObject *)Py_TYPE(value);
+    }
+    else if (!PyExceptionClass_Check(type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "exceptions must be classes or instances deriving from "
+                     "BaseException, not %s",
+                     Py_TYPE(type)->tp_name);
+        return NULL;
+    }
+    Py_INCREF(type);
+    Py_XINCREF(value);
+    Py_XINCREF(traceback);
+    if (op->kind == AL_SOCKOP_SENDFILE && op->state == WAITING) {
+        set_file_position(op);
+    }
+    finish(op); /* escapes */
+    PyErr_Restore(type, value, traceback);
+    return NULL;
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Give the operation up: coroutine.close.");
+
+static PyObject *
+SockOp_close(al_sockop *op, PyObject *Py_UNUSED(ignored))
+{
+    if (op->state == RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return NULL;
+    }
+    finish(op); /* escapes */
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+op_await(PyObject *op)
+{
+    return Py_NewRef(op);
+}
+
+static PyObject *
+get_name(al_sockop *op, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(op->name);
+}
+
+static PyObject *
+get_qualname(al_sockop *op, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromFormat("EventLoop.%s", op->name);
+}
+
+static PyObject *
+op_repr(al_sockop *op)
+{
+    static const char *const states[] = {"not started", "running", "waiting", "waiting",
+                                         "done"};
+    if (op->sock == NULL) {
+        return PyUnicode_FromFormat("<%s (%s)>", op->name, states[op->state]);
+    }
+    return PyUnicode_FromFormat("<%s of fd %d (%s)>", op->name, layout(op->sock)->fd,
+                                states[op->state]);
+}
+
+/* --- life ------------------------------------------------------------------------------- */
+
+static al_sockop *
+op_alloc(al_loop *loop, al_sockop_kind kind)
+{
+    al_state *st = loop->st;
+    al_sockop *op = (al_sockop *)st->free_sockops;
+    if (op != NULL) {
+        st->free_sockops = op->arg;
+        st->free_sockop_count--;
+        op->arg = NULL;
+        (void)PyObject_Init((PyObject *)op, st->SockOp_type);
+        Py_DECREF(st->SockOp_type); /* The object in the list had a reference. */
+    }
+    else {
+        op = PyObject_GC_New(al_sockop, st->SockOp_type);
+        if (op == NULL) {
+            return NULL;
+        }
+        memset((char *)op + sizeof(PyObject), 0, sizeof(*op) - sizeof(PyObject));
+#if PY_VERSION_HEX >= 0x030E0000
+        op->frame_state[3] = FRAME_IS_CLEARED;
+#endif
+    }
+    op->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    op->kind = (uint8_t)kind;
+    op->name = names[kind];
+    op->state = NEW;
+    op->started = false;
+    op->size = op->position = 0;
+    op->fd = op->file = -1;
+    return op;
+}
+
+PyObject *
+al_sockop_new(al_loop *loop, al_sockop_kind kind, PyObject *sock, PyObject *arg,
+              PyObject *extra)
+{
+    al_sockop *op = op_alloc(loop, kind);
+    if (op != NULL) {
+        op->sock = Py_NewRef(sock);
+        op->arg = Py_XNewRef(arg);
+        op->extra = Py_XNewRef(extra);
+        PyObject_GC_Track(op);
+    }
+    return (PyObject *)op;
+}
+
+PyObject *
+al_sockop_new_recv(al_loop *loop, al_sockop_kind kind, PyObject *sock, PyObject *buffer,
+                   Py_ssize_t size)
+{
+    al_sockop *op = (al_sockop *)al_sockop_new(loop, kind, sock, buffer, NULL);
+    if (op != NULL) {
+        op->size = size;
+    }
+    return (PyObject *)op;
+}
+
+PyObject *
+al_sockop_new_sendfile(al_loop *loop, PyObject *sock, PyObject *file, long long offset,
+                       Py_ssize_t count)
+{
+    al_sockop *op =
+        (al_sockop *)al_sockop_new(loop, AL_SOCKOP_SENDFILE, sock, file, NULL);
+    if (op != NULL) {
+        op->offset = offset;
+        op->size = count;
+    }
+    return (PyObject *)op;
+}
+
+PyObject *
+al_sockop_new_value_steal(al_loop *loop, const char *name, PyObject *value)
+{
+    al_sockop *op = value == NULL ? NULL : op_alloc(loop, AL_SOCKOP_VALUE);
+    if (op == NULL) {
+        Py_XDECREF(value);
+        return NULL;
+    }
+    op->name = name;
+    op->arg = value;
+    PyObject_GC_Track(op);
+    return (PyObject *)op;
+}
+
+static int
+op_traverse(al_sockop *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(op->loop);
+    Py_VISIT(op->sock);
+    Py_VISIT(op->arg);
+    Py_VISIT(op->extra);
+    Py_VISIT(op->waiter);
+    Py_VISIT(op->future);
+    Py_VISIT(op->view.obj);
+    return 0;
+}
+
+static int
+op_clear(al_sockop *op)
+{
+    if (op->loop != NULL) {
+        finish(op);
+    }
+    Py_CLEAR(op->sock);
+    Py_CLEAR(op->loop);
+    return 0;
+}
+
+static void
+op_finalize(PyObject *self)
+{
+    al_sockop *op = (al_sockop *)self;
+    if (op->state != NEW || op->loop == NULL) {
+        return;
+    }
+    PyObject *pending = al_err_take();
+    op->state = DONE;
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                         "coroutine 'EventLoop.%s' was never awaited",
+                         op->name) < 0) { /* escapes */
+        PyErr_WriteUnraisable(self);
+    }
+    al_err_put_steal(pending);
+}
+
+static void
+op_dealloc(al_sockop *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    bool plain = op->state == DONE && op->loop != NULL &&
+                 !PyObject_GC_IsFinalized((PyObject *)op);
+    if (op->state == NEW && PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0) {
+        return; /* Resurrected. */
+    }
+    PyObject_GC_UnTrack(op);
+    if (op->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)op);
+    }
+    al_state *st = op->loop == NULL ? NULL : op->loop->st;
+    (void)op_clear(op); /* escapes */
+    if (plain && st->SockOp_type == type && st->free_sockop_count < AL_FREELIST_MAX) {
+        op->arg = st->free_sockops;
+        st->free_sockops = (PyObject *)op;
+        st->free_sockop_count++;
+        return; /* It keeps its reference to the type. */
+    }
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+}
+
+void
+al_sockop_clear_free_list(al_state *st)
+{
+    while (st->free_sockops != NULL) {
+        al_sockop *op = (al_sockop *)st->free_sockops;
+        PyTypeObject *type = Py_TYPE(op);
+        st->free_sockops = op->arg;
+        PyObject_GC_Del(op);
+        Py_DECREF(type);
+    }
+    st->free_sockop_count = 0;
+}
+
+static PyMethodDef op_methods[] = {
+    {"send", (PyCFunction)SockOp_send, METH_O, send_doc},
+    {"throw", (PyCFunction)(void (*)(void))SockOp_throw, METH_FASTCALL, throw_doc},
+    {"close", (PyCFunction)SockOp_close, METH_NOARGS, close_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef op_getsets[] = {
+    {"__name__", (getter)get_name, NULL, NULL, NULL},
+    {"__qualname__", (getter)get_qualname, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef op_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_sockop, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static char op_doc[] = PyDoc_STR("An operation on a socket, to be awaited once: what\n"
+                                 "loop.sock_recv() and its kin return.");
+
+static PyType_Slot op_slots[] = {
+    {Py_tp_doc, op_doc},
+    {Py_tp_dealloc, op_dealloc},
+    {Py_tp_finalize, op_finalize},
+    {Py_tp_traverse, op_traverse},
+    {Py_tp_clear, op_clear},
+    {Py_tp_repr, op_repr},
+    {Py_tp_iternext, op_iternext},
+    {Py_tp_methods, op_methods},
+    {Py_tp_getset, op_getsets},
+    {Py_tp_members, op_members},
+    {Py_am_await, op_await},
+    {Py_am_send, op_send},
+    {0, NULL},
+};
+
+static PyType_Spec op_spec = {
+    .name = "aioloop._core.SockOp",
+    .basicsize = sizeof(al_sockop),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = op_slots,
+};
+
+int
+al_sockop_init_types(PyObject *module, al_state *st)
+{
+    return al_state_add_type(module, &st->SockOp_type, &op_spec, NULL);
+}

@@ -1,0 +1,610 @@
+"""Stream transports and servers when things go wrong: nothing lost, nothing leaked."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import resource
+import socket
+import struct
+import sys
+import threading
+import warnings
+import weakref
+
+import pytest
+
+import aioloop
+from tests.conftest import open_descriptors
+
+LIMIT = 30
+single_calls = pytest.mark.skipif(
+    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    reason="the hard build moves single bytes and refuses now and then",
+)
+CALLBACKS = (
+    "connection_made",
+    "data_received",
+    "eof_received",
+    "pause_writing",
+    "resume_writing",
+    "connection_lost",
+)
+
+
+class Scripted(asyncio.Protocol):
+    """Does ``acts[name](protocol)`` in the callback of that name."""
+
+    def __init__(self, **acts):
+        self.acts = acts
+        self.received = bytearray()
+        self.lost = asyncio.get_running_loop().create_future()
+        self.calls = []
+
+    def act(self, name):
+        self.calls.append(name)
+        act = self.acts.get(name)
+        return act(self) if act is not None else None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.act("connection_made")
+
+    def data_received(self, data):
+        self.received += data
+        self.act("data_received")
+
+    def eof_received(self):
+        return self.act("eof_received")
+
+    def pause_writing(self):
+        self.act("pause_writing")
+
+    def resume_writing(self):
+        self.act("resume_writing")
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+        self.act("connection_lost")
+
+
+def small_pair():
+    """Return two connected sockets, the first with a small send buffer."""
+    ours, peer = socket.socketpair()
+    ours.setblocking(False)
+    peer.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return ours, peer
+
+
+async def opened(peer_of=small_pair, **acts):
+    ours, peer = peer_of()
+    transport, protocol = await asyncio.get_running_loop().create_connection(
+        lambda: Scripted(**acts), sock=ours
+    )
+    return transport, protocol, peer
+
+
+async def read_all(peer):
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while data := await loop.sock_recv(peer, 65536):
+            received += data
+    return bytes(received)
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+# --- closing and raising everywhere --------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize("how", ["close", "abort", "set_protocol", "drop", "write"])
+def test_meddling_in_callbacks(run, loop, name, how):
+    def meddle(protocol):
+        if how == "set_protocol":
+            protocol.transport.set_protocol(protocol)
+        elif how == "drop":
+            protocol.transport.set_protocol(None)
+            protocol.transport.abort()
+        elif how == "write":
+            protocol.transport.write(b"from a callback")
+        else:
+            getattr(protocol.transport, how)()
+
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        transport, protocol, peer = await opened(**{name: meddle})
+        with contextlib.suppress(OSError):
+            peer.send(b"data")
+        transport.write(b"x" * 100_000)
+        with contextlib.suppress(OSError):
+            peer.shutdown(socket.SHUT_WR)
+        await read_all(peer)
+        peer.close()
+        while transport.get_protocol() is not None:
+            await asyncio.sleep(0.001)
+        if how != "drop":
+            assert protocol.calls.count("connection_lost") == 1
+            assert not contexts
+        assert transport._sock is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize("error", [ValueError, OSError, GeneratorExit, MemoryError])
+def test_exceptions_out_of_callbacks(run, loop, name, error):
+    def fail(protocol):
+        raise error(f"from {name}")
+
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        transport, protocol, peer = await opened(**{name: fail})
+        peer.send(b"data")
+        transport.write(b"x" * 100_000)
+        peer.shutdown(socket.SHUT_WR)
+        await read_all(peer)
+        await protocol.lost
+        await asyncio.sleep(0)
+        peer.close()
+        assert protocol.calls.count("connection_lost") == 1
+        # An OSError that ends a connection is no news, as in asyncio.
+        if error is not OSError or name in ("connection_made", "pause_writing"):
+            assert isinstance(contexts[0]["exception"], error)
+
+    run(main())
+
+
+# --- nothing is lost ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 1000, 4096, 70_000, 1_000_000])
+@pytest.mark.parametrize("pieces", [1, 7, 200])
+def test_every_byte_arrives_through_a_small_buffer(run, size, pieces):
+    whole = os.urandom(size * pieces if size < 70_000 else size)
+    step = max(1, len(whole) // pieces)
+
+    async def main():
+        transport, protocol, peer = await opened()
+        for start in range(0, len(whole), step):
+            transport.write(whole[start : start + step])
+        transport.close()
+        assert await read_all(peer) == whole
+        assert await protocol.lost is None
+        peer.close()
+
+    run(main())
+
+
+@single_calls
+def test_what_is_written_before_the_loop_stops_is_sent(loop):
+    ours, peer = small_pair()
+    transport = None
+
+    async def main():
+        nonlocal transport
+        transport, _ = await loop.create_connection(
+            lambda: asyncio.Protocol(), sock=ours
+        )
+
+    loop.run_until_complete(main())
+
+    def write_and_stop():
+        transport.write(b"first ")
+        transport.write(b"second")
+        loop.stop()
+
+    loop.call_soon(write_and_stop)
+    loop.run_forever()
+    assert peer.recv(100) == b"first second"
+    transport.write(b"outside")
+    assert peer.recv(100) == b"outside"
+
+    def write_and_exit():
+        transport.write(b"third")
+        raise SystemExit
+
+    loop.call_soon(write_and_exit)
+    with pytest.raises(SystemExit):
+        loop.run_forever()
+    assert peer.recv(100) == b"third"
+    transport.abort()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    peer.close()
+
+
+@single_calls
+def test_a_write_from_another_thread_arrives(run, loop, thread):
+    async def main():
+        transport, _, peer = await opened()
+        thread(transport.write, b"from a thread")
+        assert await loop.sock_recv(peer, 100) == b"from a thread"
+        transport.abort()
+        peer.close()
+
+    run(main())
+
+
+# --- resets ------------------------------------------------------------------------
+
+
+def tcp_pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), timeout=LIMIT)
+        server, _ = listener.accept()
+    for sock in (client, server):
+        sock.setblocking(False)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return client, server
+
+
+@pytest.mark.parametrize(
+    "state", ["idle", "paused", "writing", "closing", "half closed", "corked"]
+)
+def test_reset_in_every_state(run, state):
+    async def main():
+        transport, protocol, peer = await opened(tcp_pair)
+        if state == "paused":
+            transport.pause_reading()
+        elif state == "writing":
+            transport.write(b"x" * 3_000_000)
+        elif state == "closing":
+            transport.write(b"x" * 3_000_000)
+            transport.close()
+        elif state == "half closed":
+            transport.write_eof()
+        elif state == "corked":
+            transport.write(b"corked")
+        reset(peer)
+        if state == "paused":
+            transport.resume_reading()
+        error = await protocol.lost
+        assert error is None or isinstance(error, OSError)
+        assert protocol.calls.count("connection_lost") == 1
+
+    run(main())
+
+
+def test_a_peer_that_resets_while_it_waits_to_be_accepted(run, loop):
+    async def main():
+        made = []
+
+        class Server(asyncio.Protocol):
+            def connection_made(self, transport):
+                made.append(transport.get_extra_info("peername"))
+
+        server = await loop.create_server(Server, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        for _ in range(20):
+            reset(socket.create_connection(address))
+        last = socket.create_connection(address)
+        while last.getsockname() not in made:
+            await asyncio.sleep(0.001)
+        last.close()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+# --- servers -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def few_descriptors(spare):
+    """Leave this process only ``spare`` unused descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(open_descriptors())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + spare, hard))
+    fillers = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        for _ in range(spare):
+            os.close(fillers.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+
+
+def test_a_server_waits_when_descriptors_run_out(run, loop, monkeypatch):
+    monkeypatch.setattr(asyncio.constants, "ACCEPT_RETRY_DELAY", 0.05)
+
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        accepted = loop.create_future()
+
+        class Server(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+                accepted.set_result(transport)
+
+        server = await loop.create_server(Server, "127.0.0.1", 0)
+        with few_descriptors(1):
+            client = socket.create_connection(server.sockets[0].getsockname())
+            while not contexts:
+                await asyncio.sleep(0.001)
+        assert contexts[0]["message"] == "socket.accept() out of system resource"
+        assert contexts[0]["exception"].errno == errno.EMFILE
+        assert contexts[0]["socket"].fileno() == server.sockets[0].fileno()
+        transport = await accepted
+        transport.abort()
+        client.close()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_server_closed_while_it_waits_for_descriptors(run, loop, monkeypatch):
+    monkeypatch.setattr(asyncio.constants, "ACCEPT_RETRY_DELAY", 0.01)
+
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        with few_descriptors(1):
+            client = socket.create_connection(server.sockets[0].getsockname())
+            while not contexts:
+                await asyncio.sleep(0.001)
+            server.close()
+        await asyncio.sleep(0.05)
+        assert len(contexts) == 1
+        client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_a_factory_that_raises(run, loop, debug, error):
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        fails = [True, True, False]
+        made = loop.create_future()
+
+        def factory():
+            if fails.pop(0):
+                raise error("no protocol")
+            return Scripted(connection_made=lambda self: made.set_result(self))
+
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        for _ in range(2):
+            client = socket.create_connection(server.sockets[0].getsockname())
+            client.setblocking(False)
+            assert await read_all(client) == b""
+            client.close()
+        client = socket.create_connection(server.sockets[0].getsockname())
+        protocol = await made
+        client.close()
+        await protocol.lost
+        server.close()
+        await server.wait_closed()
+        messages = [context["message"] for context in contexts]
+        expected = "Error on transport creation for incoming connection"
+        assert messages == ([expected] * 2 if debug else [])
+
+    run(main())
+
+
+def test_a_server_closed_inside_its_factory(run, loop):
+    async def main():
+        loop.set_exception_handler(lambda _, context: None)
+        called = loop.create_future()
+
+        def factory():
+            server.close()
+            called.set_result(None)
+            return asyncio.Protocol()
+
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        client = socket.create_connection(server.sockets[0].getsockname())
+        client.setblocking(False)
+        await called
+        if sys.version_info < (3, 13):
+            assert await read_all(client) == b""
+        client.close()
+        await asyncio.sleep(0.01)
+
+    run(main())
+
+
+# --- life and death ----------------------------------------------------------------
+
+
+@single_calls
+def test_a_loop_closed_under_its_transports():
+    loop = aioloop.new_event_loop()
+    ours, peer = small_pair()
+    server = loop.run_until_complete(
+        loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    )
+
+    async def connect(loop):
+        return await loop.create_connection(lambda: Scripted(), sock=ours)
+
+    transport, protocol = loop.run_until_complete(connect(loop))
+    transport.write(b"sent")
+    server.close()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        transport.close()
+    assert "closing" in repr(transport)
+    assert peer.recv(10) == b"sent"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        protocol.transport = None
+        del transport, protocol, loop, server
+        gc.collect()
+    assert any("unclosed transport" in str(w.message) for w in caught)
+    ours.close()
+    assert peer.recv(10) == b""
+    peer.close()
+
+
+def test_a_dropped_transport_is_closed_with_a_warning(run, loop):
+    async def main():
+        transport, protocol, peer = await opened()
+        transport.pause_reading()
+        dead = weakref.ref(transport)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            protocol.transport = None
+            del transport
+            gc.collect()
+        texts = [str(w.message) for w in caught]
+        assert sum("unclosed transport" in text for text in texts) == 1
+        caught.clear()
+        assert dead() is None
+        assert await read_all(peer) == b""
+        peer.close()
+
+    run(main())
+
+
+@single_calls
+def test_a_reading_transport_lives_without_other_references(run, loop):
+    async def main():
+        got = loop.create_future()
+
+        class Echo(asyncio.Protocol):
+            def data_received(self, data):
+                if not got.done():
+                    got.set_result(data)
+
+        ours, peer = small_pair()
+        await loop.create_connection(Echo, sock=ours)
+        gc.collect()
+        peer.send(b"still there")
+        assert b"still there".startswith(await got)
+        peer.close()
+        await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def test_numbers_reused_by_other_threads_are_never_confused(run, loop):
+    """Threads open and close descriptors while connections come and go."""
+    stop = threading.Event()
+    broken = []
+
+    def churn():
+        while not stop.is_set():
+            first, second = socket.socketpair()
+            first.send(b"mine")
+            data = second.recv(100)
+            if data != b"mine":
+                broken.append(data)
+            first.close()
+            if second.recv(100) != b"":
+                broken.append("not closed")
+            second.close()
+
+    async def client(address, number):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"%d" % number)
+        writer.write_eof()
+        assert await reader.read() == b"%d" % number
+        writer.close()
+        await writer.wait_closed()
+
+    async def echo(reader, writer):
+        writer.write(await reader.read())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def main():
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        for start in range(0, 200, 20):
+            await asyncio.gather(*(client(address, start + i) for i in range(20)))
+        server.close()
+        await server.wait_closed()
+
+    threads = [threading.Thread(target=churn) for _ in range(3)]
+    for started in threads:
+        started.start()
+    try:
+        run(main(), LIMIT)
+    finally:
+        stop.set()
+        for started in threads:
+            started.join(LIMIT)
+    assert not broken
+
+
+def connections(loop, count):
+    """Open, use and drop ``count`` connections, a hundred at a time."""
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(data)
+
+    class Client(asyncio.Protocol):
+        def __init__(self):
+            self.lost = loop.create_future()
+
+        def connection_made(self, transport):
+            self.transport = transport
+            transport.write(b"x" * 64)
+
+        def data_received(self, data):
+            self.transport.close()
+
+        def connection_lost(self, exc):
+            self.lost.set_result(exc)
+
+    async def main():
+        server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=200)
+        address = server.sockets[0].getsockname()
+
+        async def one():
+            _, protocol = await loop.create_connection(Client, *address)
+            assert await protocol.lost is None
+
+        for _ in range(0, count, 100):
+            await asyncio.gather(*(one() for _ in range(100)))
+        server.close()
+        await server.wait_closed()
+
+    loop.run_until_complete(asyncio.wait_for(main(), 120))
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_ten_thousand_connections_leave_nothing_behind():
+    loop = aioloop.new_event_loop()
+    try:
+        connections(loop, 1000)
+        gc.collect()
+        descriptors = open_descriptors()
+        blocks = sys.getallocatedblocks()
+        resident = resident_bytes()
+        connections(loop, 10_000)
+        gc.collect()
+        assert open_descriptors() <= descriptors
+        assert abs(sys.getallocatedblocks() - blocks) < 2000
+        assert resident_bytes() - resident < 8_000_000
+    finally:
+        loop.close()

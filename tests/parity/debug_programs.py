@@ -1,0 +1,561 @@
+"""Programs for test_debug.py: what debug mode says of each must equal asyncio's.
+
+A program is a coroutine function or a function of the loop; ``tell`` collects what it
+sees itself. Only frames of this file count in the comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+
+PROGRAMS = {}
+
+
+def program(function):
+    PROGRAMS[function.__name__] = function
+    return function
+
+
+def nothing(*args):
+    pass
+
+
+def broken(*args):
+    raise ValueError("broken")
+
+
+class Callable:
+    def __call__(self, *args):
+        pass
+
+    def method(self, *args):
+        pass
+
+    def __repr__(self):
+        return "<a callable>"
+
+
+async def returns(value):
+    return value
+
+
+async def yields():
+    await asyncio.sleep(0)
+
+
+async def fails():
+    raise ValueError("failed")
+
+
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def refused(tell, function, *args):
+    try:
+        outcome = "accepted", type(function(*args)).__name__
+    except Exception as exc:
+        outcome = type(exc).__name__, str(exc)
+    tell(*outcome)
+
+
+# --- representations ------------------------------------------------------------------
+
+
+@program
+def representations_of_handles(loop, tell):
+    thing = Callable()
+    for callback, args in [
+        (nothing, ()),
+        (nothing, (1, "two")),
+        (thing, (1,)),
+        (thing.method, ()),
+        (functools.partial(nothing, 1, a=2), (3,)),
+        (len, ((),)),
+    ]:
+        handle = loop.call_soon(callback, *args)
+        tell(handle)
+        handle.cancel()
+        tell(handle, handle._callback, handle._args)
+        later = loop.call_later(1000, callback, *args)
+        tell(later)
+        later.cancel()
+        tell(later)
+        tell(loop.call_at(5.0, callback, *args))
+        tell(loop.call_soon_threadsafe(callback, *args))
+
+
+@program
+async def representations_of_tasks(loop, tell):
+    task = asyncio.create_task(yields(), name="one")
+    tell(task)
+    task.add_done_callback(nothing)
+    tell(task)
+    await asyncio.sleep(0)
+    tell(task)
+    await task
+    tell(task)
+    tell(asyncio.current_task())
+
+
+@program
+async def representations_of_futures(loop, tell):
+    future = asyncio.Future()
+    tell(future)
+    future.add_done_callback(nothing)
+    future.add_done_callback(functools.partial(nothing, 1))
+    tell(future)
+    future.set_result(1)
+    tell(future)
+
+
+@program
+async def source_tracebacks(loop, tell):
+    def show(obj):
+        tell(obj._source_traceback)
+
+    show(loop.call_soon(nothing))
+    show(loop.call_later(0, nothing))
+    show(loop.call_at(0, nothing))
+    show(loop.call_soon_threadsafe(nothing))
+    show(loop.create_task(returns(1)))
+    show(asyncio.create_task(returns(1)))
+    show(asyncio.ensure_future(returns(1)))
+    show(asyncio.Future())
+    show(asyncio.Task(returns(1)))
+
+
+# --- slow callbacks: with a limit of 0 every callback is one --------------------------
+
+
+@program
+async def slow_handles(loop, tell):
+    loop.slow_callback_duration = 0.0
+    done = asyncio.Event()
+    loop.call_soon(nothing)
+    loop.call_soon(nothing, 1, 2)
+    loop.call_soon(Callable().method)
+    loop.call_soon(Callable())
+    loop.call_later(0, nothing, "timer")
+    loop.call_later(0.001, done.set)
+    await done.wait()
+    loop.slow_callback_duration = 100.0
+
+
+@program
+async def slow_tasks(loop, tell):
+    loop.slow_callback_duration = 0.0
+    await asyncio.sleep(0)
+    await asyncio.create_task(returns(1), name="one")
+    await asyncio.create_task(yields(), name="two")
+    await asyncio.gather(returns(1), yields())
+    loop.slow_callback_duration = 100.0
+
+
+@program
+async def slow_done_callbacks(loop, tell):
+    loop.slow_callback_duration = 0.0
+    future = asyncio.Future()
+    future.add_done_callback(nothing)
+    future.add_done_callback(Callable().method)
+    future.add_done_callback(functools.partial(nothing, 1))
+    future.set_result(1)
+    await future
+    await asyncio.sleep(0)
+    loop.slow_callback_duration = 100.0
+
+
+@program
+async def slow_watchers(loop, tell):
+    one, two = socket.socketpair()
+    with one, two:
+        one.setblocking(False)
+        done = loop.create_future()
+
+        def readable(how):
+            loop.remove_reader(one)
+            done.set_result(one.recv(10))
+
+        def writable():
+            loop.remove_writer(one)
+            two.send(b"x")
+
+        loop.slow_callback_duration = 0.0
+        loop.add_reader(one, readable, 1)
+        loop.add_writer(one, writable)
+        tell(await done)
+        loop.slow_callback_duration = 100.0
+
+
+@program
+async def slow_signal_handler(loop, tell):
+    done = asyncio.Event()
+
+    def handler(name):
+        done.set()
+        loop.slow_callback_duration = 100.0
+
+    loop.add_signal_handler(signal.SIGUSR1, handler, "USR1")
+    loop.slow_callback_duration = 0.0
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await done.wait()
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@program
+async def slow_call_from_a_thread(loop, tell):
+    done = asyncio.Event()
+
+    def arrived():
+        done.set()
+        loop.slow_callback_duration = 100.0
+
+    loop.slow_callback_duration = 0.0
+    in_thread(loop.call_soon_threadsafe, arrived)
+    await done.wait()
+
+
+@program
+async def slow_callback_duration_takes_any_number(loop, tell):
+    for value in (0, 1, 0.5, float("inf"), True):
+        loop.slow_callback_duration = value
+        tell(loop.slow_callback_duration)
+    loop.slow_callback_duration = float("nan")
+    await asyncio.sleep(0)
+    loop.slow_callback_duration = -1
+    await asyncio.sleep(0)
+    loop.slow_callback_duration = 100.0
+
+
+# --- exceptions -----------------------------------------------------------------------
+
+
+@program
+async def exception_in_callbacks(loop, tell):
+    loop.call_soon(broken, 1)
+    loop.call_later(0, broken)
+    loop.call_soon_threadsafe(functools.partial(broken, 2))
+    await asyncio.sleep(0.001)
+
+
+@program
+async def exception_in_done_callback(loop, tell):
+    future = asyncio.Future()
+    future.add_done_callback(broken)
+    future.set_result(1)
+    await asyncio.sleep(0)
+    task = asyncio.create_task(returns(1))
+    task.add_done_callback(broken)
+    await task
+    await asyncio.sleep(0)
+
+
+@program
+async def exception_never_retrieved(loop, tell):
+    future = asyncio.Future()
+    future.set_exception(ValueError("of a future"))
+    del future
+    gc.collect()
+    task = asyncio.create_task(fails(), name="failing")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+
+
+@program
+async def task_destroyed_while_pending(loop, tell):
+    async def waits():
+        await asyncio.Future()
+
+    task = asyncio.create_task(waits(), name="lost")
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+
+
+@program
+async def exception_handler_called_by_hand(loop, tell):
+    def report(*args):
+        loop.call_exception_handler({"message": "by hand"})
+
+    report()
+    loop.call_soon(report)
+    future = asyncio.Future()
+    future.add_done_callback(report)
+    future.set_result(1)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    report()
+    in_thread(report)
+
+
+@program
+async def contexts_of_exception_handler(loop, tell):
+    def handler(loop, context):
+        for key in sorted(context):
+            tell(key, context[key])
+
+    loop.set_exception_handler(handler)
+    loop.call_soon(broken, 1)
+    loop.call_later(0, broken)
+    future = asyncio.Future()
+    future.add_done_callback(broken)
+    future.set_result(1)
+    await asyncio.sleep(0.001)
+    asyncio.Future().set_exception(ValueError("never retrieved"))
+    gc.collect()
+
+
+@program
+async def current_handle(loop, tell):
+    def show(*args):
+        handle = loop._current_handle
+        tell(type(handle).__name__, handle, handle._source_traceback)
+        assert handle is loop._current_handle
+
+    loop.call_soon(show, 1)
+    loop.call_later(0, show)
+    future = asyncio.Future()
+    future.add_done_callback(show)
+    future.set_result(1)
+    show()
+    await asyncio.sleep(0)
+    show()
+    await asyncio.sleep(0.001)
+    loop.set_debug(False)
+    await asyncio.sleep(0)
+    tell(loop._current_handle)
+
+
+# --- checks ---------------------------------------------------------------------------
+
+
+@program
+async def calls_from_another_thread(loop, tell):
+    coroutine = returns(1)
+
+    def done_future():
+        future = asyncio.Future(loop=loop)
+        future.set_result(1)
+        return future
+
+    waited = asyncio.Future()
+    waited.add_done_callback(nothing)
+
+    def calls():
+        refused(tell, loop.call_soon, nothing)
+        refused(tell, loop.call_later, 1, nothing)
+        refused(tell, loop.call_at, 1, nothing)
+        refused(tell, loop.call_soon_threadsafe, nothing)
+        refused(tell, loop.create_future)
+        refused(tell, functools.partial(asyncio.Task, coroutine, loop=loop))
+        refused(tell, waited.set_result, 1)
+        refused(tell, done_future().add_done_callback, nothing)
+        refused(tell, loop.get_debug)
+
+    in_thread(calls)
+    coroutine.close()
+    gc.collect()
+
+
+@program
+def calls_to_a_loop_that_does_not_run(loop, tell):
+    in_thread(refused, tell, loop.call_soon, nothing)
+    in_thread(refused, tell, loop.call_later, 0, nothing)
+
+
+@program
+async def wrong_callbacks(loop, tell):
+    class Marked:
+        async def method(self):
+            pass
+
+    coroutine = returns(1)
+    for wrong in (1, None, "x", returns, Marked().method, coroutine, fails):
+        refused(tell, loop.call_soon, wrong)
+        refused(tell, loop.call_soon_threadsafe, wrong)
+        refused(tell, loop.call_later, 0, wrong)
+        refused(tell, loop.call_at, 0, wrong)
+        refused(tell, loop.run_in_executor, None, wrong)
+    refused(tell, loop.call_soon, functools.partial(returns, 1))
+    coroutine.close()
+
+
+@program
+def blocking_sockets(loop, tell):
+    one, two = socket.socketpair()
+    with one, two:
+        for method, *args in [
+            ("sock_recv", 10),
+            ("sock_recv_into", bytearray(10)),
+            ("sock_recvfrom", 10),
+            ("sock_recvfrom_into", bytearray(10)),
+            ("sock_sendall", b"x"),
+            ("sock_sendto", b"x", ("127.0.0.1", 1)),
+            ("sock_connect", ("127.0.0.1", 1)),
+            ("sock_accept",),
+        ]:
+
+            async def call(method=method, args=args):
+                return await getattr(loop, method)(one, *args)
+
+            tell(method)
+            refused(tell, loop.run_until_complete, call())
+
+
+# --- coroutines that nobody awaits ----------------------------------------------------
+
+
+@program
+async def never_awaited(loop, tell):
+    returns(1)
+    gc.collect()
+
+
+@program
+async def never_awaited_in_asynchronous_generator(loop, tell):
+    async def generator():
+        returns(2)
+        yield 1
+        await asyncio.sleep(0)
+
+    async for _ in generator():
+        returns(3)
+    gc.collect()
+
+
+@program
+async def never_awaited_in_callback(loop, tell):
+    def callback():
+        returns(1)
+
+    loop.call_soon(callback)
+    await asyncio.sleep(0)
+
+
+@program
+async def never_awaited_after_debug_mode(loop, tell):
+    loop.set_debug(False)
+    await asyncio.sleep(0)
+    tell(sys.get_coroutine_origin_tracking_depth())
+    returns(1)
+    loop.set_debug(True)
+    await asyncio.sleep(0)
+    tell(sys.get_coroutine_origin_tracking_depth())
+    returns(2)
+
+
+@program
+async def asynchronous_generator_left_suspended(loop, tell):
+    async def generator():
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            tell("finalized")
+
+    async for _ in generator():
+        break
+    gc.collect()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+# --- resources ------------------------------------------------------------------------
+
+
+@program
+def unclosed_loop(loop, tell):
+    other = type(loop)()
+    other.set_debug(True)
+    del other
+    gc.collect()
+
+
+@program
+async def unclosed_transports(loop, tell):
+    async def close_at_once(reader, writer):
+        writer.close()
+
+    server = await asyncio.start_server(close_at_once, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    await asyncio.sleep(0.01)
+    server.close()
+    transport = writer.transport
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        del writer
+        gc.collect()
+    transport.__del__()
+    transport.abort()
+    await asyncio.sleep(0.01)
+
+
+@program
+async def unclosed_pipe(loop, tell):
+    read, write = os.pipe()
+    with open(read, "rb", 0) as pipe:
+        transport, _ = await loop.connect_read_pipe(asyncio.Protocol, pipe)
+        await asyncio.sleep(0.01)
+        transport.pause_reading()
+        del transport
+        gc.collect()
+    os.close(write)
+
+
+@program
+async def unclosed_subprocess(loop, tell):
+    transport, _ = await loop.subprocess_exec(
+        asyncio.SubprocessProtocol,
+        *(sys.executable, "-c", "input()"),
+        stdin=subprocess.PIPE,
+        stdout=None,
+        stderr=None,
+    )
+    transport.__del__()
+    await asyncio.sleep(0.01)
+
+
+# --- switches -------------------------------------------------------------------------
+
+
+@program
+async def debug_mode_turned_off_and_on(loop, tell):
+    for debug in (False, True, 0, 1, [], "x"):
+        loop.set_debug(debug)
+        await asyncio.sleep(0)
+        tell(bool(loop.get_debug()), sys.get_coroutine_origin_tracking_depth())
+        handle = loop.call_soon(nothing)
+        tell(handle, handle._source_traceback is None)
+        task = asyncio.create_task(yields())
+        tell(task._source_traceback is None)
+        await task
+
+
+@program
+def debug_mode_set_before_and_after_running(loop, tell):
+    tell(sys.get_coroutine_origin_tracking_depth())
+    loop.run_until_complete(asyncio.sleep(0))
+    tell(sys.get_coroutine_origin_tracking_depth())
+    loop.set_debug(False)
+    tell(loop.run_until_complete(depth()))
+    loop.set_debug(True)
+    tell(loop.run_until_complete(depth()))
+
+
+async def depth():
+    return sys.get_coroutine_origin_tracking_depth()

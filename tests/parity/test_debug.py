@@ -1,0 +1,139 @@
+"""What debug mode logs, warns of and refuses equals asyncio's, text by text."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import inspect
+import logging
+import re
+import traceback
+import warnings
+from pathlib import Path
+
+import pytest
+
+import aioloop
+
+from .debug_programs import PROGRAMS
+
+PROGRAM_FILE = str(Path(__file__).with_name("debug_programs.py"))
+ADDITIONS = ("The slow step of task", "An iteration of", "poll ")
+
+
+class Records(logging.Handler):
+    def __init__(self, told):
+        super().__init__(logging.INFO)
+        self.told = told
+
+    def emit(self, record):
+        text = record.getMessage()
+        if text.startswith(ADDITIONS):
+            return
+        # asyncio's loop reads its wake-up pipe in a callback; ours in its selector.
+        if "_read_from_self" in text:
+            return
+        self.told.append((record.levelname, text))
+        if record.exc_info and record.exc_info[1] is not None:
+            self.told.append(("exception", repr(record.exc_info[1])))
+
+
+def shown(value):
+    if isinstance(value, traceback.StackSummary):
+        return "".join(value.format())
+    return value if isinstance(value, str) else repr(value)
+
+
+def observe(factory, program):
+    """Run a program in debug mode and return what was said, and what it told."""
+    told = []
+    handler = Records(told)
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+
+    def warn(message, category, *args, **kwargs):
+        told.append((category.__name__, str(message)))
+
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        stack.callback(setattr, logger, "propagate", propagate)
+        stack.callback(logger.removeHandler, handler)
+        warnings.simplefilter("always")
+        stack.callback(setattr, warnings, "showwarning", warnings.showwarning)
+        warnings.showwarning = warn
+        loop = factory()
+        try:
+            loop.set_debug(True)
+            loop.slow_callback_duration = 100.0
+
+            def tell(*values):
+                told.append(tuple(map(shown, values)))
+
+            if inspect.iscoroutinefunction(program):
+                loop.run_until_complete(program(loop, tell))
+            else:
+                program(loop, tell)
+        finally:
+            loop.close()
+        del loop
+        gc.collect()
+    return told
+
+
+class Normal:
+    """Takes out of texts what differs from run to run, and foreign frames."""
+
+    def __init__(self):
+        self.numbers = {}
+
+    def number(self, match):
+        return self.numbers.setdefault(match[0], f"{match[1]}#{len(self.numbers)}")
+
+    def __call__(self, text):
+        text = re.sub(r"0x[0-9a-fA-F]+", "0x...", text)
+        text = re.sub(r"\b(Task-)\d+", self.number, text)
+        text = re.sub(r"\b(fd=|pid=|when=)[\d.]+", r"\1N", text)
+        text = re.sub(r"('127.0.0.1', )\d+", r"\1N", text)
+        text = re.sub(r"took \d+\.\d{3} seconds", "took N seconds", text)
+        # A C function has no frame: the place of a future that loop.create_future()
+        # makes is the caller's, and asyncio's is in create_future().
+        text = re.sub(
+            r"(<Future [^<>]*?) created at [^ >]*", r"\1 created at PLACE", text
+        )
+        text = re.sub(r" at \S*/asyncio/\w+\.py:\d+", " at asyncio", text)
+        text = re.sub(r"(_asyncio|aioloop)\.(TaskStepMethWrapper)", r"\2", text)
+        text = text.replace("_UnixSelectorEventLoop", "Loop")
+        text = re.sub(r"<(aioloop\.)?_?\w*Loop ", "<Loop ", text)
+        text = re.sub(
+            r"\b_(Selector|Unix)((Socket|Datagram|ReadPipe|WritePipe)Transport)",
+            r"\2",
+            text,
+        )
+        return "\n".join(self.own_lines(text))
+
+    def own_lines(self, text):
+        foreign = False
+        for line in text.splitlines():
+            if re.fullmatch(r"\s*[~^]+\s*", line):
+                continue
+            if line.startswith('  File "'):
+                foreign = PROGRAM_FILE not in line
+            elif not line.startswith("    "):
+                foreign = False
+            if not foreign:
+                yield line
+
+
+def normalised(told):
+    normal = Normal()
+    return [tuple(map(normal, entry)) for entry in told]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_same_as_asyncio(name):
+    theirs = normalised(observe(asyncio.SelectorEventLoop, PROGRAMS[name]))
+    ours = normalised(observe(aioloop.new_event_loop, PROGRAMS[name]))
+    assert ours == theirs
+    if not name.startswith(("never_awaited", "asynchronous_gen")):
+        assert theirs

@@ -1,0 +1,539 @@
+"""Debug mode: its switches one by one, what each does, and what it costs in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import logging
+import socket
+import sys
+import threading
+import time
+import tracemalloc
+
+import pytest
+
+import aioloop
+from aioloop import DebugOptions
+
+SWITCHES = [
+    field.name
+    for field in dataclasses.fields(DebugOptions)
+    if field.name != "coroutine_origin_depth"
+]
+
+
+@pytest.fixture
+def plain_loop():
+    loop = aioloop.new_event_loop()
+    loop.set_debug(False)
+    yield loop
+    if not loop.is_closed():
+        loop.close()
+
+
+@pytest.fixture
+def logged(caplog):
+    """Return a function that gives the messages of the logger "asyncio" so far."""
+    caplog.set_level(logging.INFO, logger="asyncio")
+
+    def logged(start=""):
+        messages = [record.getMessage() for record in caplog.records]
+        return [text for text in messages if text.startswith(start)]
+
+    return logged
+
+
+def nothing(*args):
+    pass
+
+
+async def no_coroutine():
+    pass
+
+
+# --- turning it on --------------------------------------------------------------------
+
+SHOW = (
+    "import asyncio, aioloop\n"
+    "async def main():\n"
+    "    loop = asyncio.get_running_loop()\n"
+    "    print(type(loop).__name__, loop.get_debug(), loop.debug_options)\n"
+)
+RUN = SHOW + "aioloop.run(main())\n"
+ALL, NONE = (f"Loop {bool(o)} {o}" for o in (DebugOptions.all(), DebugOptions()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "shown"),
+    [
+        (["-c", RUN], {}, NONE),
+        (["-c", RUN], {"PYTHONASYNCIODEBUG": "1"}, ALL),
+        (["-X", "dev", "-c", RUN], {}, ALL),
+        (["-c", RUN.replace("main())", "main(), debug=True)")], {}, ALL),
+        (
+            ["-X", "dev", "-c", RUN.replace("main())", "main(), debug=False)")],
+            {},
+            NONE,
+        ),
+        (
+            [
+                "-c",
+                SHOW + "asyncio.Runner(debug=True,"
+                " loop_factory=aioloop.new_event_loop).run(main())\n",
+            ],
+            {},
+            ALL,
+        ),
+        (["-m", "aioloop", "--debug", "-c", SHOW + "asyncio.run(main())"], {}, ALL),
+        (["-m", "aioloop", "-c", SHOW + "asyncio.run(main())"], {}, NONE),
+        (["-E", "-c", RUN], {"PYTHONASYNCIODEBUG": "1"}, NONE),
+    ],
+)
+def test_the_ways_to_turn_it_on(python, arguments, env, shown):
+    if "-E" in arguments:
+        # The package is then found through the current directory alone.
+        from tests.conftest import PACKAGE_PARENT
+
+        code = f"import sys; sys.path.insert(0, {str(PACKAGE_PARENT)!r})\n"
+        arguments = [*arguments[:-1], code + arguments[-1]]
+    done = python(*arguments, env=env)
+    assert done.stdout.strip() == shown, done.stderr
+
+
+def test_set_debug_is_all_or_nothing(plain_loop):
+    assert plain_loop.debug_options == DebugOptions()
+    plain_loop.set_debug(True)
+    assert plain_loop.debug_options == DebugOptions.all()
+    assert all(dataclasses.astuple(DebugOptions.all()))
+    plain_loop.set_debug(enabled=False)
+    assert plain_loop.debug_options == DebugOptions()
+    with pytest.raises(TypeError):
+        plain_loop.set_debug()
+
+
+def test_origins_are_as_deep_as_asyncios(plain_loop, monkeypatch):
+    from asyncio import constants
+
+    monkeypatch.setattr(constants, "DEBUG_STACK_DEPTH", 3)
+    plain_loop.set_debug(True)
+    assert plain_loop.debug_options.coroutine_origin_depth == 3
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_each_switch_alone(plain_loop, name):
+    options = DebugOptions(**{name: True})
+    plain_loop.debug_options = options
+    assert plain_loop.debug_options == options
+    assert plain_loop.get_debug() is True
+    assert bool(options)
+    plain_loop.debug_options = DebugOptions()
+    assert plain_loop.get_debug() is False
+
+
+def test_options_refuse_nonsense(plain_loop):
+    with pytest.raises(ValueError, match="must not be negative"):
+        DebugOptions(coroutine_origin_depth=-1)
+    with pytest.raises(AttributeError):
+        plain_loop.debug_options = None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DebugOptions().slow_callbacks = True
+
+
+def test_production_options():
+    options = DebugOptions.production()
+    assert options.coroutine_origin_depth == 1
+    assert options.slow_callbacks and options.source_tracebacks
+    assert not options.fd_checks and not options.wakeup_tracebacks
+
+
+@pytest.mark.parametrize("depth", [0, 1, 5])
+def test_origin_depth_follows_on_a_running_loop(plain_loop, thread, depth):
+    before = sys.get_coroutine_origin_tracking_depth()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        changed = loop.create_future()
+
+        def change():
+            loop.debug_options = DebugOptions(coroutine_origin_depth=depth)
+            loop.call_soon_threadsafe(changed.set_result, None)
+
+        thread(change)
+        await changed
+        assert sys.get_coroutine_origin_tracking_depth() == depth
+        coroutine = no_coroutine()
+        assert len(coroutine.cr_origin or ()) == min(depth, 5)
+        coroutine.close()
+
+    plain_loop.run_until_complete(main())
+    assert sys.get_coroutine_origin_tracking_depth() == before
+    plain_loop.run_until_complete(asyncio.sleep(0))
+    assert sys.get_coroutine_origin_tracking_depth() == before
+
+
+# --- switches do what they say, and no more -------------------------------------------
+
+
+def set_only(loop, *names):
+    loop.debug_options = DebugOptions(**dict.fromkeys(names, True))
+
+
+def set_all_but(loop, name):
+    loop.debug_options = dataclasses.replace(DebugOptions.all(), **{name: False})
+
+
+def made(loop):
+    coroutine = asyncio.sleep(0)
+    objects = {
+        "future": loop.create_future(),
+        "Future": aioloop.Future(loop=loop),
+        "handle": loop.call_soon(nothing),
+        "timer": loop.call_later(0, nothing),
+        "task": loop.create_task(coroutine),
+    }
+    loop.run_until_complete(objects["task"])
+    return objects
+
+
+def test_source_tracebacks(plain_loop):
+    set_only(plain_loop, "source_tracebacks")
+    for name, thing in made(plain_loop).items():
+        assert thing._source_traceback[-1].name == "made", name
+        assert "created at" in repr(thing)
+    set_all_but(plain_loop, "source_tracebacks")
+    for thing in made(plain_loop).values():
+        assert thing._source_traceback is None
+        assert "created at" not in repr(thing)
+
+
+def test_wakeup_tracebacks(plain_loop):
+    contexts = []
+    plain_loop.set_exception_handler(lambda loop, context: contexts.append(context))
+
+    def report(future):
+        handle = plain_loop._current_handle
+        contexts.append(handle and handle._source_traceback)
+
+    def wake_up():
+        contexts.clear()
+        future = plain_loop.create_future()
+        future.add_done_callback(report)
+        future.set_result(None)
+        plain_loop.run_until_complete(future)
+        return contexts[0]
+
+    set_only(plain_loop, "wakeup_tracebacks")
+    assert wake_up()[-1].name == "wake_up"
+    set_all_but(plain_loop, "wakeup_tracebacks")
+    assert wake_up() is None
+    plain_loop.set_debug(False)
+    assert wake_up() is None
+
+
+def from_another_thread(thread, function, *args):
+    outcome = []
+
+    def call():
+        try:
+            outcome.append(function(*args))
+        except RuntimeError as exc:
+            outcome.append(str(exc))
+
+    thread(call).join(20)
+    return outcome[0]
+
+
+def test_thread_checks(plain_loop, thread):
+    async def main():
+        loop = asyncio.get_running_loop()
+        for switch in (True, False):
+            if switch:
+                set_only(loop, "thread_checks")
+            else:
+                set_all_but(loop, "thread_checks")
+            future = loop.create_future()
+            future.add_done_callback(nothing)
+            coroutine = no_coroutine()
+            calls = [
+                (loop.call_soon, nothing),
+                (loop.call_later, 1, nothing),
+                (loop.call_at, 1, nothing),
+                (future.set_result, 1),
+            ]
+            for call in calls:
+                outcome = from_another_thread(thread, *call)
+                refused = isinstance(outcome, str) and "Non-thread-safe" in outcome
+                assert refused is switch, call
+            coroutine.close()
+
+    plain_loop.run_until_complete(main())
+
+
+def test_callback_checks(plain_loop):
+    set_only(plain_loop, "callback_checks")
+    with pytest.raises(TypeError, match="coroutines cannot be used with call_soon"):
+        plain_loop.call_soon(no_coroutine)
+    with pytest.raises(TypeError, match="a callable object was expected by call_at"):
+        plain_loop.call_later(0, 1)
+    set_all_but(plain_loop, "callback_checks")
+    plain_loop.call_soon(no_coroutine).cancel()
+    plain_loop.call_later(0, 1).cancel()
+
+
+@pytest.mark.parametrize("marked", ["attribute", "partial", "bound", "builtin", "mock"])
+def test_what_passes_as_a_callback(plain_loop, marked):
+    import functools
+    from unittest import mock
+
+    plain_loop.set_debug(True)
+
+    def function():
+        pass
+
+    function.note = 1
+    callback = {
+        "attribute": function,
+        "partial": functools.partial(function),
+        "bound": DebugOptions.__bool__.__get__(DebugOptions()),
+        "builtin": [].append,
+        "mock": mock.Mock(),
+    }[marked]
+    plain_loop.call_soon(callback, *([1] if marked == "builtin" else []))
+    plain_loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_fd_checks(plain_loop):
+    one, two = socket.socketpair()
+    with one, two:
+        two.send(b"x")
+        set_only(plain_loop, "fd_checks")
+        with pytest.raises(ValueError, match="must be non-blocking"):
+            plain_loop.run_until_complete(plain_loop.sock_recv(one, 1))
+        set_all_but(plain_loop, "fd_checks")
+        received = plain_loop.run_until_complete(plain_loop.sock_recv(one, 1))
+        assert received == b"x"
+
+
+# --- slow callbacks -------------------------------------------------------------------
+
+
+def run_slow(loop, seconds, *args):
+    loop.call_soon(time.sleep, seconds)
+    loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_a_callback_is_slow_from_a_tenth_of_a_second(plain_loop, logged):
+    set_only(plain_loop, "slow_callbacks")
+    assert plain_loop.slow_callback_duration == 0.1
+    run_slow(plain_loop, 0.001)
+    assert logged() == []
+    run_slow(plain_loop, 0.1)
+    (text,) = logged("Executing <Handle")
+    seconds = float(text.split()[-2])
+    assert 0.1 <= seconds < 1
+
+
+@pytest.mark.parametrize("limit", [0.06, 0.01])  # by the coarse and the precise clock
+def test_only_the_slow_one_of_many_is_named(plain_loop, logged, limit):
+    plain_loop.slow_callback_duration = limit
+    set_only(plain_loop, "slow_callbacks")
+    for number in range(30):
+        plain_loop.call_soon(nothing, number)
+        if number == 20:
+            plain_loop.call_soon(time.sleep, limit)
+    plain_loop.run_until_complete(asyncio.sleep(0))
+    assert any("sleep" in text for text in logged("Executing"))
+    # A shared machine may make another one slow, but not most of them.
+    assert len(logged("Executing")) < 10
+
+
+def test_slow_callbacks_can_be_off(plain_loop, logged):
+    plain_loop.slow_callback_duration = 0.0
+    set_all_but(plain_loop, "slow_callbacks")
+    run_slow(plain_loop, 0.0)
+    assert logged("Executing") == []
+
+
+def test_the_clock_that_a_program_replaces_counts(plain_loop, logged):
+    plain_loop.set_debug(True)
+    times = [5.0]
+    plain_loop.time = lambda: times[-1]
+    plain_loop.call_soon(times.append, 7.0)
+    plain_loop.run_until_complete(asyncio.sleep(0))
+    (text,) = logged("Executing")
+    assert text.endswith("took 2.000 seconds")
+
+
+def test_the_place_of_a_slow_step_is_told(plain_loop, logged):
+    plain_loop.slow_callback_duration = 0.01
+    set_only(plain_loop, "slow_callbacks")
+
+    async def inner():
+        time.sleep(0.02)
+        await asyncio.sleep(0)  # here
+
+    async def generator():
+        await inner()
+        yield
+
+    async def outer():
+        async for _ in generator():
+            pass
+
+    task = plain_loop.create_task(outer(), name="the slow one")
+    plain_loop.run_until_complete(task)
+    records = logged("The slow step of task the slow one ended in File")
+    assert records
+    assert records[0].endswith((", in outer", ", in inner"))
+    assert __file__ in records[0]
+
+
+def test_the_innermost_frame_is_the_programs(plain_loop, logged):
+    plain_loop.slow_callback_duration = 0.01
+    set_only(plain_loop, "slow_callbacks")
+
+    async def inner():
+        time.sleep(0.02)
+        await asyncio.sleep(0)
+
+    async def outer():
+        await inner()
+
+    plain_loop.run_until_complete(outer())
+    line = inner.__code__.co_firstlineno + 2
+    (text,) = logged("The slow step of task")
+    assert text.endswith(f'ended in File "{__file__}", line {line}, in inner')
+
+
+def test_a_log_handler_sees_no_current_task(plain_loop):
+    seen = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            seen.append((asyncio.current_task(), plain_loop._current_handle))
+
+    async def main():
+        plain_loop.slow_callback_duration = 0.0
+        await asyncio.sleep(0)
+        plain_loop.slow_callback_duration = 100.0
+
+    handler = Handler()
+    logging.getLogger("asyncio").addHandler(handler)
+    try:
+        set_only(plain_loop, "slow_callbacks")
+        plain_loop.run_until_complete(main())
+    finally:
+        logging.getLogger("asyncio").removeHandler(handler)
+    assert seen
+    assert {task for task, _ in seen} == {None}
+
+
+# --- slow iterations and polls --------------------------------------------------------
+
+
+def test_many_small_callbacks_make_a_slow_iteration(plain_loop, logged):
+    plain_loop.slow_callback_duration = 0.06
+    set_only(plain_loop, "slow_callbacks", "slow_iterations")
+    for _ in range(100):
+        plain_loop.call_soon(time.sleep, 0.001)
+    plain_loop.run_until_complete(asyncio.sleep(0))
+    (text,) = logged("An iteration of")
+    assert int(text.split()[3]) > 100
+    assert float(text.split()[-2]) >= 0.1
+
+
+def test_an_iteration_with_a_slow_callback_is_not_told_twice(plain_loop, logged):
+    plain_loop.slow_callback_duration = 0.05
+    plain_loop.set_debug(True)
+    plain_loop.call_soon(nothing)
+    plain_loop.call_soon(time.sleep, 0.06)
+    plain_loop.call_soon(nothing)
+    plain_loop.run_until_complete(asyncio.sleep(0))
+    assert len(logged("Executing")) == 1
+    assert logged("An iteration of") == []
+
+
+def test_an_idle_wait_is_no_slow_poll(plain_loop, logged, thread):
+    plain_loop.slow_callback_duration = 0.25
+    plain_loop.set_debug(True)
+    plain_loop.run_until_complete(asyncio.sleep(0.6))
+
+    async def wait_without_timeout():
+        done = asyncio.Event()
+        thread(
+            lambda: (
+                time.sleep(0.4),
+                plain_loop.call_soon_threadsafe(done.set),
+            )
+        )
+        await done.wait()
+
+    plain_loop.run_until_complete(wait_without_timeout())
+    assert logged("poll") == []
+
+
+def test_a_poll_that_waits_for_the_gil_is_slow(plain_loop, logged, thread):
+    plain_loop.slow_callback_duration = 0.02
+    set_only(plain_loop, "slow_selector")
+    stop = threading.Event()
+
+    def hold_the_gil():
+        while not stop.is_set():
+            sum(range(5_000_000))
+
+    async def main():
+        deadline = time.monotonic() + 20
+        while not logged("poll") and time.monotonic() < deadline:
+            await asyncio.sleep(0.001)
+
+    thread(hold_the_gil)
+    try:
+        plain_loop.run_until_complete(main())
+    finally:
+        stop.set()
+    text = logged("poll")[0]
+    assert text.startswith("poll ") and " ms took " in text
+    assert text.endswith((" events", " timeout"))
+
+
+# --- what it costs --------------------------------------------------------------------
+
+
+def bytes_each(loop, make, count=5000):
+    make(loop)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        things = [make(loop) for _ in range(count)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for thing in things:
+        thing.cancel()
+    if isinstance(things[0], asyncio.Task):
+        gathered = asyncio.gather(*things, return_exceptions=True)
+        loop.run_until_complete(gathered)
+    loop.run_until_complete(asyncio.sleep(0))
+    return (after - before) / count
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda loop: loop.create_future(),
+        lambda loop: loop.call_soon(nothing),
+        lambda loop: loop.call_later(1000, nothing),
+        lambda loop: loop.create_task(asyncio.sleep(0)),
+    ],
+    ids=["Future", "Handle", "TimerHandle", "Task"],
+)
+def test_an_object_is_at_most_16_bytes_larger(plain_loop, make):
+    production = bytes_each(plain_loop, make)
+    options = dataclasses.replace(DebugOptions.all(), coroutine_origin_depth=0)
+    plain_loop.debug_options = options
+    # The table of stacks is there once; the ring keeps one note of 8 bytes per slot.
+    bytes_each(plain_loop, make)
+    assert bytes_each(plain_loop, make) <= production + 16 + 8

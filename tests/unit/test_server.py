@@ -1,0 +1,305 @@
+"""Servers: accepting, closing, contexts, options, Server of each version."""
+
+import asyncio
+import contextvars
+import socket
+import ssl
+import sys
+
+import pytest
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+class Greeter(asyncio.Protocol):
+    """Sends one line and notes its life."""
+
+    def __init__(self, made):
+        self.made = made
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.made.append(self)
+        transport.write(b"hello")
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+async def read_exactly(sock, count):
+    received = bytearray()
+    while len(received) < count:
+        data = await asyncio.get_running_loop().sock_recv(sock, count - len(received))
+        if not data:
+            break
+        received += data
+    return bytes(received)
+
+
+def client_of(server):
+    client = socket.create_connection(server.sockets[0].getsockname()[:2], timeout=20)
+    client.setblocking(False)
+    return client
+
+
+def test_connections_that_wait_are_accepted_together(run, loop):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        clients = [client_of(server) for _ in range(50)]
+        for client in clients:
+            assert await read_exactly(client, 5) == b"hello"
+        assert len(made) == 50
+        for client in clients:
+            client.close()
+        for protocol in made:
+            await protocol.lost
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_a_backlog_of_one(run, loop):
+    async def main():
+        made = []
+        server = await loop.create_server(
+            lambda: Greeter(made), "127.0.0.1", 0, backlog=1
+        )
+        for _ in range(3):
+            client = client_of(server)
+            assert await read_exactly(client, 5) == b"hello"
+            client.close()
+        server.close()
+        await asyncio.gather(*(protocol.lost for protocol in made))
+
+    run(main())
+
+
+def test_unix_sockets(run, loop, tmp_path):
+    path = str(tmp_path / "socket")
+
+    async def main():
+        made = []
+        server = await loop.create_unix_server(lambda: Greeter(made), path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert await reader.readexactly(5) == b"hello"
+        assert writer.get_extra_info("peername") == path
+        assert made[0].transport.get_extra_info("sockname") == path
+        assert made[0].transport.get_extra_info("peername") == ""
+        writer.close()
+        await writer.wait_closed()
+        await made[0].lost
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_ipv6(run, loop):
+    async def main():
+        made = []
+        try:
+            server = await loop.create_server(lambda: Greeter(made), "::1", 0)
+        except OSError:
+            pytest.skip("no IPv6 loopback here")
+        client = client_of(server)
+        assert await read_exactly(client, 5) == b"hello"
+        transport = made[0].transport
+        assert transport.get_extra_info("peername") == client.getsockname()
+        assert transport.get_extra_info("sockname") == client.getpeername()
+        client.close()
+        await made[0].lost
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_start_serving_later(run, loop):
+    async def main():
+        made = []
+        server = await loop.create_server(
+            lambda: Greeter(made), "127.0.0.1", 0, start_serving=False
+        )
+        assert not server.is_serving()
+        with pytest.raises(ConnectionRefusedError):
+            client_of(server)
+        await server.start_serving()
+        assert server.is_serving()
+        client = client_of(server)
+        assert await read_exactly(client, 5) == b"hello"
+        client.close()
+        await made[0].lost
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_serve_forever(run, loop):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        serving = loop.create_task(server.serve_forever())
+        client = client_of(server)
+        assert await read_exactly(client, 5) == b"hello"
+        client.close()
+        await made[0].lost
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert not server.is_serving()
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="3.11 does not wait")
+def test_wait_closed_waits_for_connections(run, loop):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        client = client_of(server)
+        assert await read_exactly(client, 5) == b"hello"
+        server.close()
+        waiting = loop.create_task(server.wait_closed())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        client.close()
+        await waiting
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.13")
+@pytest.mark.parametrize("method", ["close_clients", "abort_clients"])
+def test_clients_of_a_server(run, loop, method):
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        clients = [client_of(server) for _ in range(3)]
+        for client in clients:
+            assert await read_exactly(client, 5) == b"hello"
+        server.close()
+        getattr(server, method)()
+        await server.wait_closed()
+        for protocol in made:
+            assert protocol.lost.result() is None
+        for client in clients:
+            client.close()
+
+    run(main())
+
+
+def test_each_connection_has_its_own_context(run, loop):
+    async def main():
+        seen = []
+
+        class Protocol(asyncio.Protocol):
+            def __init__(self):
+                seen.append(("factory", VARIABLE.get()))
+                VARIABLE.set("connection")
+
+            def connection_made(self, transport):
+                seen.append(("made", VARIABLE.get()))
+                self.transport = transport
+
+            def data_received(self, data):
+                seen.append(("data", VARIABLE.get()))
+                self.transport.close()
+
+        VARIABLE.set("server")
+        server = await loop.create_server(Protocol, "127.0.0.1", 0)
+        VARIABLE.set("later")
+        for _ in range(2):
+            client = client_of(server)
+            await loop.sock_sendall(client, b"x")
+            assert await read_exactly(client, 1) == b""
+            client.close()
+        expected = [
+            ("factory", "server"),
+            ("made", "connection"),
+            ("data", "connection"),
+        ]
+        assert seen == expected * 2
+        assert VARIABLE.get() == "later"
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_connect_accepted_socket(run, loop):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            client.setblocking(False)
+            accepted, _ = listener.accept()
+        made = []
+        _, protocol = await loop.connect_accepted_socket(
+            lambda: Greeter(made), accepted
+        )
+        assert await read_exactly(client, 5) == b"hello"
+        client.close()
+        await protocol.lost
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT")
+def test_options_of_the_listening_socket(run, loop):
+    async def main():
+        given = {"reuse_port": True, "reuse_address": True}
+        if sys.version_info >= (3, 13, 4):
+            given["keep_alive"] = True
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, **given)
+        sock = server.sockets[0]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        other = await loop.create_server(
+            asyncio.Protocol, "127.0.0.1", sock.getsockname()[1], reuse_port=True
+        )
+        server.close()
+        other.close()
+
+    run(main())
+
+
+def test_debug_mode_logs_each_connection(run, loop, debug, caplog):
+    caplog.set_level("DEBUG", logger="asyncio")
+
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        client = client_of(server)
+        assert await read_exactly(client, 5) == b"hello"
+        client.close()
+        await made[0].lost
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+    assert any("got a new connection" in text for text in caplog.messages) == debug
+
+
+def test_tls_that_is_not_spoken(run, loop):
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server = await loop.create_server(
+            asyncio.Protocol, "127.0.0.1", 0, ssl=context, ssl_handshake_timeout=5
+        )
+        client = client_of(server)
+        await loop.sock_sendall(client, b"GET / HTTP/1.0\r\n\r\n" * 4)
+        try:
+            answer = await read_exactly(client, 1000)
+        except ConnectionResetError:
+            answer = b""
+        assert b"HTTP" not in answer
+        client.close()
+        server.close()
+        await asyncio.sleep(0.01)
+
+    run(main())
