@@ -32,9 +32,9 @@ class Known(NamedTuple):
 BASE_EVENT_LOOP_TESTS = "test_base_events.BaseEventLoopTests."
 
 TASK_IS_NO_FUTURE = (
-    "It calls aioloop.Future.set_result or set_exception unbound on a task and asks"
-    " for RuntimeError. aioloop.Task and aioloop.Future both derive from asyncio's C"
-    " types and cannot be subclasses of each other, so that is a TypeError."
+    "It completes a task by aioloop.Future.set_result or set_exception, unbound. That"
+    " is a TypeError here: aioloop.Task and aioloop.Future both derive from asyncio's"
+    " C types and cannot derive from each other."
 )
 
 KNOWN = (
