@@ -605,6 +605,8 @@ def test_ten_thousand_connections_leave_nothing_behind():
         gc.collect()
         assert open_descriptors() <= descriptors
         assert abs(sys.getallocatedblocks() - blocks) < 2000
-        assert resident_bytes() - resident < 8_000_000
+        # AddressSanitizer, which runs with this setting, keeps freed memory resident.
+        if os.environ.get("PYTHONMALLOC") != "malloc":
+            assert resident_bytes() - resident < 8_000_000
     finally:
         loop.close()
