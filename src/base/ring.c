@@ -100,19 +100,6 @@ al_ring_free(al_ring *ring)
     *ring = (al_ring){0};
 }
 
-int
-al_ring_traverse(const al_ring *ring, visitproc visit, void *arg)
-{
-    size_t length = al_ring_len(ring);
-    for (size_t i = 0; i < length; i++) {
-        const al_slot *slot = al_ring_at(ring, i);
-        Py_VISIT(slot->self);
-        Py_VISIT(slot->arg);
-        Py_VISIT(slot->extra);
-    }
-    return 0;
-}
-
 void
 al_ring_reverse_tail(al_ring *ring, size_t n)
 {

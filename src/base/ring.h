@@ -47,7 +47,6 @@ int al_ring_keep_notes(al_ring *ring);
 void al_ring_drop_notes(al_ring *ring);
 /* Clears, and frees the storage. */
 void al_ring_free(al_ring *ring);
-int al_ring_traverse(const al_ring *ring, visitproc visit, void *arg);
 /* Reverses the order of the newest `n` slots. */
 void al_ring_reverse_tail(al_ring *ring, size_t n);
 

@@ -55,7 +55,6 @@ typedef struct al_loop {
     /* Life cycle. */
     bool closed;
     unsigned long thread_id; /* of the running thread; 0: not running */
-    PyThreadState *tstate;   /* of the running thread */
     uint32_t forks;          /* st->forks when the selector was made */
 
     /* Overrides: see override.h. */

@@ -640,7 +640,6 @@ set_thread_id(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
         }
     }
     self->thread_id = id;
-    self->tstate = id == 0 ? NULL : PyThreadState_Get();
     return 0;
 }
 
