@@ -17,6 +17,7 @@
 #error "aioloop needs CPython 3.11 or newer"
 #endif
 
+#define AL_ALWAYS_INLINE inline __attribute__((always_inline))
 #define AL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define AL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 

@@ -191,6 +191,7 @@ typedef struct al_state {
     int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->dirty */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
+    int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
 
     PyObject *handle_run;         /* asyncio.Handle._run as it was at import */
     PyObject *base_create_task;   /* BaseEventLoop.create_task */

@@ -12,9 +12,23 @@ al_context_capture(PyObject **context)
     return *context == NULL ? -1 : 0;
 }
 
+void
+al_context_leave_idle(al_loop *loop)
+{
+    PyObject *context = loop->idle_context;
+    loop->idle_context = NULL;
+    if (AL_UNLIKELY(PyContext_Exit(context) < 0)) {
+        PyErr_WriteUnraisable(context); /* A destructor entered one and stayed there. */
+    }
+    if (!loop->idle_is_spare || !al_context_give_back_steal(loop, context, 1)) {
+        Py_DECREF(context); /* escapes */
+    }
+}
+
 int
 al_context_enter(al_loop *loop, PyObject **place, PyObject **entered)
 {
+    al_sched_settle(loop);
     PyObject *context =
         *place != NULL ? Py_NewRef(*place) : al_context_take_spare(loop);
     if (AL_UNLIKELY(context == NULL)) {

@@ -4,7 +4,12 @@
  * registered.  Most contexts are empty: NULL stands for a copy of an empty one.  Such a
  * callback runs in the loop's spare context, and gives it back if it set no variable and
  * kept no reference: nobody can tell.  Otherwise it becomes the callback's own.  Slots
- * run one at a time, so one spare is enough. */
+ * run one at a time, so one spare is enough.
+ *
+ * Slot after slot often wants the same context: the spare, or that of the only busy
+ * task.  What the scheduler runs most therefore leaves its context
+ * entered, as loop->idle_context, and the next such slot goes on in it.  al_sched_settle
+ * leaves it before anything else runs.  While a slot is inside a context nothing is idle. */
 #ifndef AL_CORE_CONTEXT_H
 #define AL_CORE_CONTEXT_H
 
@@ -44,10 +49,59 @@ al_context_give_back_steal(al_loop *loop, PyObject *context, Py_ssize_t holders)
  * -1 with MemoryError. */
 int al_context_capture(PyObject **context);
 
+/* Leaves the idle context; there is one, and no exception is pending. */
+void al_context_leave_idle(al_loop *loop);
+
 /* Enters the context kept in *place; *entered is for al_context_leave.  0 or -1. */
 int al_context_enter(al_loop *loop, PyObject **place, PyObject **entered);
 /* Leaves it; a pending exception stays pending.  `place` is the same as before, and what
  * holds it must be alive.  0, or -1 with an exception. */
 int al_context_leave(al_loop *loop, PyObject **place, PyObject *entered);
+
+/* The same for slots that may leave their context idle.  `context` is borrowed, NULL
+ * stands for an empty one.  The result is a new reference for al_context_leave_idle, or
+ * NULL with an exception. */
+static inline PyObject *
+al_context_enter_idle(al_loop *loop, PyObject *context)
+{
+    PyObject *idle = loop->idle_context;
+    if (AL_LIKELY(idle != NULL)) {
+        if (context == NULL ? loop->idle_is_spare && al_context_is_empty(idle)
+                            : context == idle) {
+            loop->idle_context = NULL;
+            return idle;
+        }
+        al_context_leave_idle(loop);
+    }
+    context = context == NULL ? al_context_take_spare(loop) : Py_NewRef(context);
+    if (AL_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
+        Py_CLEAR(context);
+    }
+    return context;
+}
+
+/* Whether a context that was entered for an empty one is as good as new: empty, and held
+ * by nobody but its `holders`, the thread state being one. */
+static inline bool
+al_context_unused(PyObject *entered, Py_ssize_t holders)
+{
+    return Py_REFCNT(entered) == holders && al_context_is_empty(entered);
+}
+
+/* `thread` is the calling one.  Steals `entered`; `spare` says that it is an empty context which nobody else holds.
+ * 0, or -1 with an exception, which replaces a pending one. */
+static inline int
+al_context_leave_idle_steal(al_loop *loop, PyThreadState *thread, PyObject *entered,
+                            bool spare)
+{
+    if (AL_LIKELY(thread->context == entered)) {
+        loop->idle_context = entered;
+        loop->idle_is_spare = spare;
+        return 0;
+    }
+    int status = PyContext_Exit(entered); /* Fails, and says how. */
+    Py_DECREF(entered);
+    return status;
+}
 
 #endif

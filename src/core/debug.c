@@ -11,6 +11,7 @@
 #include <math.h>
 #include <time.h>
 
+#include "core/context.h"
 #include "core/handle.h"
 #include "core/poll.h"
 #include "core/sched.h"
@@ -408,9 +409,7 @@ log_slow(al_loop *loop, double seconds)
     al_state *st = loop->st;
     int status = -1;
     PyObject *task = NULL, *callback = NULL, *what = NULL;
-    if (loop->current_task != NULL) {
-        st->leave_current(loop); /* A log handler may ask for the current task. */
-    }
+    al_sched_settle(loop); /* A log handler may ask for the task and the context. */
     PyObject *handle = al_debug_current_handle(loop); /* escapes */
     if (handle == NULL) {
         return -1;
@@ -445,8 +444,11 @@ run_by_own_time(al_loop *loop, const al_slot *slot)
 {
     double before, after;
     if (al_sched_time(loop, &before) < 0 ||
-        slot->run(loop, slot->self, slot->arg, slot->extra) < 0 ||
-        al_sched_time(loop, &after) < 0) { /* escapes */
+        slot->run(loop, slot->self, slot->arg, slot->extra) < 0) { /* escapes */
+        return -1;
+    }
+    al_sched_settle(loop);
+    if (al_sched_time(loop, &after) < 0) { /* escapes */
         return -1;
     }
     double limit = PyFloat_AsDouble(loop->slow_callback_duration); /* escapes */
@@ -521,6 +523,7 @@ al_debug_iteration_ends(al_loop *loop, size_t count)
     if (AL_LIKELY(took - loop->slow_reported < limit)) {
         return 0;
     }
+    al_sched_settle(loop);
     return al_debug_log_steal(
         loop->st,
         Py_BuildValue("(snd)", "An iteration of %d callbacks took %.3f seconds",

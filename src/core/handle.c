@@ -222,6 +222,7 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         return 0;
     }
     if (AL_UNLIKELY(loop->handle_patched)) {
+        al_sched_settle(loop);
         PyObject *ran = PyObject_CallMethodNoArgs(op, loop->st->str._run); /* escapes */
         al_handle_left_queue(self);
         Py_XDECREF(ran);
@@ -235,43 +236,30 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     PyObject *callback = Py_NewRef(self->callback);
     PyObject *args = Py_XNewRef(self->args);
     bool one_arg = self->one_arg;
-    PyObject *context = self->context;
-    bool spare = context == NULL;
+    bool lent = self->context == NULL;
     PyObject *result = NULL;
+    PyObject *entered = al_context_enter_idle(loop, self->context);
 
-    if (spare) {
-        context = al_context_take_spare(loop);
-    }
-    else {
-        Py_INCREF(context);
-    }
-    if (AL_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
-        goto done;
-    }
-    if (args == NULL) {
-        result = PyObject_CallNoArgs(callback); /* escapes */
-    }
-    else if (one_arg) {
-        result = PyObject_CallOneArg(callback, args); /* escapes */
-    }
-    else {
-        result = PyObject_CallObject(callback, args); /* escapes */
-    }
-    if (PyContext_Exit(context) < 0) {
-        Py_CLEAR(result);
-    }
-
-done:
-    if (spare && context != NULL) {
-        if (al_context_give_back_steal(loop, context, 1)) {
-            context = NULL;
+    if (AL_LIKELY(entered != NULL)) {
+        if (args == NULL) {
+            result = PyObject_CallNoArgs(callback); /* escapes */
         }
-        else if (self->context == NULL) {
-            self->context = context; /* The callback set variables in it. */
-            context = NULL;
+        else if (one_arg) {
+            result = PyObject_CallOneArg(callback, args); /* escapes */
+        }
+        else {
+            result = PyObject_CallObject(callback, args); /* escapes */
+        }
+        bool spare = lent && al_context_unused(entered, 2);
+        if (AL_UNLIKELY(lent && !spare && self->context == NULL)) {
+            /* The callback set variables in it, or somebody holds it. */
+            self->context = Py_NewRef(entered);
+        }
+        if (AL_UNLIKELY(al_context_leave_idle_steal(loop, PyThreadState_Get(), entered,
+                                                    spare) < 0)) {
+            Py_CLEAR(result);
         }
     }
-    Py_XDECREF(context);
     int status = 0;
     if (AL_UNLIKELY(result == NULL)) {
         status = al_report_handle(loop, self);

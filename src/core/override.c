@@ -18,6 +18,15 @@ is_ours(al_loop *loop, PyObject *name, PyCFunction ours)
     return result;
 }
 
+/* What a type's version tag will be as long as the type stays as it is.  0 means that
+ * CPython has run out of tags for it: no tag is to be seen again, so that each look finds
+ * a change. */
+static unsigned int
+tag_to_see(const PyTypeObject *type)
+{
+    return type->tp_version_tag != 0 ? type->tp_version_tag : UINT_MAX;
+}
+
 int
 al_override_refresh(al_loop *loop)
 {
@@ -34,13 +43,14 @@ al_override_refresh(al_loop *loop)
         return -1;
     }
     loop->own_time = !time;
+    loop->until_check = 0;
     loop->own_call_soon = !call_soon;
     loop->own_call_at = !call_at;
     loop->own_run_once = !run_once;
     loop->handle_patched = run != st->handle_run;
     Py_DECREF(run);
-    loop->seen_type_tag = Py_TYPE(loop)->tp_version_tag;
-    loop->seen_handle_tag = ((PyTypeObject *)st->asyncio_Handle)->tp_version_tag;
+    loop->seen_type_tag = tag_to_see(Py_TYPE(loop));
+    loop->seen_handle_tag = tag_to_see((PyTypeObject *)st->asyncio_Handle);
     return 0;
 }
 

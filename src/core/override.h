@@ -18,10 +18,8 @@ static inline bool
 al_override_stale(al_loop *loop)
 {
     const PyTypeObject *handle = (PyTypeObject *)loop->st->asyncio_Handle;
-    /* A tag of 0 means that CPython has run out of tags for the type. */
     return Py_TYPE(loop)->tp_version_tag != loop->seen_type_tag ||
-           handle->tp_version_tag != loop->seen_handle_tag ||
-           loop->seen_type_tag == 0 || loop->seen_handle_tag == 0;
+           handle->tp_version_tag != loop->seen_handle_tag;
 }
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 
+#include "core/context.h"
 #include "core/sched.h"
 #include "core/stack.h"
 
@@ -53,6 +54,7 @@ al_report_handle(al_loop *loop, al_handle *handle)
     }
     al_state *st = loop->st;
     PyObject *exc = al_err_take();
+    al_sched_settle(loop); /* asyncio reports outside of the handle's context. */
     PyObject *message = NULL, *args = NULL, *source = NULL;
     PyObject *callback = handle->callback == NULL ? Py_None : handle->callback;
     Py_INCREF(callback);

@@ -3,7 +3,9 @@
 
 #include <math.h>
 
+#include "core/context.h"
 #include "core/debug.h"
+#include "core/handle.h"
 #include "core/override.h"
 #include "core/poll.h"
 
@@ -66,6 +68,22 @@ al_sched_call_soon(al_state *st, PyObject *loop, PyObject *callback, PyObject *a
     return handle == NULL ? -1 : 0;
 }
 
+void
+al_sched_settle(al_loop *loop)
+{
+    if (loop->current_task == NULL && loop->idle_context == NULL) {
+        return;
+    }
+    PyObject *saved = al_err_take();
+    if (loop->current_task != NULL) {
+        loop->st->leave_current(loop); /* escapes */
+    }
+    if (loop->idle_context != NULL) {
+        al_context_leave_idle(loop); /* escapes */
+    }
+    al_err_put_steal(saved);
+}
+
 /* --- waiting ------------------------------------------------------------------------ */
 
 /* The selector's kernel objects are shared with the parent after a fork. */
@@ -86,6 +104,7 @@ adopt_after_fork(al_loop *loop)
 static int
 poll_selector(al_loop *loop, int64_t timeout)
 {
+    al_sched_settle(loop);
     if (AL_UNLIKELY(loop->forks != loop->st->forks) && adopt_after_fork(loop) < 0) {
         return -1;
     }
@@ -148,11 +167,13 @@ static int
 gather_by_own_time(al_loop *loop)
 {
     double now;
+    al_sched_settle(loop);
     if (al_sched_time(loop, &now) < 0 ||
         poll_selector(loop, wait_limit(loop, now)) < 0 ||
         al_sched_time(loop, &now) < 0) {
         return -1;
     }
+    loop->until_check = 0; /* The next iteration comes here again. */
     return al_timers_collect(loop, now + 1e-9);
 }
 
@@ -217,7 +238,7 @@ gather_by_clock(al_loop *loop)
 static inline int
 gather(al_loop *loop)
 {
-    if (AL_UNLIKELY(loop->until_check == 0 || loop->must_poll || loop->own_time)) {
+    if (AL_UNLIKELY(loop->until_check == 0)) {
         return gather_by_clock(loop);
     }
     al_timers *timers = &loop->timers;
@@ -231,13 +252,21 @@ gather(al_loop *loop)
 
 /* --- running ------------------------------------------------------------------------ */
 
-/* Whatever is not a step or wake-up must not see the task of the one before. */
+/* Whatever is not a step or wake-up must not see the task of the slot before, and what
+ * does not enter a context of its own must not run in that slot's. */
 static inline void
-leave_task(al_loop *loop, const al_slot *slot)
+part_from_last(al_loop *loop, const al_slot *slot)
 {
-    if (loop->current_task != NULL && slot->run != loop->st->task_step &&
-        slot->run != loop->st->task_wakeup) {
-        loop->st->leave_current(loop);
+    const al_state *st = loop->st;
+    if (slot->run == st->task_step || slot->run == st->task_wakeup) {
+        return;
+    }
+    if (slot->run != al_handle_run && slot->run != al_handle_run_threadsafe &&
+        slot->run != st->future_call) {
+        al_sched_settle(loop);
+    }
+    else if (loop->current_task != NULL) {
+        st->leave_current(loop); /* escapes */
     }
 }
 
@@ -251,7 +280,7 @@ run_ready_debug(al_loop *loop, size_t todo)
     while (todo-- > 0 && al_ring_len(&loop->ready) > 0 && status == 0) {
         PyObject *note = al_ring_take_note(&loop->ready);
         al_slot slot = al_ring_pop(&loop->ready);
-        leave_task(loop, &slot);
+        part_from_last(loop, &slot);
         status = al_debug_run(loop, &slot, note); /* escapes */
         Py_DECREF(slot.self);                     /* escapes */
         Py_XDECREF(slot.arg);
@@ -280,7 +309,7 @@ run_ready(al_loop *loop)
             break;
         }
         al_slot slot = al_ring_pop(&loop->ready);
-        leave_task(loop, &slot);
+        part_from_last(loop, &slot);
         status = slot.run(loop, slot.self, slot.arg, slot.extra); /* escapes */
         Py_DECREF(slot.self);                                     /* escapes */
         Py_XDECREF(slot.arg);
@@ -293,9 +322,6 @@ run_ready(al_loop *loop)
         }
     }
     loop->in_slot = nested;
-    if (loop->current_task != NULL) {
-        loop->st->leave_current(loop);
-    }
     return status;
 }
 
@@ -321,8 +347,10 @@ run_once(al_loop *loop)
 int
 al_sched_run_once(al_loop *loop)
 {
-    loop->must_poll = true;
-    return run_once(loop);
+    al_sched_must_poll(loop);
+    int status = run_once(loop);
+    al_sched_settle(loop);
+    return status;
 }
 
 int
@@ -336,11 +364,12 @@ al_sched_run(al_loop *loop)
     al_stack_set_base(loop->st, &base);
     /* cppcheck-suppress autoVariables ; taken back before it dies */
     loop->base = &base;
-    loop->must_poll = true;
+    al_sched_must_poll(loop);
     do {
         status =
             AL_LIKELY(!loop->own_run_once) ? run_once(loop) : run_once_by_name(loop);
     } while (status == 0 && !loop->stopping);
+    al_sched_settle(loop);
     loop->base = NULL;
     return status;
 }

@@ -31,10 +31,12 @@ typedef struct al_loop {
     al_ring ready;
     al_timers timers;
     PyObject *spare_context; /* an empty Context for the next callback, or NULL */
+    PyObject *idle_context;  /* still entered, between two slots; see context.h */
+    bool idle_is_spare;      /* ... and nobody else's */
     int64_t checked_at;      /* ns: last look at the clock */
     int64_t polled_at;       /* ns: last poll */
     uint32_t stride;         /* slots between two looks at the clock */
-    uint32_t until_check;    /* slots left before the next one */
+    uint32_t until_check;    /* slots left before the next one; always 0 if own_time */
     uint32_t misses;         /* looks at the selector in vain */
     bool must_poll;          /* the next iteration polls whatever the clock says */
     bool polling;            /* the selector is being waited for */
@@ -120,6 +122,20 @@ al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
  * object; arg and context may be NULL.  0 or -1.  Escapes. */
 int al_sched_call_soon(al_state *st, PyObject *loop, PyObject *callback, PyObject *arg,
                        PyObject *context);
+
+/* A step leaves its task the current one, and most slots leave their context entered:
+ * the next slot often has use for them.  This ends both, before anything else runs: a
+ * slot that has not, a poll, an exception handler, the caller of the loop.  A pending
+ * exception stays pending.  Escapes. */
+void al_sched_settle(al_loop *loop);
+
+/* The next iteration polls, whatever the clock says. */
+static inline void
+al_sched_must_poll(al_loop *loop)
+{
+    loop->must_poll = true;
+    loop->until_check = 0;
+}
 
 /* The clock of loop.time(), in seconds. */
 double al_sched_now(void);

@@ -192,7 +192,7 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
     self->wake.read_fd = self->wake.write_fd = -1;
     self->st = al_state_of(type);
     self->stride = self->until_check = 1;
-    self->must_poll = true;
+    al_sched_must_poll(self);
     self->forks = self->st == NULL ? 0 : self->st->forks;
     if (self->st == NULL || al_ring_init(&self->ready) < 0 ||
         al_timers_init(&self->timers) < 0) {
@@ -236,6 +236,7 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->spare_context);
+    Py_VISIT(self->idle_context);
     Py_VISIT(self->slow_callback_duration);
     Py_VISIT(self->current_handle);
     Py_VISIT(self->task_factory);

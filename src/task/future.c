@@ -391,6 +391,7 @@ al_future_report(al_loop *loop, PyObject *callback, PyObject *arg, PyObject *con
     }
     PyObject *exc = al_err_take();
     al_handle *handle = NULL;
+    al_sched_settle(loop);
     if (AL_UNLIKELY(loop->debug)) {
         PyObject *current = al_debug_current_handle(loop); /* escapes */
         if (current != NULL && al_handle_check(loop->st, current)) {
@@ -420,24 +421,24 @@ al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
                    PyObject *context)
 {
     bool lent = context == NULL;
-    context = lent ? al_context_take_spare(loop) : Py_NewRef(context);
-    PyObject *result = NULL;
-    if (AL_LIKELY(context != NULL && PyContext_Enter(context) == 0)) {
+    PyObject *entered = al_context_enter_idle(loop, context), *result = NULL;
+    if (AL_LIKELY(entered != NULL)) {
+        Py_INCREF(entered);
         result = PyObject_CallOneArg(callback, future); /* escapes */
-        if (PyContext_Exit(context) < 0) {
+        bool spare = lent && al_context_unused(entered, 3);
+        if (AL_UNLIKELY(al_context_leave_idle_steal(loop, PyThreadState_Get(), entered,
+                                                    spare) < 0)) {
             Py_CLEAR(result);
         }
     }
     int status = 0;
     if (AL_UNLIKELY(result == NULL)) {
-        status = al_future_report(loop, callback, future, context); /* escapes */
+        status = al_future_report(loop, callback, future, entered); /* escapes */
     }
     else {
         Py_DECREF(result);
     }
-    if (!lent || context == NULL || !al_context_give_back_steal(loop, context, 1)) {
-        Py_XDECREF(context);
-    }
+    Py_XDECREF(entered);
     return status;
 }
 

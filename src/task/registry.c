@@ -7,15 +7,12 @@
 #include <dlfcn.h>
 #endif
 
-struct al_registry {
-    uint64_t names; /* the N of the newest "Task-N" */
 #if PY_VERSION_HEX < 0x030E0000
+struct al_registry {
+    uint64_t names;   /* the N of the newest "Task-N" */
     al_future *tasks; /* head of the list of pending tasks */
-#else
-    bool direct; /* the offsets are known to be right */
-    size_t running_loop, running_task, tasks_head; /* in PyThreadState */
-#endif
 };
+#endif
 
 uint64_t
 al_registry_next_number(al_state *st)
@@ -54,27 +51,37 @@ leave_current(al_loop *loop)
 }
 
 int
-al_registry_enter(al_state *st, PyObject *loop_obj, al_loop *running, al_future *task)
+al_registry_enter(al_state *st, PyObject *loop, al_future *task)
 {
-    if (running != NULL && running->current_task != NULL) {
-        running->current_task = NULL; /* the entry is overwritten below */
+    PyObject *other = PyDict_GetItemWithError(st->current_tasks, loop);
+    if (AL_UNLIKELY(other != NULL)) {
+        Py_INCREF(other);
+        PyErr_Format(PyExc_RuntimeError,
+                     "Cannot enter into task %R while another task %R is being "
+                     "executed.",
+                     task, other); /* escapes */
+        Py_DECREF(other);
+        return -1;
     }
-    else {
-        PyObject *other = PyDict_GetItemWithError(st->current_tasks, loop_obj);
-        if (AL_UNLIKELY(other != NULL)) {
-            Py_INCREF(other);
-            PyErr_Format(PyExc_RuntimeError,
-                         "Cannot enter into task %R while another task %R is being "
-                         "executed.",
-                         task, other); /* escapes */
-            Py_DECREF(other);
-            return -1;
-        }
-        if (PyErr_Occurred()) {
-            return -1;
-        }
+    if (PyErr_Occurred()) {
+        return -1;
     }
-    return PyDict_SetItem(st->current_tasks, loop_obj, (PyObject *)task);
+    return PyDict_SetItem(st->current_tasks, loop, (PyObject *)task);
+}
+
+int
+al_registry_enter_slot_slowly(al_loop *loop, al_future *task)
+{
+    al_state *st = loop->st;
+    if (loop->current_task == NULL) {
+        return al_registry_enter(st, (PyObject *)loop, task);
+    }
+    PyObject *last = loop->current_task;
+    loop->current_task = NULL;
+    return last == (PyObject *)task
+               ? 0 /* It goes on. */
+               : PyDict_SetItem(st->current_tasks, (PyObject *)loop,
+                                (PyObject *)task); /* escapes */
 }
 
 /* Mirrors asyncio's leave_task. */
@@ -96,13 +103,8 @@ leave_task(al_state *st, PyObject *loop, al_future *task)
 }
 
 int
-al_registry_exit(al_state *st, PyObject *loop, al_loop *running, al_future *task,
-                 int status)
+al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status)
 {
-    if (AL_LIKELY(running != NULL)) {
-        running->current_task = (PyObject *)task;
-        return status;
-    }
     PyObject *saved = status < 0 ? al_err_take() : NULL;
     if (leave_task(st, loop, task) < 0) {
         status = -1;
@@ -319,6 +321,7 @@ al_registry_init(PyObject *module, al_state *st)
     }
     st->task_step = al_task_step_run;
     st->task_wakeup = al_task_wakeup_run;
+    st->future_call = al_future_call_run;
     st->leave_current = leave_current;
     return adopt_task_set(module, st);
 }
@@ -348,55 +351,67 @@ call_status(PyObject *result)
     return result == NULL ? -1 : 0;
 }
 
-int
-al_registry_enter(al_state *st, PyObject *loop, al_loop *Py_UNUSED(running),
-                  al_future *task)
+static void
+leave_current(al_loop *loop)
 {
-    const struct al_registry *registry = st->registry;
-    if (AL_LIKELY(registry->direct)) {
-        char *thread = (char *)PyThreadState_Get();
-        PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
-        if (AL_LIKELY(*(PyObject **)(void *)(thread + registry->running_loop) == loop &&
-                      *current == NULL)) {
-            *current = Py_NewRef((PyObject *)task);
-            return 0;
-        }
+    PyObject *last = loop->current_task;
+    PyObject **current =
+        al_registry_current(loop->st, PyThreadState_Get(), (PyObject *)loop);
+    loop->current_task = NULL;
+    if (AL_LIKELY(current != NULL && *current == last)) {
+        *current = NULL;
+        Py_DECREF(last); /* escapes */
+    }
+}
+
+int
+al_registry_enter(al_state *st, PyObject *loop, al_future *task)
+{
+    PyObject **current = al_registry_current(st, PyThreadState_Get(), loop);
+    if (AL_LIKELY(current != NULL && *current == NULL)) {
+        *current = Py_NewRef((PyObject *)task);
+        return 0;
     }
     return call_status(call_pair(st->enter_task, loop, (PyObject *)task));
 }
 
-static int
-leave_task(al_state *st, PyObject *loop, al_future *task)
+int
+al_registry_enter_slot_slowly(al_loop *loop, al_future *task)
 {
-    const struct al_registry *registry = st->registry;
-    if (AL_LIKELY(registry->direct)) {
-        char *thread = (char *)PyThreadState_Get();
-        PyObject **current = (PyObject **)(void *)(thread + registry->running_task);
-        if (AL_LIKELY(*(PyObject **)(void *)(thread + registry->running_loop) == loop &&
-                      *current == (PyObject *)task)) {
-            *current = NULL;
-            Py_DECREF(task); /* The caller holds another reference. */
-            return 0;
-        }
+    if (loop->current_task != NULL) {
+        leave_current(loop); /* escapes */
     }
-    return call_status(call_pair(st->leave_task, loop, (PyObject *)task));
+    return call_status(
+        call_pair(loop->st->enter_task, (PyObject *)loop, (PyObject *)task));
 }
 
 int
-al_registry_exit(al_state *st, PyObject *loop, al_loop *Py_UNUSED(running),
-                 al_future *task, int status)
+al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status)
 {
-    PyObject *saved = AL_UNLIKELY(status < 0) ? al_err_take() : NULL;
-    if (AL_UNLIKELY(leave_task(st, loop, task) < 0)) {
+    PyObject **current = al_registry_current(st, PyThreadState_Get(), loop);
+    if (AL_LIKELY(current != NULL && *current == (PyObject *)task)) {
+        *current = NULL;
+        Py_DECREF(task); /* The caller holds another reference. */
+        return status;
+    }
+    PyObject *saved = status < 0 ? al_err_take() : NULL;
+    if (call_status(call_pair(st->leave_task, loop, (PyObject *)task)) <
+        0) { /* escapes */
         status = -1;
         if (saved != NULL) {
             PyErr_Clear(); /* the complaint: the step's own exception matters more */
         }
     }
-    if (AL_UNLIKELY(saved != NULL)) {
+    if (saved != NULL) {
         al_err_put_steal(saved);
     }
     return status;
+}
+
+int
+al_registry_exit_slot_slowly(al_loop *loop, al_future *task, int status)
+{
+    return al_registry_exit(loop->st, (PyObject *)loop, task, status); /* escapes */
 }
 
 int
@@ -418,12 +433,6 @@ al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previo
     }
     *previous = result;
     return result == NULL ? -1 : 0;
-}
-
-static void
-leave_current(al_loop *Py_UNUSED(loop))
-{
-    /* Nothing lingers: loop->current_task is always NULL. */
 }
 
 /* --- all tasks, 3.14+ ----------------------------------------------------------------------- */
@@ -658,6 +667,7 @@ al_registry_init(PyObject *Py_UNUSED(module), al_state *st)
     }
     st->task_step = al_task_step_run;
     st->task_wakeup = al_task_wakeup_run;
+    st->future_call = al_future_call_run;
     st->leave_current = leave_current;
     PyObject *asyncio = PyImport_ImportModule("_asyncio");
     int verified = asyncio == NULL ? -1 : verify_offsets(st, asyncio);

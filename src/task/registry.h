@@ -1,15 +1,15 @@
 /* registry.h: asyncio.current_task() and asyncio.all_tasks(), kept together with
  * asyncio's own tasks.
  *
- * Current task.  3.11-3.13 keep it in the dict asyncio.tasks._current_tasks.  A step in
- * the scheduler's ring enters itself there but does not leave: the entry *lingers*, and
- * the next step overwrites it, at a third of the price of leaving and entering.  While
- * an entry lingers, loop->current_task is that task (borrowed; the dict owns it), and
- * it is NULL at all other times, also while a step runs.  The scheduler ends the
- * lingering (st->leave_current) before it runs anything but a slot of st->task_step or
- * st->task_wakeup, and at the end of each iteration, so that neither a callback, nor a
- * Handle with a step of one of asyncio's own tasks, nor an idle loop ever sees it.  3.14+ keeps the current
- * task in the thread state, where leaving is one store: nothing lingers.
+ * Current task.  3.11-3.13 keep it in the dict asyncio.tasks._current_tasks, 3.14+ in
+ * the thread state.  A step in the scheduler's ring enters itself there but does not
+ * leave: the entry *lingers*, and the next step overwrites it, at a third of the price of
+ * leaving and entering.  While an entry lingers, loop->current_task is that task
+ * (borrowed; the entry owns it), and it is NULL at all other times, also while a step
+ * runs.  The scheduler ends the lingering (st->leave_current) before it runs anything but
+ * a slot of st->task_step or st->task_wakeup, and before it polls or returns, so that
+ * neither a callback, nor a Handle with a step of one of asyncio's own tasks, nor an idle
+ * loop ever sees it.
  *
  * All tasks.  Pending tasks are links of an intrusive list without references: ours on
  * 3.11-3.13, where asyncio's WeakSet gets a class that adds the list to its iteration;
@@ -27,15 +27,74 @@ int al_registry_init(PyObject *module, al_state *st);
 /* Forgets the linked tasks, of which some may outlive the module. */
 void al_registry_clear(al_state *st);
 
-/* The task becomes the current one of the loop, which is its own.  `running` is that
- * loop if it is ours and runs the step as a slot, else NULL.  0, or -1 with asyncio's
- * RuntimeError if another step is running.  Escapes when it fails. */
-int al_registry_enter(al_state *st, PyObject *loop, al_loop *running, al_future *task);
-/* The step is over; its entry may linger if the loop runs slots.  A pending exception is
- * kept.  Returns `status`, or -1 with an exception if somebody else is the current
- * task.  The loop is the one that was entered, whatever became of the task. */
-int al_registry_exit(al_state *st, PyObject *loop, al_loop *running, al_future *task,
-                     int status);
+/* The task becomes the current one of the loop, which is its own, for a step that is no
+ * slot.  0, or -1 with asyncio's RuntimeError if another step is running.  Escapes. */
+int al_registry_enter(al_state *st, PyObject *loop, al_future *task);
+/* That step is over.  A pending exception is kept.  Returns `status`, or -1 with an
+ * exception if somebody else is the current task.  The loop is the one that was entered,
+ * whatever became of the task. */
+int al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status);
+
+/* The same for a step that the loop runs as a slot, whose entry lingers. */
+int al_registry_enter_slot_slowly(al_loop *loop, al_future *task);
+int al_registry_exit_slot_slowly(al_loop *loop, al_future *task, int status);
+
+#if PY_VERSION_HEX >= 0x030E0000
+struct al_registry {
+    uint64_t names; /* the N of the newest "Task-N" */
+    bool direct;    /* the offsets are known to be right */
+    size_t running_loop, running_task, tasks_head; /* in PyThreadState */
+};
+
+/* The thread's word for the current task if the loop is the one that runs in this
+ * thread, else NULL. */
+static inline PyObject **
+al_registry_current(const al_state *st, PyThreadState *thread, PyObject *loop)
+{
+    const struct al_registry *registry = st->registry;
+    char *base = (char *)thread;
+    return AL_LIKELY(registry->direct &&
+                     *(PyObject **)(void *)(base + registry->running_loop) == loop)
+               ? (PyObject **)(void *)(base + registry->running_task)
+               : NULL;
+}
+#endif
+
+static inline int
+al_registry_enter_slot(al_loop *loop, PyThreadState *thread, al_future *task)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    PyObject **current = al_registry_current(loop->st, thread, (PyObject *)loop);
+    PyObject *last = loop->current_task;
+    if (AL_LIKELY(current != NULL && *current == last)) {
+        loop->current_task = NULL;
+        if (last != (PyObject *)task) { /* Else the same task goes on. */
+            *current = Py_NewRef((PyObject *)task);
+            Py_XDECREF(last); /* escapes */
+        }
+        return 0;
+    }
+#else
+    (void)thread;
+#endif
+    return al_registry_enter_slot_slowly(loop, task);
+}
+
+static inline int
+al_registry_exit_slot(al_loop *loop, PyThreadState *thread, al_future *task, int status)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    PyObject *const *current = al_registry_current(loop->st, thread, (PyObject *)loop);
+    if (AL_UNLIKELY(current == NULL || *current != (PyObject *)task)) {
+        return al_registry_exit_slot_slowly(loop, task, status);
+    }
+#else
+    (void)thread;
+#endif
+    loop->current_task = (PyObject *)task;
+    return status;
+}
+
 /* Makes `task` (NULL: none) the loop's current one and returns its predecessor (new
  * reference or NULL) in *previous.  0 or -1. */
 int al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previous);

@@ -15,8 +15,8 @@
 #define STEP_NAME "_step()"
 #endif
 
-static int task_step(al_future *task, PyObject *exc, al_loop *running);
-static int task_wakeup(al_future *task, PyObject *future, al_loop *running);
+static int task_step(al_future *task, PyObject *exc);
+static int take_outcome(al_future *task, PyObject *future, PyObject **exc);
 
 /* --- the step as an object ---------------------------------------------------------- */
 
@@ -86,7 +86,7 @@ step_object_call(al_task_step *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
     }
     else {
-        status = task_step((al_future *)(void *)task, exc, NULL); /* escapes */
+        status = task_step((al_future *)(void *)task, exc); /* escapes */
     }
     Py_XDECREF(task);
     Py_XDECREF(exc);
@@ -166,9 +166,13 @@ throw_soon_steal(al_future *task, PyObject *message)
 static PyObject *
 wakeup_call(PyObject *task, PyObject *future)
 {
-    return task_wakeup((al_future *)(void *)task, future, NULL) < 0
-               ? NULL
-               : Py_NewRef(Py_None);
+    PyObject *exc;
+    int status = take_outcome((al_future *)(void *)task, future, &exc);
+    if (status == 0) {
+        status = task_step((al_future *)(void *)task, exc); /* escapes */
+        Py_XDECREF(exc);
+    }
+    return status < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyMethodDef wakeup_def = {"task_wakeup", wakeup_call, METH_O, NULL};
@@ -179,8 +183,6 @@ al_task_wakeup_new(PyObject *task)
     return PyCFunction_New(&wakeup_def, task);
 }
 
-/* --- slots --------------------------------------------------------------------------- */
-
 PyObject *
 al_task_context(al_future *task)
 {
@@ -188,128 +190,6 @@ al_task_context(al_future *task)
         task->context = PyContext_New();
     }
     return task->context;
-}
-
-/* Enters the task's context for one slot.  An empty one is lent by the loop; it is the
- * task's own meanwhile, so that Task.get_context() is right.  New reference, or NULL. */
-static PyObject *
-enter_context(al_loop *loop, al_future *task, bool *lent)
-{
-    *lent = task->context == NULL;
-    if (*lent) {
-        task->context = al_context_take_spare(loop);
-    }
-    PyObject *context = Py_XNewRef(task->context);
-    if (AL_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
-        Py_CLEAR(context);
-    }
-    return context;
-}
-
-static int
-exit_context(al_loop *loop, al_future *task, PyObject *context, bool lent, int status)
-{
-    if (PyContext_Exit(context) < 0) {
-        status = -1;
-    }
-    if (lent && task->context == context &&
-        al_context_give_back_steal(loop, context, 2)) {
-        task->context = NULL;
-    }
-    Py_DECREF(context);
-    return status;
-}
-
-/* The pending exception came out of a slot: it is reported as that of a handle for
- * callable(arg), where `callable` is the slot's Python form (stolen; NULL with another
- * exception if that could not be made). */
-static int
-report_slot(al_loop *loop, al_future *task, PyObject *(*make)(al_future *, PyObject *),
-            PyObject *made_of, PyObject *arg)
-{
-    if (al_report_must_leave()) {
-        return -1;
-    }
-    PyObject *saved = al_err_take();
-    PyObject *callable = make(task, made_of);
-    if (callable != NULL) {
-        al_err_put_steal(saved);
-    }
-    else {
-        Py_XDECREF(saved); /* No memory even to name the slot: that is raised. */
-    }
-    int status =
-        al_future_report(loop, callable, arg, al_task_context(task)); /* escapes */
-    Py_XDECREF(callable);
-    return status;
-}
-
-static PyObject *
-make_wakeup(al_future *task, PyObject *Py_UNUSED(unused))
-{
-    return al_task_wakeup_new((PyObject *)task);
-}
-
-int
-al_task_step_run(al_loop *loop, PyObject *op, PyObject *exc, PyObject *Py_UNUSED(extra))
-{
-    al_future *task = (al_future *)(void *)op;
-    bool lent;
-    int status = -1;
-    PyObject *context = enter_context(loop, task, &lent);
-    if (AL_LIKELY(context != NULL)) {
-        status = task_step(task, exc, loop); /* escapes */
-        status = exit_context(loop, task, context, lent, status);
-    }
-    return AL_LIKELY(status == 0) ? 0
-                                  : report_slot(loop, task, step_object_new, exc, NULL);
-}
-
-int
-al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
-                   PyObject *Py_UNUSED(extra))
-{
-    al_future *task = (al_future *)(void *)op;
-    bool lent;
-    int status = -1;
-    PyObject *context = enter_context(loop, task, &lent);
-    if (AL_LIKELY(context != NULL)) {
-        status = task_wakeup(task, future, loop); /* escapes */
-        status = exit_context(loop, task, context, lent, status);
-    }
-    return AL_LIKELY(status == 0) ? 0
-                                  : report_slot(loop, task, make_wakeup, NULL, future);
-}
-
-/* What asyncio's Handles for a step and a wake-up hold (al_describe_fns). */
-static int
-describe_step(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
-              PyObject **Py_UNUSED(args), PyObject **context)
-{
-    al_future *task = (al_future *)(void *)slot->self;
-    *context = Py_XNewRef(al_task_context(task));
-    *callback = *context == NULL ? NULL : step_object_new(task, slot->arg);
-    if (*callback == NULL) {
-        Py_CLEAR(*context);
-        return -1;
-    }
-    return 0;
-}
-
-static int
-describe_wakeup(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
-                PyObject **args, PyObject **context)
-{
-    al_future *task = (al_future *)(void *)slot->self;
-    *context = Py_XNewRef(al_task_context(task));
-    *args = *context == NULL ? NULL : PyTuple_Pack(1, slot->arg);
-    *callback = *args == NULL ? NULL : al_task_wakeup_new(slot->self);
-    if (*callback == NULL) {
-        Py_CLEAR(*args);
-        Py_CLEAR(*context);
-        return -1;
-    }
-    return 0;
 }
 
 /* --- what a step's result means -------------------------------------------------------- */
@@ -553,8 +433,9 @@ fail(al_future *task)
     return status;
 }
 
-/* Mirrors asyncio's task_step_impl: the task is the current one already. */
-static int
+/* Mirrors asyncio's task_step_impl: the task is the current one already.  Part of each
+ * of its callers: a call and what it saves is a tenth of a short step. */
+static AL_ALWAYS_INLINE int
 step_entered(al_future *task, PyObject *exc)
 {
     al_state *st = al_future_state(task);
@@ -600,40 +481,63 @@ step_entered(al_future *task, PyObject *exc)
     return status;
 }
 
-/* `running` is the loop of ours that runs the step as a slot, or NULL.  What is entered
- * is also left, whatever the step does to the task (a second __init__, say). */
+/* A step by hand.  What is entered is also left, whatever the step does to the task (a
+ * second __init__, say). */
 static int
-task_step(al_future *task, PyObject *exc, al_loop *running)
+task_step(al_future *task, PyObject *exc)
 {
     al_state *st = al_future_state(task);
-    if (AL_LIKELY(running != NULL && running == task->loop)) {
-        PyObject *loop = (PyObject *)running;
-        if (al_registry_enter(st, loop, running, task) < 0) {
-            return -1;
-        }
-        int status = step_entered(task, exc); /* escapes */
-        return al_registry_exit(st, loop, running, task, status);
-    }
     PyObject *loop = Py_XNewRef(task->loop_obj);
     int status = -1;
     if (loop == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
     }
-    else if (al_registry_enter(st, loop, NULL, task) == 0) {
+    else if (al_registry_enter(st, loop, task) == 0) {
         status = step_entered(task, exc); /* escapes */
-        status = al_registry_exit(st, loop, NULL, task, status);
+        status = al_registry_exit(st, loop, task, status);
     }
     Py_XDECREF(loop);
     return status;
 }
 
-/* Mirrors asyncio's task_wakeup: a step with what the future has become. */
+/* A step as a slot of the loop: in the task's context, which an empty one borrows of the
+ * loop.  It is the task's own meanwhile, so that Task.get_context() is right. */
 static int
-task_wakeup(al_future *task, PyObject *future, al_loop *running)
+run_step(al_loop *loop, al_future *task, PyObject *exc)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    bool lent = task->context == NULL;
+    int status = -1;
+    PyObject *entered = al_context_enter_idle(loop, task->context);
+    if (AL_UNLIKELY(entered == NULL)) {
+        return -1;
+    }
+    if (lent) {
+        task->context = Py_NewRef(entered);
+    }
+    if (AL_UNLIKELY(loop != task->loop)) {
+        status = task_step(task, exc); /* A second __init__ took it to another loop. */
+    }
+    else if (AL_LIKELY(al_registry_enter_slot(loop, thread, task) == 0)) { /* escapes */
+        status = step_entered(task, exc);                                  /* escapes */
+        status = al_registry_exit_slot(loop, thread, task, status);
+    }
+    bool spare = lent && task->context == entered && al_context_unused(entered, 3);
+    if (spare) {
+        task->context = NULL;
+        Py_DECREF(entered); /* There is another reference. */
+    }
+    return al_context_leave_idle_steal(loop, thread, entered, spare) < 0 ? -1 : status;
+}
+
+/* What the task is to be thrown now that `future` is done: NULL for nothing, else a new
+ * reference in *exc.  Mirrors the beginning of asyncio's task_wakeup.  0 or -1. */
+static int
+take_outcome(al_future *task, PyObject *future, PyObject **exc)
 {
     al_state *st = al_future_state(task);
-    PyObject *exc = NULL;
     int outcome;
+    *exc = NULL;
     if (AL_LIKELY(al_future_exact(st, future))) {
         al_future *ours = (al_future *)(void *)future;
 #if PY_VERSION_HEX >= 0x030E0000
@@ -641,7 +545,7 @@ task_wakeup(al_future *task, PyObject *future, al_loop *running)
             return -1;
         }
 #endif
-        outcome = al_future_outcome(ours, &exc);
+        outcome = al_future_outcome(ours, exc);
     }
     else {
 #if PY_VERSION_HEX >= 0x030E0000
@@ -659,11 +563,96 @@ task_wakeup(al_future *task, PyObject *future, al_loop *running)
         Py_XDECREF(result);
     }
     if (outcome < 0) {
-        exc = al_err_take();
+        *exc = al_err_take();
     }
-    int status = task_step(task, exc, running); /* escapes */
-    Py_XDECREF(exc);
+    return 0;
+}
+
+/* --- slots --------------------------------------------------------------------------- */
+
+/* The pending exception came out of a slot: it is reported as that of a handle for
+ * callable(arg), where `callable` is the slot's Python form (stolen; NULL with another
+ * exception if that could not be made). */
+static int
+report_slot(al_loop *loop, al_future *task, PyObject *(*make)(al_future *, PyObject *),
+            PyObject *made_of, PyObject *arg)
+{
+    if (al_report_must_leave()) {
+        return -1;
+    }
+    PyObject *saved = al_err_take();
+    PyObject *callable = make(task, made_of);
+    if (callable != NULL) {
+        al_err_put_steal(saved);
+    }
+    else {
+        Py_XDECREF(saved); /* No memory even to name the slot: that is raised. */
+    }
+    int status =
+        al_future_report(loop, callable, arg, al_task_context(task)); /* escapes */
+    Py_XDECREF(callable);
     return status;
+}
+
+static PyObject *
+make_wakeup(al_future *task, PyObject *Py_UNUSED(unused))
+{
+    return al_task_wakeup_new((PyObject *)task);
+}
+
+int
+al_task_step_run(al_loop *loop, PyObject *op, PyObject *exc, PyObject *Py_UNUSED(extra))
+{
+    al_future *task = (al_future *)(void *)op;
+    return AL_LIKELY(run_step(loop, task, exc) == 0) /* escapes */
+               ? 0
+               : report_slot(loop, task, step_object_new, exc, NULL);
+}
+
+int
+al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
+                   PyObject *Py_UNUSED(extra))
+{
+    al_future *task = (al_future *)(void *)op;
+    PyObject *exc;
+    int status = take_outcome(task, future, &exc);
+    if (AL_LIKELY(status == 0)) {
+        status = run_step(loop, task, exc); /* escapes */
+        Py_XDECREF(exc);
+    }
+    return AL_LIKELY(status == 0) ? 0
+                                  : report_slot(loop, task, make_wakeup, NULL, future);
+}
+
+/* What asyncio's Handles for a step and a wake-up hold (al_describe_fns). */
+static int
+describe_step(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
+              PyObject **Py_UNUSED(args), PyObject **context)
+{
+    al_future *task = (al_future *)(void *)slot->self;
+    *context = Py_XNewRef(al_task_context(task));
+    *callback = *context == NULL ? NULL : step_object_new(task, slot->arg);
+    if (*callback == NULL) {
+        Py_CLEAR(*context);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+describe_wakeup(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
+                PyObject **args, PyObject **context)
+{
+    al_future *task = (al_future *)(void *)slot->self;
+    *context = Py_XNewRef(al_task_context(task));
+    *args = *context == NULL ? NULL : PyTuple_Pack(1, slot->arg);
+    *callback = *args == NULL ? NULL : al_task_wakeup_new(slot->self);
+    if (*callback == NULL) {
+        Py_CLEAR(*args);
+        Py_CLEAR(*context);
+        return -1;
+    }
+    return 0;
 }
 
 /* Runs the first step inside the constructor, as asyncio's task_eager_start does. */
