@@ -75,6 +75,20 @@ al_future_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
+/* Whether any of the words is used that a future with a result has empty in the end. */
+static inline bool
+has_rare_words(const al_future *self)
+{
+    uintptr_t any = (uintptr_t)self->callback0 | (uintptr_t)self->context0 |
+                    (uintptr_t)self->callbacks | (uintptr_t)self->exception |
+                    (uintptr_t)self->exception_tb | (uintptr_t)self->source_traceback |
+                    (uintptr_t)self->cancel_message | (uintptr_t)self->cancelled_exc;
+#if PY_VERSION_HEX >= 0x030E0000
+    any |= (uintptr_t)self->awaited_by;
+#endif
+    return any != 0;
+}
+
 /* Everything but the instance's dict.  Escapes. */
 static void
 clear_words(al_future *self)
@@ -84,25 +98,27 @@ clear_words(al_future *self)
     }
     self->loop = NULL;
     Py_CLEAR(self->loop_obj);
-    Py_CLEAR(self->callback0);
-    Py_CLEAR(self->context0);
-    Py_CLEAR(self->callbacks);
-    Py_CLEAR(self->exception);
-    Py_CLEAR(self->exception_tb);
     Py_CLEAR(self->result);
-    Py_CLEAR(self->source_traceback);
-    Py_CLEAR(self->cancel_message);
-    Py_CLEAR(self->cancelled_exc);
     if (self->is_task) {
-        Py_CLEAR(self->fut_waiter);
         Py_CLEAR(self->coro);
         Py_CLEAR(self->name);
         Py_CLEAR(self->context);
+        Py_CLEAR(self->fut_waiter);
     }
+    if (AL_UNLIKELY(has_rare_words(self))) {
+        Py_CLEAR(self->callback0);
+        Py_CLEAR(self->context0);
+        Py_CLEAR(self->callbacks);
+        Py_CLEAR(self->exception);
+        Py_CLEAR(self->exception_tb);
+        Py_CLEAR(self->source_traceback);
+        Py_CLEAR(self->cancel_message);
+        Py_CLEAR(self->cancelled_exc);
 #if PY_VERSION_HEX >= 0x030E0000
-    Py_CLEAR(self->awaited_by);
-    self->awaited_by_is_set = 0;
+        Py_CLEAR(self->awaited_by);
+        self->awaited_by_is_set = 0;
 #endif
+    }
 }
 
 int
@@ -149,19 +165,26 @@ al_future_dealloc(PyObject *op)
         PyObject_ClearWeakRefs(op); /* escapes */
     }
     al_state *st = al_future_state(self);
-    (void)al_future_clear_fields(op); /* escapes */
     int kind = free_list_kind(st, op);
+    PyObject *number = NULL; /* an int of its own, for the next task's name */
+    if (kind == 1 && self->name != NULL && PyLong_CheckExact(self->name)) {
+        number = self->name;
+        self->name = NULL;
+    }
+    (void)al_future_clear_fields(op); /* escapes */
     if (kind >= 0 && st->free_future_count[kind] < AL_FREELIST_MAX &&
         !PyObject_GC_IsFinalized(op)) {
         self->state = AL_FUTURE_PENDING;
         self->cancel_requests = 0;
         self->is_task = self->blocking = self->log_traceback = self->waiter0 = false;
         self->must_cancel = self->log_destroy_pending = false;
+        self->name = number;
         self->callback0 = (PyObject *)(void *)st->free_futures[kind];
         st->free_futures[kind] = self;
         st->free_future_count[kind]++;
         return;
     }
+    Py_XDECREF(number);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -174,6 +197,7 @@ al_future_clear_free_lists(al_state *st)
             al_future *future = st->free_futures[kind];
             PyTypeObject *type = Py_TYPE(future);
             st->free_futures[kind] = (al_future *)(void *)future->callback0;
+            Py_XDECREF(future->name);
             PyObject_GC_Del(future);
             Py_DECREF(type);
         }

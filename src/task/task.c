@@ -502,7 +502,7 @@ task_step(al_future *task, PyObject *exc)
 
 /* A step as a slot of the loop: in the task's context, which an empty one borrows of the
  * loop.  It is the task's own meanwhile, so that Task.get_context() is right. */
-static int
+static AL_ALWAYS_INLINE int
 run_step(al_loop *loop, al_future *task, PyObject *exc)
 {
     PyThreadState *thread = PyThreadState_Get();
@@ -761,15 +761,49 @@ choose_context(al_future *task, PyObject *context, bool eager, PyObject **chosen
     return 0;
 }
 
-static PyObject *
-choose_name(al_state *st, PyObject *name)
+/* Gives the int the value if nobody else can know it, who would take it for a constant.
+ * Says so. */
+static bool
+renumber(PyObject *number, uint64_t value)
+{
+    if (Py_REFCNT(number) != 1 || !PyLong_CheckExact(number) || value > PyLong_MASK) {
+        return false;
+    }
+    PyLongObject *digits = (PyLongObject *)(void *)number;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (!PyUnstable_Long_IsCompact(digits)) {
+        return false;
+    }
+    digits->long_value.ob_digit[0] = (digit)value;
+#else
+    if (Py_SIZE(digits) != 1) {
+        return false;
+    }
+    digits->ob_digit[0] = (digit)value;
+#endif
+    return true;
+}
+
+static int
+choose_name(al_future *task, al_state *st, PyObject *name)
 {
     if (name == NULL || name == Py_None) {
         /* The text is made when somebody asks for it. */
-        return PyLong_FromUnsignedLongLong(al_registry_next_number(st));
+        uint64_t number = al_registry_next_number(st);
+        if (task->name != NULL && renumber(task->name, number)) {
+            return 0;
+        }
+        name = PyLong_FromUnsignedLongLong(number);
     }
-    return PyUnicode_CheckExact(name) ? Py_NewRef(name)
-                                      : PyObject_Str(name); /* escapes */
+    else {
+        name = PyUnicode_CheckExact(name) ? Py_NewRef(name)
+                                          : PyObject_Str(name); /* escapes */
+    }
+    if (name == NULL) {
+        return -1;
+    }
+    Py_XSETREF(task->name, name);
+    return 0;
 }
 
 /* The part of the constructor behind al_future_init. */
@@ -797,11 +831,9 @@ start(al_future *self, al_state *st, PyObject *coro, PyObject *name, PyObject *c
     }
     Py_XSETREF(self->context, context);
     Py_XSETREF(self->coro, Py_NewRef(coro));
-    name = choose_name(st, name);
-    if (name == NULL) {
+    if (choose_name(self, st, name) < 0) {
         return -1;
     }
-    Py_XSETREF(self->name, name);
     if (AL_UNLIKELY(eager)) {
         int running = loop_is_running(st, self);
         if (running != 0) {
@@ -835,6 +867,7 @@ Task_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     al_future *self = st == NULL ? NULL : al_future_alloc(st, type);
     if (self != NULL) {
         self->is_task = true;
+        Py_CLEAR(self->name);
     }
     return (PyObject *)self;
 }
