@@ -42,8 +42,11 @@ typedef struct al_loop {
     bool polling;            /* the selector is being waited for */
     bool stopping;
 
-    /* Writes that wait for the end of the slot that made them; see io/stream.h. */
+    /* Streams with writes that wait for flush_writes; see io/stream.h. */
     struct al_stream *dirty, *dirty_last; /* a list of owned references */
+    unsigned int dirty_count;             /* its length */
+    bool dirty_hot;                       /* one is to be sent from warm caches */
+    int64_t dirty_since;                  /* ns: when sched first saw it, or 0 */
     bool in_slot;                         /* a slot is running: writes may wait */
     char *receive_buffer;                 /* AL_RECEIVE_SIZE bytes, made when needed */
 

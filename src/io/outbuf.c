@@ -79,6 +79,16 @@ al_outbuf_vectors(const al_outbuf *out, struct iovec *vectors, int most)
     return n;
 }
 
+void
+al_outbuf_copy(const al_outbuf *out, char *to)
+{
+    for (uint32_t i = 0; i < out->count; i++) {
+        const al_piece *piece = &out->pieces[out->first + i];
+        memcpy(to, piece->data, piece->size);
+        to += piece->size;
+    }
+}
+
 static void
 emptied(al_outbuf *out)
 {

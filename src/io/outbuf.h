@@ -30,6 +30,8 @@ int al_outbuf_add(al_outbuf *out, PyObject *owner, const char *data, size_t size
 int al_outbuf_add_copy(al_outbuf *out, const char *data, size_t size);
 /* Fills at most `most` vectors from the front; their number. */
 int al_outbuf_vectors(const al_outbuf *out, struct iovec *vectors, int most);
+/* Copies all of it, `size` bytes. */
+void al_outbuf_copy(const al_outbuf *out, char *to);
 /* Drops n bytes from the front. */
 void al_outbuf_drop(al_outbuf *out, size_t n);
 /* Drops everything. */

@@ -189,10 +189,10 @@ streams_intact(al_state *st)
     return st->streams_intact;
 }
 
-/* The StreamReader behind the protocol, if it is an ordinary one that can take data:
- * a new reference, or NULL without exception. */
+/* The StreamReader behind the protocol, if it is an ordinary one that can take data, and
+ * its waiter: new references, or NULL without exception. */
 static PyObject *
-find_reader(al_state *st, PyObject *protocol)
+find_reader(al_state *st, PyObject *protocol, PyObject **waiter)
 {
     PyObject *reference = NULL, *reader = NULL, *eof = NULL;
     if (!streams_intact(st) ||
@@ -212,8 +212,16 @@ find_reader(al_state *st, PyObject *protocol)
         return NULL;
     }
     if (!Py_IS_TYPE(reader, (PyTypeObject *)st->StreamReader) ||
-        al_getattr_optional(reader, st->str._eof, &eof) <= 0 || eof != Py_False) {
+        al_getattr_optional(reader, st->str._waiter, waiter) <= 0) {
         PyErr_Clear(); /* As above. */
+        Py_CLEAR(reader);
+        return NULL;
+    }
+    /* Nobody waits once the end has been fed. */
+    if (*waiter == Py_None &&
+        (al_getattr_optional(reader, st->str._eof, &eof) <= 0 || eof != Py_False)) {
+        PyErr_Clear(); /* As above. */
+        Py_CLEAR(*waiter);
         Py_CLEAR(reader);
     }
     Py_XDECREF(eof);
@@ -239,22 +247,6 @@ resolve(al_state *st, PyObject *waiter)
         PyObject_CallMethodOneArg(waiter, st->str.set_result, Py_None); /* escapes */
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
-}
-
-/* Mirrors asyncio.StreamReader._wakeup_waiter.  0 or -1. */
-static int
-wake_reader(al_state *st, PyObject *reader)
-{
-    PyObject *waiter = PyObject_GetAttr(reader, st->str._waiter);
-    int status = waiter == NULL ? -1 : 0;
-    if (waiter != NULL && waiter != Py_None) {
-        status = PyObject_SetAttr(reader, st->str._waiter, Py_None);
-        if (status == 0) {
-            status = resolve(st, waiter); /* escapes */
-        }
-    }
-    Py_XDECREF(waiter);
-    return status;
 }
 
 /* More than twice the limit is buffered: mirrors the end of StreamReader.feed_data. */
@@ -291,9 +283,23 @@ pause_full_reader(al_state *st, PyObject *reader)
     return status;
 }
 
-/* Mirrors asyncio.StreamReader.feed_data.  0 or -1. */
+/* Whether a number of bytes is above 2 * limit.  1, 0 or -1. */
 static int
-feed(al_state *st, PyObject *reader, const char *data, Py_ssize_t size)
+is_above_twice(Py_ssize_t size, PyObject *limit)
+{
+    if (AL_LIKELY(PyLong_CheckExact(limit))) {
+        int overflow;
+        long long most = PyLong_AsLongLongAndOverflow(limit, &overflow);
+        return overflow != 0 ? overflow < 0 : most < (size + 1) / 2;
+    }
+    double most = PyFloat_AsDouble(limit); /* escapes */
+    return most < 0 && PyErr_Occurred() ? -1 : (double)size > 2 * most;
+}
+
+/* Mirrors asyncio.StreamReader.feed_data; `waiter` is the reader's.  0 or -1. */
+static int
+feed(al_state *st, PyObject *reader, PyObject *waiter, const char *data,
+     Py_ssize_t size)
 {
     PyObject *buffer = PyObject_GetAttr(reader, st->str._buffer);
     PyObject *limit = NULL;
@@ -310,20 +316,18 @@ feed(al_state *st, PyObject *reader, const char *data, Py_ssize_t size)
         goto done;
     }
     memcpy(PyByteArray_AS_STRING(buffer) + length, data, (size_t)size);
-    if (wake_reader(st, reader) < 0) { /* escapes */
+    if (waiter != Py_None && (PyObject_SetAttr(reader, st->str._waiter, Py_None) < 0 ||
+                              resolve(st, waiter) < 0)) { /* escapes */
         goto done;
     }
     limit = PyObject_GetAttr(reader, st->str._limit);
     if (limit == NULL) {
         goto done;
     }
-    double most = 2 * PyFloat_AsDouble(limit);
-    if (most < 0 && PyErr_Occurred()) {
-        goto done;
+    status = is_above_twice(PyByteArray_GET_SIZE(buffer), limit);
+    if (status > 0) {
+        status = pause_full_reader(st, reader); /* escapes */
     }
-    status = (double)PyByteArray_GET_SIZE(buffer) > most
-                 ? pause_full_reader(st, reader) /* escapes */
-                 : 0;
 
 done:
     Py_XDECREF(limit);
@@ -335,20 +339,22 @@ static int
 reader_readable(al_stream *stream)
 {
     al_state *st = stream->loop->st;
-    PyObject *reader = find_reader(st, stream->protocol);
+    PyObject *waiter = NULL, *reader = find_reader(st, stream->protocol, &waiter);
     if (reader == NULL) {
         return data_readable(stream);
     }
     char *buffer = al_stream_buffer(stream);
     int status;
     if (buffer == NULL) {
-        Py_DECREF(reader);
-        return al_stream_fatal(stream, READ_FAILED);
+        status = al_stream_fatal(stream, READ_FAILED);
     }
-    ssize_t n = al_stream_receive(stream, buffer, AL_RECEIVE_SIZE, &status);
-    if (n > 0 && feed(st, reader, buffer, n) < 0) { /* escapes */
-        status = al_stream_fatal(stream, DATA_RECEIVED_FAILED);
+    else {
+        ssize_t n = al_stream_receive(stream, buffer, AL_RECEIVE_SIZE, &status);
+        if (n > 0 && feed(st, reader, waiter, buffer, n) < 0) { /* escapes */
+            status = al_stream_fatal(stream, DATA_RECEIVED_FAILED);
+        }
     }
+    Py_DECREF(waiter); /* escapes */
     Py_DECREF(reader); /* escapes */
     return status;
 }

@@ -22,9 +22,11 @@
 #include "task/future.h"
 
 enum {
-    CORK_PIECES = 64,      /* so many pieces are sent without waiting */
-    CORK_COPY = 16 * 1024, /* a larger mutable buffer is sent, not copied */
-    VECTORS = 64,          /* of one system call */
+    CORK_PIECES = 64,       /* so many pieces are sent without waiting */
+    CORK_LARGE = 4 * 1024,  /* more is sent when the slot ends, from warm caches */
+    CORK_COPY = 16 * 1024,  /* a larger mutable buffer is sent, not copied */
+    JOINED_SIZE = 4 * 1024, /* so much in several pieces is copied together */
+    VECTORS = 64,           /* of one system call */
     LOG_THRESHOLD_FOR_CONNLOST_WRITES = 5, /* as in asyncio.constants */
 };
 
@@ -642,6 +644,10 @@ stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     if (al_context_leave(loop, place, entered) < 0) {
         status = -1;
     }
+    if (self->dirty) {
+        /* An answer at once: the kernel's memory of what was received is warm. */
+        loop->dirty_hot = true;
+    }
     return status;
 }
 
@@ -671,27 +677,43 @@ maybe_resume(al_stream *self)
 
 /* --- writing ------------------------------------------------------------------------------------- */
 
+/* One system call for what is queued, or the front of it: *offered bytes.  Its result.
+ * Small pieces are copied together: that costs less than the kernel's handling of a
+ * vector. */
+static ssize_t
+send_some(al_stream *self, size_t *offered)
+{
+    int fd = descriptor(self);
+    if (fd < 0) {
+        errno = EBADF;
+        return -1;
+    }
+    if (self->out.count > 1 && self->out.size <= JOINED_SIZE) {
+        char joined[JOINED_SIZE];
+        al_outbuf_copy(&self->out, joined);
+        *offered = self->out.size;
+        return al_sock_send_stream(fd, joined, self->out.size);
+    }
+    struct iovec vectors[VECTORS];
+    int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
+    *offered = vectors[0].iov_len;
+    if (count == 1) {
+        return al_sock_send_stream(fd, vectors[0].iov_base, vectors[0].iov_len);
+    }
+    for (int i = 1; i < count; i++) {
+        *offered += vectors[i].iov_len;
+    }
+    return al_sock_sendv_stream(fd, vectors, count);
+}
+
 /* Sends from the queue until it is empty or the kernel takes no more.  0; 1 after an
  * error, with an exception. */
 static int
 send_queued(al_stream *self)
 {
     while (self->out.size > 0) {
-        struct iovec vectors[VECTORS];
-        int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
-        int fd = descriptor(self);
-        ssize_t n = -1;
-        size_t offered = vectors[0].iov_len;
-        errno = EBADF;
-        if (fd >= 0 && count == 1) {
-            n = al_sock_send_stream(fd, vectors[0].iov_base, vectors[0].iov_len);
-        }
-        else if (fd >= 0) {
-            for (int i = 1; i < count; i++) {
-                offered += vectors[i].iov_len;
-            }
-            n = al_sock_sendv_stream(fd, vectors, count);
-        }
+        size_t offered;
+        ssize_t n = send_some(self, &offered);
         if (n < 0) {
             if (al_sock_again(errno)) {
                 return 0;
@@ -737,26 +759,45 @@ after_drain(al_stream *self)
     return 0;
 }
 
+/* What is left to do of a flush, and may run Python code. */
+enum flushed { FLUSHED, FLUSH_FAILED, FLUSHED_ALL_OF_CLOSING };
+
+/* The part of a flush that needs no context.  With FLUSH_FAILED an exception is
+ * pending. */
+static enum flushed
+send_corked(al_stream *self)
+{
+    if (self->out.size == 0 || self->writing || self->conn_lost > 0) {
+        return FLUSHED;
+    }
+    if (AL_UNLIKELY(send_queued(self) != 0)) {
+        return FLUSH_FAILED;
+    }
+    if (self->out.size > 0) {
+        start_writing(self);
+        return FLUSHED;
+    }
+    if (AL_UNLIKELY(self->closing)) {
+        return FLUSHED_ALL_OF_CLOSING;
+    }
+    Py_CLEAR(self->write_context); /* escapes */
+    return FLUSHED;
+}
+
+/* The rest of it.  0, or -1 with an exception to raise. */
+static int
+finish_flush(al_stream *self, enum flushed outcome)
+{
+    return outcome == FLUSHED        ? 0
+           : outcome == FLUSH_FAILED ? al_stream_fatal(self, WRITE_FAILED) /* escapes */
+                                     : after_drain(self);                  /* escapes */
+}
+
 /* Sends what write() queued.  0, or -1 with an exception to raise. */
 static int
 flush(al_stream *self)
 {
-    if (self->out.size == 0 || self->writing || self->conn_lost > 0) {
-        return 0;
-    }
-    if (send_queued(self) != 0) {
-        return al_stream_fatal(self, WRITE_FAILED); /* escapes */
-    }
-    if (self->out.size > 0) {
-        start_writing(self);
-    }
-    else {
-        Py_CLEAR(self->write_context);
-        if (AL_UNLIKELY(self->closing)) {
-            return after_drain(self); /* escapes */
-        }
-    }
-    return 0;
+    return finish_flush(self, send_corked(self)); /* escapes */
 }
 
 /* A slot: the descriptor is writable.  Mirrors _write_ready. */
@@ -820,7 +861,7 @@ stream_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     return 0;
 }
 
-/* In the list of the loop, which al_sched_run_once has flushed when the slot is over. */
+/* In the list of the loop, which the scheduler has flushed soon: see flush_due there. */
 static void
 mark_dirty(al_stream *self)
 {
@@ -838,25 +879,27 @@ mark_dirty(al_stream *self)
         loop->dirty_last->next_dirty = self;
     }
     loop->dirty_last = self;
+    loop->dirty_count++;
 }
 
-/* Flushes in the context of the write, for an error queues connection_lost in a copy of
- * it.  Result as al_run_fn. */
+/* Does the rest of a flush in the context of the write: an error queues connection_lost
+ * in a copy of it.  Result as al_run_fn. */
 static int
-flush_in_context(al_loop *loop, al_stream *self)
+finish_in_context(al_loop *loop, al_stream *self, enum flushed outcome)
 {
     PyObject *own = Py_XNewRef(self->write_context), *entered;
     PyObject **place = context_place(self, &own);
-    int status;
-    if (AL_LIKELY(al_context_enter(loop, place, &entered) == 0)) {
-        status = flush(self); /* escapes */
-        if (al_context_leave(loop, place, entered) < 0) {
-            status = -1;
-        }
+    PyObject *pending = outcome == FLUSH_FAILED ? al_err_take() : NULL;
+    bool inside = al_context_enter(loop, place, &entered) == 0;
+    if (!inside) {
+        PyErr_Clear(); /* The loop runs inside that very context. */
     }
-    else {
-        PyErr_Clear();        /* The loop runs inside that very context. */
-        status = flush(self); /* escapes */
+    if (pending != NULL) {
+        al_err_put_steal(pending);
+    }
+    int status = finish_flush(self, outcome); /* escapes */
+    if (inside && al_context_leave(loop, place, entered) < 0) {
+        status = -1;
     }
     Py_XDECREF(own);
     return status == 0 ? 0
@@ -869,12 +912,17 @@ flush_dirty(al_loop *loop)
 {
     PyObject *pending = PyErr_Occurred() ? al_err_take() : NULL;
     int status = 0;
+    loop->dirty_hot = false;
+    loop->dirty_since = 0;
     while (loop->dirty != NULL) {
         al_stream *self = loop->dirty;
         loop->dirty = self->next_dirty;
+        loop->dirty_count--;
         self->dirty = false;
-        if (self->out.size > 0 && AL_UNLIKELY(flush_in_context(loop, self) < 0)) {
-            status = -1; /* escapes */
+        enum flushed outcome = send_corked(self); /* escapes */
+        if (AL_UNLIKELY(outcome != FLUSHED) &&
+            finish_in_context(loop, self, outcome) < 0) { /* escapes */
+            status = -1;
             chain(&pending);
         }
         Py_DECREF(self); /* escapes */
@@ -972,6 +1020,9 @@ after_write(al_stream *self)
         if (self->loop->in_slot && (Py_ssize_t)self->out.size <= self->high &&
             self->out.count < CORK_PIECES) {
             mark_dirty(self);
+            if (self->out.size > CORK_LARGE) {
+                self->loop->dirty_hot = true;
+            }
             return 0;
         }
         if (flush(self) < 0) { /* escapes */

@@ -6,12 +6,13 @@
  * somebody asked for.
  *
  * Writes are corked: write() called from a running slot queues a reference, and the
- * scheduler has the queue sent, by one system call, as soon as the slot returns
- * (loop->dirty).  What passes the high-water mark, and what is written while no slot
+ * scheduler has the queue sent, by one system call, at the end of the iteration, or
+ * before it when much has been written or time has passed (loop->dirty; flush_due in
+ * core/sched.c).  What passes the high-water mark, and what is written while no slot
  * runs, is sent at once.  Whatever shows how much has been sent sends first:
  * get_write_buffer_size, the water marks, write_eof, close, abort.  So corking is not
  * visible, with one exception: after a write that fails, is_closing() is True from the
- * end of the slot on.
+ * end of the iteration on.
  *
  * Life: reading and writing say what the watcher watches; `closing` follows close();
  * conn_lost counts from the moment at which connection_lost is queued; when that has

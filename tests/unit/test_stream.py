@@ -6,6 +6,7 @@ import inspect
 import os
 import socket
 import sys
+import time
 import weakref
 
 import pytest
@@ -97,6 +98,71 @@ def test_writes_of_one_step_leave_together(run, connected):
         assert peer.now() == b""
         await asyncio.sleep(0)
         assert await peer.exactly(14) == b"one two three "
+
+    run(main())
+
+
+def in_one_iteration(loop, *callbacks):
+    """Return a future: the results of callbacks that run one after the other."""
+    results = []
+    done = loop.create_future()
+    for callback in callbacks:
+        loop.call_soon(lambda callback=callback: results.append(callback()))
+    loop.call_soon(done.set_result, results)
+    return done
+
+
+@pytest.mark.skipif(HARD, reason="sends one byte at a time")
+def test_writes_of_an_iteration_leave_together(run, loop, debug, connected):
+    async def main():
+        transport, _, peer = await connected()
+        results = await in_one_iteration(
+            loop, lambda: transport.write(b"hello"), peer.now
+        )
+        # In debug mode each callback is charged with its own system calls.
+        assert results[1] == (b"hello" if debug else b"")
+        assert debug or await peer.exactly(5) == b"hello"
+
+    run(main())
+
+
+@pytest.mark.skipif(HARD, reason="sends one byte at a time")
+def test_a_write_waits_for_few_others(run, loop, debug, connected):
+    async def main():
+        made = [await connected() for _ in range(16)]
+        writes = [lambda t=transport: t.write(b"x") for transport, _, _ in made]
+        first, last = made[0][2], made[-1][2]
+        results = await in_one_iteration(
+            loop, *writes[:-1], first.now, writes[-1], first.now, last.now
+        )
+        seen = [result for result in results if result is not None]
+        assert seen == ([b"x", b"", b"x"] if debug else [b"", b"x", b"x"])
+
+    run(main())
+
+
+@pytest.mark.skipif(HARD, reason="sends one byte at a time")
+def test_a_write_waits_for_one_slow_callback_at_most(run, loop, connected):
+    async def main():
+        transport, _, peer = await connected()
+        results = await in_one_iteration(
+            loop,
+            lambda: transport.write(b"x"),
+            lambda: time.sleep(0.001),
+            peer.now,
+        )
+        assert results[2] == b"x"
+
+    run(main())
+
+
+@pytest.mark.skipif(HARD, reason="sends one byte at a time")
+def test_a_large_write_leaves_when_its_callback_returns(run, loop, connected):
+    async def main():
+        transport, _, peer = await connected()
+        data = bytes(5000)
+        results = await in_one_iteration(loop, lambda: transport.write(data), peer.now)
+        assert results[1] == data
 
     run(main())
 
