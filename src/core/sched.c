@@ -17,9 +17,7 @@ enum {
      * is over in SHORT_STRIDE and falls back to 1 at the first that is not. */
     STRIDE_MAX = 16,
     SHORT_STRIDE = 5 * 1000, /* ns */
-    /* What slots wrote is sent when so many streams have something, when so much time
-     * has passed, or when the iteration ends: see flush_due. */
-    CORKED_STREAMS = 16,
+    /* What slots wrote is sent when the iteration ends, or after so long. */
     CORKED_TIME = 300 * 1000, /* ns */
     /* When to look at the selector before blocking in it: see worth_a_look. */
     LOOK_MISSES = 4,
@@ -301,11 +299,11 @@ run_ready_debug(al_loop *loop, size_t todo)
 /* Whether it is time to send what slots wrote, with more slots to come.  A burst of
  * sends costs the kernel and the processor less than one after each slot: the peer's
  * process is woken once, and the caches stay warm (aiohttp's server: a quarter of its
- * time).  But no response waits for more than a few others. */
+ * time).  A response waits for the others' for CORKED_TIME and one slot at most. */
 static inline bool
 flush_due(al_loop *loop)
 {
-    if (loop->dirty_count >= CORKED_STREAMS || loop->dirty_hot) {
+    if (loop->dirty_hot) {
         return true;
     }
     int64_t now = al_poll_clock();

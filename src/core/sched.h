@@ -44,7 +44,6 @@ typedef struct al_loop {
 
     /* Streams with writes that wait for flush_writes; see io/stream.h. */
     struct al_stream *dirty, *dirty_last; /* a list of owned references */
-    unsigned int dirty_count;             /* its length */
     bool dirty_hot;                       /* one is to be sent from warm caches */
     int64_t dirty_since;                  /* ns: when sched first saw it, or 0 */
     bool in_slot;                         /* a slot is running: writes may wait */

@@ -879,7 +879,6 @@ mark_dirty(al_stream *self)
         loop->dirty_last->next_dirty = self;
     }
     loop->dirty_last = self;
-    loop->dirty_count++;
 }
 
 /* Does the rest of a flush in the context of the write: an error queues connection_lost
@@ -917,7 +916,6 @@ flush_dirty(al_loop *loop)
     while (loop->dirty != NULL) {
         al_stream *self = loop->dirty;
         loop->dirty = self->next_dirty;
-        loop->dirty_count--;
         self->dirty = false;
         enum flushed outcome = send_corked(self); /* escapes */
         if (AL_UNLIKELY(outcome != FLUSHED) &&

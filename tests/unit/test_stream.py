@@ -127,21 +127,6 @@ def test_writes_of_an_iteration_leave_together(run, loop, debug, connected):
 
 
 @pytest.mark.skipif(HARD, reason="sends one byte at a time")
-def test_a_write_waits_for_few_others(run, loop, debug, connected):
-    async def main():
-        made = [await connected() for _ in range(16)]
-        writes = [lambda t=transport: t.write(b"x") for transport, _, _ in made]
-        first, last = made[0][2], made[-1][2]
-        results = await in_one_iteration(
-            loop, *writes[:-1], first.now, writes[-1], first.now, last.now
-        )
-        seen = [result for result in results if result is not None]
-        assert seen == ([b"x", b"", b"x"] if debug else [b"", b"x", b"x"])
-
-    run(main())
-
-
-@pytest.mark.skipif(HARD, reason="sends one byte at a time")
 def test_a_write_waits_for_one_slow_callback_at_most(run, loop, connected):
     async def main():
         transport, _, peer = await connected()
