@@ -192,6 +192,7 @@ typedef struct al_state {
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
+    int (*stream_readable)(struct al_loop *, PyObject *, PyObject *, PyObject *);
 
     PyObject *handle_run;         /* asyncio.Handle._run as it was at import */
     PyObject *base_create_task;   /* BaseEventLoop.create_task */

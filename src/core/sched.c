@@ -264,7 +264,7 @@ part_from_last(al_loop *loop, const al_slot *slot)
         return;
     }
     if (slot->run != al_handle_run && slot->run != al_handle_run_threadsafe &&
-        slot->run != st->future_call) {
+        slot->run != st->future_call && slot->run != st->stream_readable) {
         al_sched_settle(loop);
     }
     else if (loop->current_task != NULL) {

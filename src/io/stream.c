@@ -621,27 +621,35 @@ al_stream_receive(al_stream *self, void *buffer, size_t size, int *status)
     return 0;
 }
 
-/* A slot: the descriptor is readable. */
+/* A slot: the descriptor is readable.  Leaves its context entered for the next one. */
 static int
 stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
                 PyObject *Py_UNUSED(extra))
 {
     al_stream *self = (al_stream *)op;
-    PyObject *entered;
     if (!self->reading || self->conn_lost > 0) {
         return 0;
     }
     if (AL_UNLIKELY(descriptor(self) < 0)) {
         /* Somebody closed the socket object: like asyncio's selector, hear no more. */
+        al_sched_settle(loop);
         stop_reading(self);
         return 0;
     }
     PyObject **place = context_place(self, &self->read_context);
-    if (al_context_enter(loop, place, &entered) < 0) {
+    bool lent = *place == NULL;
+    PyObject *entered = al_context_enter_idle(loop, *place);
+    if (AL_UNLIKELY(entered == NULL)) {
         return al_stream_fatal(self, READ_FAILED);
     }
     int status = self->sink->readable(self); /* escapes */
-    if (al_context_leave(loop, place, entered) < 0) {
+    bool spare = lent && al_context_unused(entered, 2);
+    if (AL_UNLIKELY(lent && !spare && *place == NULL)) {
+        /* The protocol set variables in it, or somebody holds it. */
+        *place = Py_NewRef(entered);
+    }
+    if (AL_UNLIKELY(al_context_leave_idle_steal(loop, PyThreadState_Get(), entered,
+                                                spare) < 0)) {
         status = -1;
     }
     if (self->dirty) {
@@ -2209,6 +2217,7 @@ al_stream_init_type(PyObject *module, al_state *st)
         return -1;
     }
     st->flush_writes = flush_dirty;
+    st->stream_readable = stream_readable;
     if (al_state_add_type(module, &st->SocketTransport_type, &stream_spec,
                           st->FlowControlMixin) < 0) {
         return -1;
