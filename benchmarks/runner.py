@@ -9,6 +9,7 @@ of a row is the median over the rounds. Garbage collection stays on, as users ha
 import argparse
 import fnmatch
 import json
+import os
 import platform
 import statistics
 import sys
@@ -46,27 +47,37 @@ class Results:
             shares[loop] = statistics.median(abs(s - median) for s in samples) / median
         return shares
 
+    def row_as_json(self, row_name):
+        """Return what is known of a row, but for its failures."""
+        return {
+            "clock": ROWS[row_name].clock,
+            "seconds_per_operation": self.samples[row_name],
+            "median": self.medians(row_name),
+            "target": targets.target(row_name),
+        }
+
     def as_json(self):
         """Return everything as a value that json can write."""
-        return {
+        found = {
             "python": platform.python_version(),
             "platform": platform.platform(),
+            "processors": os.cpu_count(),
             "versions": self.versions,
-            "rows": {
-                row: {
-                    "clock": ROWS[row].clock,
-                    "seconds_per_operation": self.samples[row],
-                    "median": self.medians(row),
-                    "target": targets.target(row),
-                    "failures": {
-                        loop: text
-                        for (failed, loop), text in self.failures.items()
-                        if failed == row
-                    },
-                }
-                for row in self.row_names
-            },
+            "rows": {name: self.row_as_json(name) for name in self.row_names},
         }
+        for name in self.row_names:
+            found["rows"][name]["failures"] = {
+                loop: text
+                for (failed, loop), text in self.failures.items()
+                if failed == name
+            }
+        return found
+
+
+def rotated(names, number):
+    """Return the order of a round: nobody is always the first."""
+    shift = number % len(names)
+    return names[shift:] + names[:shift]
 
 
 class Session:
@@ -83,8 +94,7 @@ class Session:
         """Take `rounds` samples of every row on every loop."""
         names = self.results.loop_names
         for number in range(rounds):
-            # Nobody is always the first, or always behind the same neighbour.
-            order = names[number % len(names) :] + names[: number % len(names)]
+            order = rotated(names, number)
             try:
                 for row_name in self.results.row_names:
                     progress(f"round {number + 1} of {rounds}: {row_name}")
@@ -153,8 +163,9 @@ def select_rows(patterns, names=ROWS):
     ]
 
 
-def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+def argument_parser(program, description):
+    """Return a parser of the options that all benchmarks of rows have."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument(
         "--rows",
         action="append",
@@ -170,28 +181,41 @@ def parse_arguments(arguments):
         "--quick", action="store_true", help="3 short rounds: trust 10 percent"
     )
     parser.add_argument("--json", metavar="FILE", help="write all samples")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables")
     parser.add_argument(
         "--check", action="store_true", help="exit with 1 if a target is missed"
     )
     parser.add_argument("--list", action="store_true", help="print the rows and end")
-    options = parser.parse_args(arguments)
-    if options.rounds is None:
-        options.rounds = 3 if options.quick else 7
-    if options.seconds is None:
-        options.seconds = 0.05 if options.quick else 0.2
-    available = loops.installed()
+    return parser
+
+
+def complete(parser, options, usual, quick, names=loops.NAMES):
+    """Fill in what was not given, and refuse what cannot be.
+
+    `usual` and `quick` are pairs of rounds and seconds, `names` the loops that there
+    may be.
+    """
+    rounds, seconds = quick if options.quick else usual
+    options.rounds = rounds if options.rounds is None else options.rounds
+    options.seconds = seconds if options.seconds is None else options.seconds
+    available = loops.installed(names)
     options.loops = options.loops.split(",") if options.loops else available
     unknown = [name for name in options.loops if name not in available]
     if unknown:
         parser.error(f"not installed here: {', '.join(unknown)}")
-    options.rows = select_rows(options.rows)
-    if not options.rows:
-        parser.error("no row matches")
     if options.check and loops.OURS not in options.loops:
         parser.error(f"--check is about {loops.OURS}, which is not among the loops")
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds and --seconds are to be positive")
+
+
+def parse_arguments(arguments):
+    parser = argument_parser("python -m benchmarks", __doc__)
+    options = parser.parse_args(arguments)
+    options.rows = select_rows(options.rows)
+    if not options.rows:
+        parser.error("no row matches")
+    complete(parser, options, usual=(7, 0.2), quick=(3, 0.05))
     return options
 
 
@@ -199,6 +223,23 @@ def show_progress(text):
     """Keep one line of a terminal up to date; write nothing elsewhere."""
     if sys.stderr.isatty():
         print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
+
+
+def end_progress():
+    show_progress("")
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+def publish(options, results, report):
+    """Print the tables that the module `report` makes; write the files asked for."""
+    print(report.text(results, options.rounds))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(results.as_json(), file, indent=1)
+    if options.markdown:
+        with open(options.markdown, "w") as file:
+            file.write(report.markdown(results, options.rounds))
 
 
 def main(arguments=None):
@@ -213,15 +254,7 @@ def main(arguments=None):
     results = Results(options.rows, options.loops)
     session = Session(results, options.seconds)
     session.run(options.rounds, show_progress)
-    show_progress("")
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    print(table.text(results, options.rounds))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(results.as_json(), file, indent=1)
-    if options.markdown:
-        with open(options.markdown, "w") as file:
-            file.write(table.markdown(results, options.rounds))
-    missed = any(table.misses(results, name) for name in results.row_names)
+    end_progress()
+    publish(options, results, table)
+    missed = any(table.misses(results, name, targets) for name in results.row_names)
     return 1 if options.check and missed else 0

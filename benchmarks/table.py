@@ -1,5 +1,6 @@
 """Turns results into the one table that is printed."""
 
+import os
 import platform
 
 from . import targets
@@ -16,8 +17,11 @@ def duration(seconds):
     return f"{seconds * 1e6:.1f} us"
 
 
-def misses(results, row_name):
-    """Return the texts of what aioloop misses in a row; none if it was not run."""
+def misses(results, row_name, targets):
+    """Return the texts of what aioloop misses in a row; none if it was not run.
+
+    `targets` is the module that knows what is expected.
+    """
     if OURS not in results.loop_names:
         return []
     medians = results.medians(row_name)
@@ -43,6 +47,11 @@ def header(results):
     return [*titles, "spread", "aioloop vs best rival", "target", ""]
 
 
+def spread(results, row_name):
+    """Return the cell of the largest median deviation of a loop."""
+    return f"{max(results.spreads(row_name).values(), default=0):.0%}"
+
+
 def cells(results, row_name):
     """Return one line of the table as a list of texts."""
     medians = results.medians(row_name)
@@ -55,28 +64,42 @@ def cells(results, row_name):
             line.append(duration(medians[name]))
         else:
             line.append(f"{reference / medians[name]:.2f}")
-    line.append(f"{max(results.spreads(row_name).values(), default=0):.0%}")
+    line.append(spread(results, row_name))
     line.append(against_best(results, row_name))
     line.append(f"{targets.target(row_name):.2f}")
-    line.append(", ".join(misses(results, row_name)))
+    line.append(", ".join(misses(results, row_name, targets)))
     return line
+
+
+def origin(results, rounds):
+    """Return the line that says on what the samples were taken."""
+    versions = ", ".join(f"{k} {v}" for k, v in results.versions.items())
+    return (
+        f"CPython {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} processors, {rounds} rounds; "
+        f"{versions}."
+    )
+
+
+def failures(results):
+    """Return a line for each loop that failed in a row."""
+    return [
+        f"{FAILED} {loop_name}, {row_name}: {text}"
+        for (row_name, loop_name), text in results.failures.items()
+    ]
 
 
 def notes(results, rounds):
     """Return the lines below the table."""
-    versions = ", ".join(f"{k} {v}" for k, v in results.versions.items())
     lines = [
-        f"CPython {platform.python_version()}, {platform.system()} "
-        f"{platform.machine()}, {rounds} rounds; {versions}.",
+        origin(results, rounds),
         "asyncio: median time per operation; other loops: how many times as fast as "
         "asyncio. cpu: CPU time of the process with all its threads; wall: elapsed.",
         "spread: median deviation from the median of the loop where it is largest. "
         "target 1.00: no slower than asyncio and uvloop, within the spread of the two "
         f"or {targets.FLOOR_TOLERANCE:.0%}.",
     ]
-    for (row_name, loop_name), text in results.failures.items():
-        lines.append(f"{FAILED} {loop_name}, {row_name}: {text}")
-    return lines
+    return lines + failures(results)
 
 
 def aligned(lines):

@@ -1,13 +1,20 @@
 """Turns results into tables for a terminal and in Markdown, and into a picture."""
 
 import importlib.util
-import os
-import platform
 import statistics
 import sys
 
 from ..loops import OURS
-from ..table import FAILED, aligned, listed, piped
+from ..table import (
+    FAILED,
+    aligned,
+    failures,
+    listed,
+    misses,
+    origin,
+    piped,
+    spread,
+)
 from . import memory, rows, targets
 
 PICTURE_COLUMNS = 4
@@ -19,16 +26,6 @@ def microseconds(seconds):
     """Return a time in microseconds with three significant digits."""
     value = seconds * 1e6
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
-
-
-def misses(results, row_name):
-    """Return the texts of what aioloop misses in a row; none if it was not run."""
-    if OURS not in results.loop_names:
-        return []
-    medians = results.medians(row_name)
-    if OURS not in medians:
-        return ["FAILED"]
-    return targets.missed(row_name, medians, results.spreads(row_name))
 
 
 def against_best(results, row_name):
@@ -50,10 +47,10 @@ def cpu_table(results):
         line = [row_name]
         for name in results.loop_names:
             line.append(microseconds(medians[name]) if name in medians else FAILED)
-        line.append(f"{max(results.spreads(row_name).values(), default=0):.0%}")
+        line.append(spread(results, row_name))
         line.append(against_best(results, row_name))
         line.append(FAILED if of_best is None else f"{of_best:.2f}")
-        line.append(", ".join(misses(results, row_name)))
+        line.append(", ".join(misses(results, row_name, targets)))
         lines.append(line)
     return lines
 
@@ -88,11 +85,8 @@ def rate_table(results):
 
 def notes(results, rounds):
     """Return the lines below the tables."""
-    versions = ", ".join(f"{k} {v}" for k, v in results.versions.items())
     lines = [
-        f"CPython {platform.python_version()}, {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} processors, {rounds} rounds; "
-        f"{versions}.",
+        origin(results, rounds),
         "CPU time of the server process with all its threads, user and system, median "
         "over the rounds; floor: a server in C on epoll that does nothing else. "
         f"{targets.TRANSPORTS} runs on uvloop. Bulk rows are per MiB.",
@@ -103,9 +97,7 @@ def notes(results, rounds):
     if sys.version_info[:2] < targets.TARGET_VERSION:
         version = ".".join(map(str, targets.TARGET_VERSION))
         lines.append(f"Shares of the best rival are expected on CPython {version}.")
-    for (row_name, loop_name), text in results.failures.items():
-        lines.append(f"{FAILED} {loop_name}, {row_name}: {text}")
-    return lines
+    return lines + failures(results)
 
 
 def tables(results):

@@ -11,19 +11,25 @@ freed memory (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_), all others with m
 as found.
 """
 
-import argparse
 import importlib.util
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 
-from .. import loops
+from .. import loops, table
 from ..process import Worker, WorkerError
-from ..runner import Results, select_rows, show_progress
+from ..runner import (
+    Results,
+    argument_parser,
+    complete,
+    end_progress,
+    publish,
+    rotated,
+    select_rows,
+    show_progress,
+)
 from . import load, memory, report, rows, targets
 
 # What a row's server needs beside the loop.
@@ -42,27 +48,15 @@ class NetResults(Results):
         self.details[row_name][loop_name].append(sample)
         self.samples[row_name][loop_name].append(sample["cpu"] / sample["requests"])
 
-    def as_json(self):
+    def row_as_json(self, row_name):
         return {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processors": os.cpu_count(),
-            "versions": self.versions,
-            "memory": self.memory,
-            "rows": {
-                row: {
-                    "samples": self.details[row],
-                    "cpu_seconds_per_request": self.medians(row),
-                    "shares_expected": targets.shares(row),
-                    "failures": {
-                        loop: text
-                        for (failed, loop), text in self.failures.items()
-                        if failed == row
-                    },
-                }
-                for row in self.row_names
-            },
+            "samples": self.details[row_name],
+            "cpu_seconds_per_request": self.medians(row_name),
+            "shares_expected": targets.shares(row_name),
         }
+
+    def as_json(self):
+        return {**super().as_json(), "memory": self.memory}
 
 
 def unavailable(row):
@@ -101,9 +95,7 @@ class Session:
         for i, row_name in enumerate(self.results.row_names):
             row = rows.ROWS[row_name]
             for round in range(rounds):
-                # Whoever comes first in one round comes later in the next.
-                shift = round % len(names)
-                for loop_name in names[shift:] + names[:shift]:
+                for loop_name in rotated(names, round):
                     if loop_name == targets.FLOOR and row.floor is None:
                         continue
                     progress(f"{i + 1}/{len(self.results.row_names)} {row_name}")
@@ -159,59 +151,20 @@ class Session:
 
 
 def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.net", description=__doc__
-    )
-    parser.add_argument(
-        "--rows",
-        action="append",
-        metavar="PATTERN",
-        help="only rows whose name contains this or matches this glob; repeatable",
-    )
-    parser.add_argument("--loops", metavar="A,B", help="only these loops")
-    parser.add_argument("--rounds", type=int, metavar="N", help="samples per row")
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        metavar="S",
-        help="length of a sample; wrk's: 1 or more",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="3 short rounds of the essential rows: trust 10 percent",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write all samples")
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables")
+    parser = argument_parser("python -m benchmarks.net", __doc__)
     parser.add_argument(
         "--picture", metavar="FILE", help="draw the essential rows: .svg, .png"
     )
-    parser.add_argument(
-        "--check", action="store_true", help="exit with 1 if a target is missed"
-    )
-    parser.add_argument("--list", action="store_true", help="print the rows and end")
     options = parser.parse_args(arguments)
     options.memory = not options.rows or "memory" in options.rows
     usual = [name for name, row in rows.ROWS.items() if row.essential]
     names = usual if options.quick and not options.rows else rows.ROWS
     options.row_names = select_rows(options.rows, names)
-    if options.list:
-        return options
-    if options.rounds is None:
-        options.rounds = 3 if options.quick else 5
-    if options.seconds is None:
-        options.seconds = 0.25 if options.quick else 1.0
-    available = loops.installed(loops.NETWORK_NAMES)
-    options.loops = options.loops.split(",") if options.loops else available
-    unknown = [name for name in options.loops if name not in available]
-    if unknown:
-        parser.error(f"not installed here: {', '.join(unknown)}")
     if not options.row_names and not options.memory:
         parser.error("no row matches")
-    if options.check and loops.OURS not in options.loops:
-        parser.error(f"--check is about {loops.OURS}, which is not among the loops")
-    if options.rounds < 1 or options.seconds <= 0:
-        parser.error("--rounds and --seconds are to be positive")
+    if options.list:
+        return options
+    complete(parser, options, (5, 1.0), (3, 0.25), loops.NETWORK_NAMES)
     if options.picture and not report.can_draw():
         print("no picture: matplotlib is not installed here", file=sys.stderr)
         options.picture = None
@@ -228,11 +181,6 @@ def without_unavailable(row_names):
         else:
             print(f"{name!r} is left out: no {lacking} here", file=sys.stderr)
     return kept
-
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
 
 
 def main(arguments=None):
@@ -255,16 +203,10 @@ def main(arguments=None):
     if options.memory:
         show_progress("memory")
         results.memory = memory.results(options.loops)
-    show_progress("")
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    print(report.text(results, options.rounds))
-    if options.json:
-        write(options.json, json.dumps(results.as_json(), indent=1))
-    if options.markdown:
-        write(options.markdown, report.markdown(results, options.rounds))
+    end_progress()
+    publish(options, results, report)
     if options.picture:
         report.draw(results, options.picture)
-    missed = any(report.misses(results, name) for name in row_names)
+    missed = any(table.misses(results, name, targets) for name in row_names)
     missed |= bool(memory.misses(results.memory))
     return 1 if options.check and missed else 0
