@@ -87,13 +87,6 @@ al_debug_of_loop(al_state *st, PyObject *loop)
     return debug;
 }
 
-PyObject *
-al_debug_capture(al_state *st, al_loop *loop)
-{
-    return loop == NULL ? al_stack_capture(st, NULL, NULL)
-                        : al_stack_capture(st, &loop->stacks, loop->base);
-}
-
 /* --- checks ------------------------------------------------------------------------------ */
 
 /* Mirrors BaseEventLoop._check_thread. */
@@ -165,23 +158,24 @@ al_debug_warn(al_state *st, const char *format, PyObject *first, PyObject *secon
     return al_debug_log_steal(st, args);
 }
 
-/* --- the current handle -------------------------------------------------------------------- */
+/* --- what a slot stands for ------------------------------------------------------------ */
 
 struct al_describer {
     struct al_describer *next;
     al_run_fn run;
     al_describe_fn describe;
+    int frames;
 };
 
 int
-al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe)
+al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe, int frames)
 {
     struct al_describer *entry = PyMem_New(struct al_describer, 1);
     if (entry == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    *entry = (struct al_describer){st->describers, run, describe};
+    *entry = (struct al_describer){st->describers, run, describe, frames};
     st->describers = entry;
     return 0;
 }
@@ -196,16 +190,60 @@ al_debug_free(al_state *st)
     }
 }
 
+static const struct al_describer *
+find_describer(const al_state *st, al_run_fn run)
+{
+    const struct al_describer *entry = st->describers;
+    while (entry != NULL && entry->run != run) {
+        entry = entry->next;
+    }
+    return entry;
+}
+
+/* --- source tracebacks ----------------------------------------------------------------- */
+
+enum { HANDLE_FRAMES = 8, LOOP_FRAMES = 3 };
+
+static int
+hidden_frames(const al_loop *loop)
+{
+    const al_slot *slot = loop->running;
+    if (slot == NULL || slot->run == al_handle_run ||
+        slot->run == loop->st->task_wakeup || slot->run == loop->st->task_step) {
+        return LOOP_FRAMES;
+    }
+    if (slot->run == al_handle_run_threadsafe) {
+        return LOOP_FRAMES + 1; /* Its _run calls Handle._run. */
+    }
+    const struct al_describer *entry = find_describer(loop->st, slot->run);
+    return entry == NULL ? LOOP_FRAMES : LOOP_FRAMES + entry->frames;
+}
+
+PyObject *
+al_debug_capture(al_state *st, al_loop *loop)
+{
+    return loop == NULL ? al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0)
+                        : al_stack_capture(st, &loop->stacks, loop->base,
+                                           AL_STACK_WHOLE, 0); /* escapes */
+}
+
+PyObject *
+al_debug_capture_handle(al_loop *loop)
+{
+    return al_stack_capture(loop->st, &loop->stacks, loop->base,
+                            HANDLE_FRAMES - loop->frames_above,
+                            hidden_frames(loop)); /* escapes */
+}
+
+/* --- the current handle -------------------------------------------------------------------- */
+
 /* The Handle that asyncio would have made for the slot. */
 static PyObject *
 make_handle(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     al_state *st = loop->st;
     PyObject *callback = NULL, *args = NULL, *context = NULL;
-    const struct al_describer *entry = st->describers;
-    while (entry != NULL && entry->run != slot->run) {
-        entry = entry->next;
-    }
+    const struct al_describer *entry = find_describer(st, slot->run);
     Py_XINCREF(note);
     if (entry == NULL) {
         callback = Py_NewRef(slot->self);
@@ -252,8 +290,7 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
     /* What the selector queues is asked for by no Python code. */
     bool wanted = (loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling;
     if (al_debug_check_thread(loop) < 0 ||
-        (wanted && (note = al_stack_capture(loop->st, &loop->stacks, loop->base)) ==
-                       NULL)) { /* escapes */
+        (wanted && (note = al_debug_capture_handle(loop)) == NULL)) { /* escapes */
         Py_DECREF(self);
         Py_XDECREF(arg);
         Py_XDECREF(extra);

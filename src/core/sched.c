@@ -361,7 +361,7 @@ al_sched_run(al_loop *loop)
     }
     int status;
     al_stack_base base;
-    al_stack_set_base(loop->st, &base);
+    al_stack_enter(loop->st, &base);
     /* cppcheck-suppress autoVariables ; taken back before it dies */
     loop->base = &base;
     al_sched_must_poll(loop);
@@ -371,5 +371,6 @@ al_sched_run(al_loop *loop)
     } while (status == 0 && !loop->stopping);
     al_sched_settle(loop);
     loop->base = NULL;
+    al_stack_leave(&base); /* escapes */
     return status;
 }

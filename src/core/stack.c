@@ -12,21 +12,26 @@
  *
  * The table is direct-mapped: a new stack takes the place of the one in its slot.  The
  * instruction pointers are a complete key, because an interned stack keeps its code
- * objects alive and their addresses with them.  Of the frames below a running loop, a
- * 64-bit hash is the key: most stacks are a frame or two on top of those. */
+ * objects alive and their addresses with them.  The frames below a running loop are a
+ * stack of their own, which is the key's other part: most stacks are a frame or two on
+ * top of that one.  A stack of more than NEAR frames of its own is not interned. */
 #include "core/stack.h"
 
 #include "core/frame.h"
 
-enum { TABLE_BITS = 12, TABLE_SIZE = 1 << TABLE_BITS, CODE_UNIT = 2 };
+enum { TABLE_BITS = 12, TABLE_SIZE = 1 << TABLE_BITS, CODE_UNIT = 2, NEAR = 64 };
 
-typedef al_stack_place place;
+typedef struct {
+    PyCodeObject *code;
+    const char *ip;
+} place;
 
 struct al_stack {
     PyVarObject ob_base;
-    uint64_t base;       /* key of the base that the stack stands on, or 0 */
-    int own;             /* frames above the base */
-    PyObject *summaries; /* tuple of FrameSummary, oldest first; NULL: not yet made */
+    al_stack *below;     /* owned: that below a running loop; or NULL */
+    int visible;         /* so many innermost frames of `below` belong to this one */
+    bool whole;          /* nothing was cut off */
+    PyObject *summaries; /* of `places`, oldest first; NULL: not yet made */
     place places[];      /* innermost first; the codes are owned */
 };
 
@@ -36,22 +41,26 @@ struct al_stack_table {
 
 /* --- walking ------------------------------------------------------------------------ */
 
-/* Stops at the frame `base`; *met says whether it was there. */
-static inline int
-walk_frames(PyThreadState *tstate, place *places, const void *base, bool *met)
+/* The frame that the calling thread executes, or NULL. */
+static inline const al_frame *
+top_frame(void)
 {
+    PyThreadState *tstate = PyThreadState_Get();
 #if PY_VERSION_HEX < 0x030D0000
-    const al_frame *frame =
-        (const al_frame *)(const void *)tstate->cframe->current_frame;
+    return (const al_frame *)(const void *)tstate->cframe->current_frame;
 #else
-    const al_frame *frame = (const al_frame *)(const void *)tstate->current_frame;
+    return (const al_frame *)(const void *)tstate->current_frame;
 #endif
+}
+
+/* Collects at most `max` frames from `frame` outwards, those before `stop`.  *end is the
+ * frame it came to: `stop`, NULL behind the thread's first, or the next one. */
+static inline int
+walk_frames(const al_frame *frame, const void *stop, place *places, int max,
+            const void **end)
+{
     int n = 0;
-    for (; frame != NULL && n < AL_STACK_DEPTH; frame = frame->previous) {
-        if (frame == base) {
-            *met = true;
-            return n;
-        }
+    for (; frame != stop && frame != NULL && n < max; frame = frame->previous) {
         if (AL_UNLIKELY(frame->owner >= AL_FRAME_FOREIGN)) {
             continue;
         }
@@ -64,18 +73,18 @@ walk_frames(PyThreadState *tstate, place *places, const void *base, bool *met)
         }
         places[n++] = (place){code, ip};
     }
-    *met = false;
+    *end = frame;
     return n;
 }
 
-/* The same by CPython's public functions.  The codes are borrowed from frames that are
- * being executed. */
+/* The same by CPython's public functions: `frame` (stolen) and `stop` are frame objects.
+ * The codes are borrowed from frames that are being executed. */
 static int
-walk_public(PyThreadState *tstate, place *places)
+walk_public_steal(PyFrameObject *frame, const void *stop, place *places, int max,
+                  const void **end)
 {
     int n = 0;
-    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
-    while (frame != NULL && n < AL_STACK_DEPTH) {
+    while (frame != NULL && (const void *)frame != stop && n < max) {
         PyCodeObject *code = PyFrame_GetCode(frame);
         places[n++] = (place){code, code->co_code_adaptive + PyFrame_GetLasti(frame)};
         Py_DECREF(code); /* The frame has another reference. */
@@ -83,49 +92,24 @@ walk_public(PyThreadState *tstate, place *places)
         Py_DECREF(frame);
         frame = back;
     }
-    Py_XDECREF(frame);
+    *end = frame;
+    Py_XDECREF(frame); /* The one before it has another reference. */
     return n;
 }
 
+/* `start` NULL: the calling thread's innermost frame. */
 static inline int
-walk(const al_state *st, place *places, const al_stack_base *base, bool *met)
+walk(const al_state *st, const void *start, const void *stop, place *places, int max,
+     const void **end)
 {
-    PyThreadState *tstate = PyThreadState_Get();
-    *met = false;
-    return AL_LIKELY(!st->public_frames)
-               ? walk_frames(tstate, places, base == NULL ? NULL : base->frame, met)
-               : walk_public(tstate, places);
-}
-
-/* A 64-bit hash in which every bit of each word counts (the mixer of splitmix64). */
-static uint64_t
-mix(uint64_t hash, uintptr_t word)
-{
-    hash += word + 0x9E3779B97F4A7C15u;
-    hash = (hash ^ hash >> 30) * 0xBF58476D1CE4E5B9u;
-    hash = (hash ^ hash >> 27) * 0x94D049BB133111EBu;
-    return hash ^ hash >> 31;
-}
-
-void
-al_stack_set_base(al_state *st, al_stack_base *base)
-{
-    *base = (al_stack_base){.frame = NULL};
-    if (!st->public_frames) {
-        bool met;
-        PyThreadState *tstate = PyThreadState_Get();
-#if PY_VERSION_HEX < 0x030D0000
-        base->frame = tstate->cframe->current_frame;
-#else
-        base->frame = tstate->current_frame;
-#endif
-        base->count = walk_frames(tstate, base->places, NULL, &met);
+    if (AL_LIKELY(!st->public_frames)) {
+        const al_frame *frame = start == NULL ? top_frame() : start;
+        return walk_frames(frame, stop, places, max, end);
     }
-    uint64_t key = 0;
-    for (int i = 0; i < base->count; i++) {
-        key = mix(key, (uintptr_t)base->places[i].ip);
-    }
-    base->key = key | 1;
+    PyFrameObject *frame =
+        start == NULL ? PyThreadState_GetFrame(PyThreadState_Get())
+                      : (PyFrameObject *)Py_NewRef((PyObject *)(uintptr_t)start);
+    return walk_public_steal(frame, stop, places, max, end);
 }
 
 /* --- stacks -------------------------------------------------------------------------- */
@@ -138,38 +122,39 @@ stack_dealloc(al_stack *self)
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) {
         Py_DECREF(self->places[i].code); /* escapes */
     }
+    Py_XDECREF((PyObject *)self->below); /* escapes */
     PyObject_Free(self);
     Py_DECREF(type);
 }
 
 static al_stack *
-stack_new(al_state *st, const place *places, int own, const al_stack_base *base)
+stack_new(al_state *st, const place *places, int n, al_stack *below, int visible,
+          bool whole)
 {
-    int n = own + (base == NULL ? 0 : base->count);
-    if (n > AL_STACK_DEPTH) {
-        n = AL_STACK_DEPTH;
-    }
     al_stack *self = PyObject_NewVar(al_stack, st->Stack_type, n);
     if (self == NULL) {
         return NULL;
     }
     self->summaries = NULL;
-    self->own = own;
-    self->base = base == NULL ? 0 : base->key;
+    self->below = (al_stack *)Py_XNewRef((PyObject *)below);
+    self->visible = visible;
+    self->whole = whole;
     for (int i = 0; i < n; i++) {
-        self->places[i] = i < own ? places[i] : base->places[i - own];
-        Py_INCREF(self->places[i].code);
+        self->places[i] = places[i];
+        Py_INCREF(places[i].code);
     }
     return self;
 }
 
 static inline bool
-same_stack(const al_stack *stack, const place *places, int own, uint64_t base)
+same_stack(al_stack *stack, const place *places, int n, const al_stack *below,
+           int visible, bool whole)
 {
-    if (stack->own != own || stack->base != base) {
+    if (Py_SIZE(stack) != n || stack->below != below || stack->visible != visible ||
+        stack->whole != whole) {
         return false;
     }
-    for (int i = 0; i < own; i++) {
+    for (int i = 0; i < n; i++) {
         if (stack->places[i].ip != places[i].ip) {
             return false;
         }
@@ -177,42 +162,138 @@ same_stack(const al_stack *stack, const place *places, int own, uint64_t base)
     return true;
 }
 
-PyObject *
-al_stack_capture(al_state *st, al_stack_table **table, const al_stack_base *base)
+static al_stack *
+intern(al_state *st, al_stack_table **table, const place *places, int n,
+       al_stack *below, int visible, bool whole)
 {
-    place places[AL_STACK_DEPTH];
-    bool met;
-    int n = walk(st, places, base, &met);
-    if (!met) {
-        base = NULL;
-    }
     if (table == NULL) {
-        return (PyObject *)stack_new(st, places, n, base);
+        return stack_new(st, places, n, below, visible, whole);
     }
     if (AL_UNLIKELY(*table == NULL)) {
         *table = PyMem_Calloc(1, sizeof(al_stack_table));
         if (*table == NULL) {
-            return PyErr_NoMemory();
+            PyErr_NoMemory();
+            return NULL;
         }
     }
-    uint64_t key = met ? base->key : 0;
-    uint64_t hash = key;
+    uint64_t hash = (uintptr_t)below + (unsigned)visible;
     for (int i = 0; i < n; i++) {
         hash = (hash << 5 | hash >> 59) ^ (uintptr_t)places[i].ip;
     }
     hash *= 0x9E3779B97F4A7C15u;
     al_stack **slot = &(*table)->slots[hash >> (64 - TABLE_BITS)];
-    if (AL_LIKELY(*slot != NULL && same_stack(*slot, places, n, key))) {
-        return Py_NewRef((PyObject *)*slot);
+    if (AL_LIKELY(*slot != NULL &&
+                  same_stack(*slot, places, n, below, visible, whole))) {
+        return (al_stack *)Py_NewRef((PyObject *)*slot);
     }
-    al_stack *stack = stack_new(st, places, n, base);
+    al_stack *stack = stack_new(st, places, n, below, visible, whole);
     if (stack == NULL) {
         return NULL;
     }
     al_stack *old = *slot;
     *slot = (al_stack *)Py_NewRef((PyObject *)stack);
-    Py_XDECREF(old); /* escapes */
-    return (PyObject *)stack;
+    Py_XDECREF((PyObject *)old); /* escapes */
+    return stack;
+}
+
+/* All frames from `start` (see walk) to `stop`, however many. */
+static al_stack *
+capture_deep(al_state *st, const void *start, const void *stop, al_stack_base *base)
+{
+    const void *end;
+    int n, room = NEAR;
+    place *places = NULL;
+    do {
+        room *= 4;
+        place *larger = PyMem_Realloc(places, (size_t)room * sizeof(*places));
+        if (larger == NULL) {
+            PyMem_Free(places);
+            PyErr_NoMemory();
+            return NULL;
+        }
+        places = larger;
+        n = walk(st, start, stop, places, room, &end);
+    } while (n == room);
+    al_stack *below = base != NULL && end == stop ? base->stack : NULL;
+    int visible = below == NULL ? 0 : (int)Py_SIZE(below);
+    al_stack *stack = stack_new(st, places, n, below, visible, true);
+    PyMem_Free(places);
+    return stack;
+}
+
+/* base->stack, made if need be.  Borrowed.  Escapes. */
+static al_stack *
+stack_of_base(al_state *st, al_stack_table **table, al_stack_base *base)
+{
+    if (AL_UNLIKELY(base->stack == NULL)) {
+        place places[NEAR];
+        const void *end;
+        int n = walk(st, base->frame, NULL, places, NEAR, &end);
+        al_stack *stack = n == NEAR && end != NULL
+                              ? capture_deep(st, base->frame, NULL, NULL)
+                              : intern(st, table, places, n, NULL, 0, true);
+        if (stack != NULL && base->stack == NULL) {
+            base->stack = stack;
+        }
+        else {
+            Py_XDECREF((PyObject *)stack);
+        }
+    }
+    return base->stack;
+}
+
+PyObject *
+al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base, int limit,
+                 int hidden)
+{
+    place places[NEAR];
+    const void *end, *stop = base == NULL ? NULL : base->frame;
+    al_stack *below = NULL;
+    int visible = 0;
+    int n = walk(st, NULL, stop, places, limit < NEAR ? limit : NEAR, &end);
+    if (AL_LIKELY(stop != NULL && end == stop)) {
+        visible = limit - n - hidden;
+        if (visible > 0) {
+            below = stack_of_base(st, table, base); /* escapes */
+            if (below == NULL) {
+                return NULL;
+            }
+            visible = visible < Py_SIZE(below) ? visible : (int)Py_SIZE(below);
+        }
+        else {
+            visible = 0;
+        }
+    }
+    else if (AL_UNLIKELY(n == NEAR && n < limit && end != NULL)) {
+        if (stop != NULL && stack_of_base(st, table, base) == NULL) { /* escapes */
+            return NULL;
+        }
+        return (PyObject *)capture_deep(st, NULL, stop, base);
+    }
+    return (PyObject *)intern(st, table, places, n, below, visible,
+                              limit == AL_STACK_WHOLE); /* escapes */
+}
+
+void
+al_stack_enter(al_state *st, al_stack_base *base)
+{
+    base->stack = NULL;
+    base->owner = NULL;
+    if (AL_LIKELY(!st->public_frames)) {
+        base->frame = top_frame();
+    }
+    else {
+        base->owner = (PyObject *)PyThreadState_GetFrame(PyThreadState_Get());
+        base->frame = base->owner;
+    }
+}
+
+void
+al_stack_leave(al_stack_base *base)
+{
+    base->frame = NULL;
+    Py_CLEAR(base->owner);
+    Py_CLEAR(base->stack); /* escapes */
 }
 
 void
@@ -222,7 +303,7 @@ al_stack_flush(al_stack_table **table)
     *table = NULL;
     if (dead != NULL) {
         for (int i = 0; i < TABLE_SIZE; i++) {
-            Py_XDECREF(dead->slots[i]); /* escapes */
+            Py_XDECREF((PyObject *)dead->slots[i]); /* escapes */
         }
         PyMem_Free(dead);
     }
@@ -311,7 +392,7 @@ make_summary(al_state *st, const place *at)
 
 /* self->summaries, made if need be.  New reference. */
 static PyObject *
-stack_summaries(al_state *st, al_stack *self)
+own_summaries(al_state *st, al_stack *self)
 {
     if (self->summaries != NULL) {
         return Py_NewRef(self->summaries);
@@ -341,6 +422,46 @@ stack_summaries(al_state *st, al_stack *self)
     return tuple;
 }
 
+/* sys.tracebacklimit cuts the stacks that traceback.extract_stack returns, which are
+ * those of asyncio's futures and tasks.  Borrows nothing; never raises. */
+static Py_ssize_t
+length_limit(const al_stack *self)
+{
+    PyObject *limit = self->whole ? PySys_GetObject("tracebacklimit") : NULL;
+    if (limit == NULL || !PyLong_Check(limit)) {
+        return PY_SSIZE_T_MAX;
+    }
+    int overflow;
+    long value = PyLong_AsLongAndOverflow(limit, &overflow);
+    return overflow > 0 ? PY_SSIZE_T_MAX : overflow < 0 || value < 0 ? 0 : value;
+}
+
+/* A new list of the stack's items, oldest first. */
+static PyObject *
+stack_list(al_state *st, al_stack *self)
+{
+    PyObject *own = own_summaries(st, self); /* escapes */
+    PyObject *list = own == NULL ? NULL : PySequence_List(own);
+    Py_XDECREF(own);
+    if (list != NULL && self->below != NULL) {
+        PyObject *below = own_summaries(st, self->below); /* escapes */
+        Py_ssize_t n = below == NULL ? 0 : PyTuple_GET_SIZE(below);
+        PyObject *seen =
+            below == NULL ? NULL : PyTuple_GetSlice(below, n - self->visible, n);
+        if (seen == NULL || PyList_SetSlice(list, 0, 0, seen) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(seen);
+        Py_XDECREF(below);
+    }
+    Py_ssize_t limit = length_limit(self);
+    if (list != NULL && PyList_GET_SIZE(list) > limit &&
+        PyList_SetSlice(list, 0, PyList_GET_SIZE(list) - limit, NULL) < 0) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
 PyObject *
 al_stack_read(al_state *st, PyObject **word)
 {
@@ -352,10 +473,10 @@ al_stack_read(al_state *st, PyObject **word)
         return Py_NewRef(value);
     }
     Py_INCREF(value);
-    PyObject *summaries = stack_summaries(st, (al_stack *)value); /* escapes */
+    PyObject *items = stack_list(st, (al_stack *)value); /* escapes */
     PyObject *list =
-        summaries == NULL ? NULL : PyObject_CallOneArg(st->StackSummary, summaries);
-    Py_XDECREF(summaries);
+        items == NULL ? NULL : PyObject_CallOneArg(st->StackSummary, items);
+    Py_XDECREF(items);
     if (list != NULL && *word == value) {
         *word = Py_NewRef(list);
         Py_DECREF(value); /* We hold another reference. */
@@ -386,7 +507,10 @@ al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno)
     }
     if (al_stack_check(st, word)) {
         al_stack *stack = (al_stack *)word;
-        if (Py_SIZE(stack) == 0) {
+        if (Py_SIZE(stack) == 0 && stack->visible > 0) {
+            stack = stack->below;
+        }
+        if (Py_SIZE(stack) == 0 || length_limit((al_stack *)word) == 0) {
             return 0;
         }
         *filename = Py_NewRef(stack->places[0].code->co_filename);
@@ -469,15 +593,16 @@ layout_is_known(void)
 }
 #endif
 
-/* Whether both walks find the same frames: 0, or -1 with AssertionError. */
+/* Whether both walks find the same frames: their number, or -1 with AssertionError. */
 static int
-compare_walks(void)
+compare_walks(al_state *st)
 {
-    PyThreadState *tstate = PyThreadState_Get();
-    place raw[AL_STACK_DEPTH], public[AL_STACK_DEPTH];
-    bool met;
-    int n = walk_frames(tstate, raw, NULL, &met);
-    int expected = walk_public(tstate, public);
+    place raw[NEAR], public[NEAR];
+    const void *end;
+    int n = walk_frames(top_frame(), NULL, raw, NEAR, &end);
+    int expected = walk_public_steal(PyThreadState_GetFrame(PyThreadState_Get()), NULL,
+                                     public, NEAR, &end);
+    st->compared_frames += (uint64_t)n;
     for (int i = 0; i < n && i < expected; i++) {
         if (raw[i].code != public[i].code || raw[i].ip != public[i].ip) {
             PyErr_Format(PyExc_AssertionError, "frame %d: %R at %zd, not %R at %zd", i,
@@ -511,7 +636,7 @@ al_stack_init(PyObject *module, al_state *st)
     const char *wanted = getenv("AIOLOOP_PUBLIC_FRAMES");
     st->public_frames =
         (wanted != NULL && *wanted != '\0' && *wanted != '0') || !layout_is_known();
-    if (!st->public_frames && compare_walks() < 0) {
+    if (!st->public_frames && compare_walks(st) < 0) {
         PyErr_Clear(); /* AssertionError: the layout is another one after all. */
         st->public_frames = true;
     }
@@ -548,21 +673,21 @@ core_compare_stacks(PyObject *module, PyObject *const *Py_UNUSED(args),
                     Py_ssize_t Py_UNUSED(nargs))
 {
     al_state *st = al_state_of_module(module);
-    int n = compare_walks();
-    if (n < 0) {
-        return NULL;
-    }
-    st->compared_frames += (uint64_t)n;
-    return PyLong_FromLong(n);
+    st->compared_stacks++;
+    int n = compare_walks(st);
+    return n < 0 ? NULL : PyLong_FromLong(n);
 }
 
-PyDoc_STRVAR(compared_frames_doc, "_compared_frames($module, /)\n--\n\n"
-                                  "Return how many frames _compare_stacks compared.");
+PyDoc_STRVAR(compared_doc,
+             "_compared($module, /)\n--\n\n"
+             "Return how many stacks _compare_stacks compared, and how many frames.");
 
 static PyObject *
-core_compared_frames(PyObject *module, PyObject *Py_UNUSED(ignored))
+core_compared(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromUnsignedLongLong(al_state_of_module(module)->compared_frames);
+    const al_state *st = al_state_of_module(module);
+    return Py_BuildValue("(KK)", (unsigned long long)st->compared_stacks,
+                         (unsigned long long)st->compared_frames);
 }
 
 PyDoc_STRVAR(capture_doc, "_capture($module, /)\n--\n\n"
@@ -572,7 +697,7 @@ static PyObject *
 core_capture(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     al_state *st = al_state_of_module(module);
-    PyObject *stack = al_stack_capture(st, NULL, NULL);
+    PyObject *stack = al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0);
     if (stack == NULL) {
         return NULL;
     }
@@ -585,7 +710,7 @@ PyMethodDef al_stack_methods[] = {
     {"_use_public_frames", core_use_public_frames, METH_O, use_public_frames_doc},
     {"_compare_stacks", (PyCFunction)(void (*)(void))core_compare_stacks, METH_FASTCALL,
      compare_stacks_doc},
-    {"_compared_frames", core_compared_frames, METH_NOARGS, compared_frames_doc},
+    {"_compared", core_compared, METH_NOARGS, compared_doc},
     {"_capture", core_capture, METH_NOARGS, capture_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -137,6 +137,73 @@ async def source_tracebacks(loop, tell):
     show(asyncio.Task(returns(1)))
 
 
+def deeper(depth, function):
+    return function() if depth == 0 else deeper(depth - 1, function)
+
+
+async def deeper_in_coroutines(depth, function):
+    if depth == 0:
+        await asyncio.sleep(0)
+        return function()
+    return await deeper_in_coroutines(depth - 1, function)
+
+
+@program
+async def source_tracebacks_of_any_depth(loop, tell):
+    def show():
+        future = asyncio.Future()
+        future.add_done_callback(lambda _: tell(loop._current_handle._source_traceback))
+        future.set_result(None)
+        for obj in (
+            future,
+            asyncio.create_task(returns(1)),
+            loop.create_task(returns(1)),
+            loop.call_soon(nothing),
+            loop.call_soon_threadsafe(nothing),
+            loop.call_later(0, nothing),
+            loop.call_at(0, nothing),
+        ):
+            tell(obj._source_traceback)
+
+    async def first_step():
+        tell(loop._current_handle._source_traceback)
+        await asyncio.sleep(0)
+        tell(loop._current_handle._source_traceback)
+
+    for depth in (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 100):
+        deeper(depth, show)
+        await deeper_in_coroutines(depth, show)
+        await asyncio.create_task(deeper_in_coroutines(depth, show))
+        await deeper(depth, lambda: asyncio.create_task(first_step()))
+        loop.call_soon(deeper, depth, show)
+        loop.call_later(0, deeper, depth, show)
+        await asyncio.sleep(0.001)
+        in_thread(deeper, depth, lambda: loop.call_soon_threadsafe(show))
+        in_thread(
+            deeper,
+            depth,
+            lambda: tell(loop.call_soon_threadsafe(nothing)._source_traceback),
+        )
+        await asyncio.sleep(0)
+
+
+@program
+def source_tracebacks_in_a_loop_that_does_not_run(loop, tell):
+    def show():
+        for obj in (
+            asyncio.Future(loop=loop),
+            loop.create_task(returns(1)),
+            loop.call_soon(nothing),
+            loop.call_later(0, nothing),
+            loop.call_at(0, nothing),
+        ):
+            tell(obj._source_traceback)
+
+    for depth in (0, 5, 8, 200):
+        deeper(depth, show)
+        loop.run_until_complete(asyncio.sleep(0.001))
+
+
 # --- slow callbacks: with a limit of 0 every callback is one --------------------------
 
 
