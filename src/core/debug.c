@@ -94,6 +94,7 @@ int
 al_debug_check_thread(al_loop *loop)
 {
     if (AL_LIKELY((loop->debug & AL_DEBUG_THREADS) == 0 || loop->thread_id == 0 ||
+                  loop->tstate == PyThreadState_Get() ||
                   loop->thread_id == PyThread_get_thread_ident())) {
         return 0;
     }
@@ -282,19 +283,37 @@ al_debug_current_handle(al_loop *loop)
 
 /* --- slots ------------------------------------------------------------------------------------ */
 
+/* What al_debug_capture_handle gives right above a running loop, if it is known; that
+ * is where a task's step queues the next one.  Borrowed. */
+static inline PyObject *
+bare_stack(const al_loop *loop, PyThreadState *tstate)
+{
+    const al_stack_base *base = loop->base;
+    const al_slot *slot = loop->running;
+    if (base == NULL || slot == NULL || tstate != loop->tstate ||
+        al_stack_top(tstate) != base->frame ||
+        base->bare_limit != HANDLE_FRAMES - LOOP_FRAMES || loop->frames_above != 0 ||
+        (slot->run != loop->st->task_step && slot->run != loop->st->task_wakeup)) {
+        return NULL;
+    }
+    return (PyObject *)base->bare;
+}
+
 int
 al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                     PyObject *extra)
 {
     PyObject *note = NULL;
+    PyThreadState *tstate = PyThreadState_Get();
+    if (tstate != loop->tstate && al_debug_check_thread(loop) < 0) {
+        goto error;
+    }
     /* What the selector queues is asked for by no Python code. */
-    bool wanted = (loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling;
-    if (al_debug_check_thread(loop) < 0 ||
-        (wanted && (note = al_debug_capture_handle(loop)) == NULL)) { /* escapes */
-        Py_DECREF(self);
-        Py_XDECREF(arg);
-        Py_XDECREF(extra);
-        return -1;
+    if ((loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling) {
+        note = Py_XNewRef(bare_stack(loop, tstate));
+        if (note == NULL && (note = al_debug_capture_handle(loop)) == NULL) {
+            goto error; /* it escapes */
+        }
     }
     if (al_ring_push_steal(&loop->ready, run, self, arg, extra) < 0) {
         Py_XDECREF(note);
@@ -307,6 +326,12 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
         Py_XDECREF(note);
     }
     return 0;
+
+error:
+    Py_DECREF(self);
+    Py_XDECREF(arg);
+    Py_XDECREF(extra);
+    return -1;
 }
 
 static int64_t

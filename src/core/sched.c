@@ -364,6 +364,7 @@ al_sched_run(al_loop *loop)
     al_stack_enter(loop->st, &base);
     /* cppcheck-suppress autoVariables ; taken back before it dies */
     loop->base = &base;
+    loop->tstate = PyThreadState_Get();
     al_sched_must_poll(loop);
     do {
         status =
@@ -371,6 +372,7 @@ al_sched_run(al_loop *loop)
     } while (status == 0 && !loop->stopping);
     al_sched_settle(loop);
     loop->base = NULL;
+    loop->tstate = NULL;
     al_stack_leave(&base); /* escapes */
     return status;
 }

@@ -57,6 +57,7 @@ typedef struct al_loop {
     /* Life cycle. */
     bool closed;
     unsigned long thread_id; /* of the running thread; 0: not running */
+    PyThreadState *tstate;   /* the same, or NULL if it is not known */
     uint32_t forks;          /* st->forks when the selector was made */
 
     /* Overrides: see override.h. */

@@ -29,8 +29,7 @@ typedef struct {
 struct al_stack {
     PyVarObject ob_base;
     al_stack *below;     /* owned: that below a running loop; or NULL */
-    int visible;         /* so many innermost frames of `below` belong to this one */
-    bool whole;          /* nothing was cut off */
+    uint64_t shape;      /* see shape_of */
     PyObject *summaries; /* of `places`, oldest first; NULL: not yet made */
     place places[];      /* innermost first; the codes are owned */
 };
@@ -39,28 +38,51 @@ struct al_stack_table {
     al_stack *slots[TABLE_SIZE];
 };
 
-/* --- walking ------------------------------------------------------------------------ */
+/* A stack that is being taken: everything is borrowed. */
+typedef struct {
+    place *places;   /* innermost first */
+    int n;           /* of them */
+    const void *end; /* the frame behind the last one, see walk_frames */
+    uint64_t hash;   /* of the instruction pointers */
+    al_stack *below; /* the rest, or NULL */
+    uint64_t shape;
+} sketch;
 
-/* The frame that the calling thread executes, or NULL. */
-static inline const al_frame *
-top_frame(void)
+/* The numbers of a stack as one word: it has `n` frames of its own, so many innermost
+ * frames of `below` are visible, and nothing was cut off if it is whole. */
+static inline uint64_t
+shape_of(int n, int visible, bool whole)
 {
-    PyThreadState *tstate = PyThreadState_Get();
-#if PY_VERSION_HEX < 0x030D0000
-    return (const al_frame *)(const void *)tstate->cframe->current_frame;
-#else
-    return (const al_frame *)(const void *)tstate->current_frame;
-#endif
+    return (uint64_t)visible << 32 | (uint64_t)whole << 31 | (unsigned)n;
 }
 
-/* Collects at most `max` frames from `frame` outwards, those before `stop`.  *end is the
- * frame it came to: `stop`, NULL behind the thread's first, or the next one. */
 static inline int
-walk_frames(const al_frame *frame, const void *stop, place *places, int max,
-            const void **end)
+stack_visible(const al_stack *stack)
 {
-    int n = 0;
-    for (; frame != stop && frame != NULL && n < max; frame = frame->previous) {
+    return (int)(stack->shape >> 32);
+}
+
+static inline bool
+stack_is_whole(const al_stack *stack)
+{
+    return (stack->shape >> 31 & 1) != 0;
+}
+
+/* --- walking ------------------------------------------------------------------------ */
+
+static inline void
+add_place(sketch *taken, PyCodeObject *code, const char *ip)
+{
+    taken->places[taken->n++] = (place){code, ip};
+    taken->hash = (taken->hash << 5 | taken->hash >> 59) ^ (uintptr_t)ip;
+}
+
+/* Collects at most `max` frames from `frame` outwards, those before `stop`.  taken->end
+ * is the frame it came to: `stop`, NULL behind the thread's first, or the next one. */
+static inline void
+walk_frames(const al_frame *frame, const void *stop, int max, sketch *taken)
+{
+    for (; frame != stop && frame != NULL && taken->n < max; frame = frame->previous) {
         if (AL_UNLIKELY(frame->owner >= AL_FRAME_FOREIGN)) {
             continue;
         }
@@ -71,45 +93,47 @@ walk_frames(const al_frame *frame, const void *stop, place *places, int max,
                                  code->_co_firsttraceable * CODE_UNIT)) {
             continue;
         }
-        places[n++] = (place){code, ip};
+        add_place(taken, code, ip);
     }
-    *end = frame;
-    return n;
+    taken->end = frame;
 }
 
 /* The same by CPython's public functions: `frame` (stolen) and `stop` are frame objects.
  * The codes are borrowed from frames that are being executed. */
-static int
-walk_public_steal(PyFrameObject *frame, const void *stop, place *places, int max,
-                  const void **end)
+static void
+walk_public_steal(PyFrameObject *frame, const void *stop, int max, sketch *taken)
 {
-    int n = 0;
-    while (frame != NULL && (const void *)frame != stop && n < max) {
+    while (frame != NULL && (const void *)frame != stop && taken->n < max) {
         PyCodeObject *code = PyFrame_GetCode(frame);
-        places[n++] = (place){code, code->co_code_adaptive + PyFrame_GetLasti(frame)};
+        add_place(taken, code, code->co_code_adaptive + PyFrame_GetLasti(frame));
         Py_DECREF(code); /* The frame has another reference. */
         PyFrameObject *back = PyFrame_GetBack(frame);
         Py_DECREF(frame);
         frame = back;
     }
-    *end = frame;
+    taken->end = frame;
     Py_XDECREF(frame); /* The one before it has another reference. */
-    return n;
 }
 
-/* `start` NULL: the calling thread's innermost frame. */
-static inline int
-walk(const al_state *st, const void *start, const void *stop, place *places, int max,
-     const void **end)
+/* Takes what is between `start` (NULL: the calling thread's innermost frame) and `stop`
+ * into taken->places. */
+static inline void
+walk(const al_state *st, const void *start, const void *stop, int max, sketch *taken)
 {
+    taken->n = 0;
+    taken->hash = 0;
+    taken->below = NULL;
     if (AL_LIKELY(!st->public_frames)) {
-        const al_frame *frame = start == NULL ? top_frame() : start;
-        return walk_frames(frame, stop, places, max, end);
+        walk_frames(start == NULL ? al_stack_top(PyThreadState_Get()) : start, stop,
+                    max, taken);
     }
-    PyFrameObject *frame =
-        start == NULL ? PyThreadState_GetFrame(PyThreadState_Get())
-                      : (PyFrameObject *)Py_NewRef((PyObject *)(uintptr_t)start);
-    return walk_public_steal(frame, stop, places, max, end);
+    else {
+        PyFrameObject *frame =
+            start == NULL ? PyThreadState_GetFrame(PyThreadState_Get())
+                          : (PyFrameObject *)Py_NewRef((PyObject *)(uintptr_t)start);
+        walk_public_steal(frame, stop, max, taken);
+    }
+    taken->shape = shape_of(taken->n, 0, true);
 }
 
 /* --- stacks -------------------------------------------------------------------------- */
@@ -128,96 +152,102 @@ stack_dealloc(al_stack *self)
 }
 
 static al_stack *
-stack_new(al_state *st, const place *places, int n, al_stack *below, int visible,
-          bool whole)
+stack_new(al_state *st, const sketch *taken)
 {
-    al_stack *self = PyObject_NewVar(al_stack, st->Stack_type, n);
+    al_stack *self = PyObject_NewVar(al_stack, st->Stack_type, taken->n);
     if (self == NULL) {
         return NULL;
     }
     self->summaries = NULL;
-    self->below = (al_stack *)Py_XNewRef((PyObject *)below);
-    self->visible = visible;
-    self->whole = whole;
-    for (int i = 0; i < n; i++) {
-        self->places[i] = places[i];
-        Py_INCREF(places[i].code);
+    self->below = (al_stack *)Py_XNewRef((PyObject *)taken->below);
+    self->shape = taken->shape;
+    for (int i = 0; i < taken->n; i++) {
+        self->places[i] = taken->places[i];
+        Py_INCREF(self->places[i].code);
     }
     return self;
 }
 
-static inline bool
-same_stack(al_stack *stack, const place *places, int n, const al_stack *below,
-           int visible, bool whole)
+/* The only slot of the table where such a stack can be. */
+static inline al_stack **
+slot_of(al_stack_table *table, const sketch *taken)
 {
-    if (Py_SIZE(stack) != n || stack->below != below || stack->visible != visible ||
-        stack->whole != whole) {
+    uint64_t hash = taken->hash + (uintptr_t)taken->below + (taken->shape >> 32);
+    return &table->slots[hash * 0x9E3779B97F4A7C15u >> (64 - TABLE_BITS)];
+}
+
+static inline bool
+is_same(const al_stack *stack, const sketch *taken)
+{
+    if (stack == NULL || stack->shape != taken->shape || stack->below != taken->below) {
         return false;
     }
-    for (int i = 0; i < n; i++) {
-        if (stack->places[i].ip != places[i].ip) {
+#pragma GCC unroll 1
+    for (int i = 0; i < taken->n; i++) {
+        if (stack->places[i].ip != taken->places[i].ip) {
             return false;
         }
     }
     return true;
 }
 
+/* A new stack, and its place in the table.  Escapes. */
 static al_stack *
-intern(al_state *st, al_stack_table **table, const place *places, int n,
-       al_stack *below, int visible, bool whole)
+intern_new(al_state *st, al_stack_table **table, const sketch *taken)
 {
-    if (table == NULL) {
-        return stack_new(st, places, n, below, visible, whole);
+    al_stack *stack = stack_new(st, taken);
+    if (stack == NULL || table == NULL) {
+        return stack;
     }
-    if (AL_UNLIKELY(*table == NULL)) {
+    if (*table == NULL) {
         *table = PyMem_Calloc(1, sizeof(al_stack_table));
         if (*table == NULL) {
+            Py_DECREF((PyObject *)stack); /* escapes */
             PyErr_NoMemory();
             return NULL;
         }
     }
-    uint64_t hash = (uintptr_t)below + (unsigned)visible;
-    for (int i = 0; i < n; i++) {
-        hash = (hash << 5 | hash >> 59) ^ (uintptr_t)places[i].ip;
-    }
-    hash *= 0x9E3779B97F4A7C15u;
-    al_stack **slot = &(*table)->slots[hash >> (64 - TABLE_BITS)];
-    if (AL_LIKELY(*slot != NULL &&
-                  same_stack(*slot, places, n, below, visible, whole))) {
-        return (al_stack *)Py_NewRef((PyObject *)*slot);
-    }
-    al_stack *stack = stack_new(st, places, n, below, visible, whole);
-    if (stack == NULL) {
-        return NULL;
-    }
-    al_stack *old = *slot;
+    al_stack **slot = slot_of(*table, taken), *old = *slot;
     *slot = (al_stack *)Py_NewRef((PyObject *)stack);
     Py_XDECREF((PyObject *)old); /* escapes */
     return stack;
 }
 
+static inline al_stack *
+intern(al_state *st, al_stack_table **table, const sketch *taken)
+{
+    if (AL_LIKELY(table != NULL && *table != NULL)) {
+        al_stack *stack = *slot_of(*table, taken);
+        if (AL_LIKELY(is_same(stack, taken))) {
+            return (al_stack *)Py_NewRef((PyObject *)stack);
+        }
+    }
+    return intern_new(st, table, taken); /* escapes */
+}
+
 /* All frames from `start` (see walk) to `stop`, however many. */
 static al_stack *
-capture_deep(al_state *st, const void *start, const void *stop, al_stack_base *base)
+capture_deep(al_state *st, const void *start, const void *stop, al_stack *below)
 {
-    const void *end;
-    int n, room = NEAR;
-    place *places = NULL;
+    sketch taken = {.places = NULL};
+    int room = NEAR;
     do {
         room *= 4;
-        place *larger = PyMem_Realloc(places, (size_t)room * sizeof(*places));
+        place *larger = PyMem_Realloc(taken.places, (size_t)room * sizeof(*larger));
         if (larger == NULL) {
-            PyMem_Free(places);
+            PyMem_Free(taken.places);
             PyErr_NoMemory();
             return NULL;
         }
-        places = larger;
-        n = walk(st, start, stop, places, room, &end);
-    } while (n == room);
-    al_stack *below = base != NULL && end == stop ? base->stack : NULL;
-    int visible = below == NULL ? 0 : (int)Py_SIZE(below);
-    al_stack *stack = stack_new(st, places, n, below, visible, true);
-    PyMem_Free(places);
+        taken.places = larger;
+        walk(st, start, stop, room, &taken);
+    } while (taken.n == room);
+    if (below != NULL && taken.end == stop) {
+        taken.below = below;
+        taken.shape = shape_of(taken.n, (int)Py_SIZE(below), true);
+    }
+    al_stack *stack = stack_new(st, &taken);
+    PyMem_Free(taken.places);
     return stack;
 }
 
@@ -227,16 +257,15 @@ stack_of_base(al_state *st, al_stack_table **table, al_stack_base *base)
 {
     if (AL_UNLIKELY(base->stack == NULL)) {
         place places[NEAR];
-        const void *end;
-        int n = walk(st, base->frame, NULL, places, NEAR, &end);
-        al_stack *stack = n == NEAR && end != NULL
-                              ? capture_deep(st, base->frame, NULL, NULL)
-                              : intern(st, table, places, n, NULL, 0, true);
+        sketch taken = {.places = places};
+        walk(st, base->frame, NULL, NEAR, &taken);
+        al_stack *stack = taken.end != NULL ? capture_deep(st, base->frame, NULL, NULL)
+                                            : intern(st, table, &taken);
         if (stack != NULL && base->stack == NULL) {
             base->stack = stack;
         }
         else {
-            Py_XDECREF((PyObject *)stack);
+            Py_XDECREF((PyObject *)stack); /* Foreign code ran: it captured, too. */
         }
     }
     return base->stack;
@@ -247,40 +276,55 @@ al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base, int 
                  int hidden)
 {
     place places[NEAR];
-    const void *end, *stop = base == NULL ? NULL : base->frame;
-    al_stack *below = NULL;
-    int visible = 0;
-    int n = walk(st, NULL, stop, places, limit < NEAR ? limit : NEAR, &end);
-    if (AL_LIKELY(stop != NULL && end == stop)) {
-        visible = limit - n - hidden;
-        if (visible > 0) {
-            below = stack_of_base(st, table, base); /* escapes */
-            if (below == NULL) {
-                return NULL;
+    sketch taken;
+    taken.places = places;
+    const void *stop = base == NULL ? NULL : base->frame;
+    walk(st, NULL, stop, limit < NEAR ? limit : NEAR, &taken);
+    if (AL_LIKELY(stop != NULL && taken.end == stop)) {
+        int visible = limit - taken.n - hidden;
+        if (taken.n == 0 && base->bare != NULL && base->bare_limit == visible) {
+            return Py_NewRef((PyObject *)base->bare);
+        }
+        if (AL_LIKELY(visible > 0)) {
+            taken.below = base->stack;
+            if (AL_UNLIKELY(taken.below == NULL)) {
+                taken.below = stack_of_base(st, table, base); /* escapes */
+                if (taken.below == NULL) {
+                    return NULL;
+                }
             }
-            visible = visible < Py_SIZE(below) ? visible : (int)Py_SIZE(below);
+            int size = (int)Py_SIZE(taken.below);
+            visible = visible < size ? visible : size;
         }
         else {
             visible = 0;
         }
-    }
-    else if (AL_UNLIKELY(n == NEAR && n < limit && end != NULL)) {
-        if (stop != NULL && stack_of_base(st, table, base) == NULL) { /* escapes */
-            return NULL;
+        taken.shape = shape_of(taken.n, visible, limit == AL_STACK_WHOLE);
+        al_stack *stack = intern(st, table, &taken); /* escapes */
+        if (taken.n == 0 && stack != NULL) {
+            base->bare_limit = limit - hidden;
+            Py_XSETREF(base->bare, /* escapes */
+                       (al_stack *)Py_NewRef((PyObject *)stack));
         }
-        return (PyObject *)capture_deep(st, NULL, stop, base);
+        return (PyObject *)stack;
     }
-    return (PyObject *)intern(st, table, places, n, below, visible,
-                              limit == AL_STACK_WHOLE); /* escapes */
+    if (AL_LIKELY(taken.end == NULL || taken.n == limit)) {
+        taken.shape = shape_of(taken.n, 0, limit == AL_STACK_WHOLE);
+        return (PyObject *)intern(st, table, &taken); /* escapes */
+    }
+    al_stack *below = NULL;
+    if (stop != NULL && (below = stack_of_base(st, table, base)) == NULL) {
+        return NULL;
+    }
+    return (PyObject *)capture_deep(st, NULL, stop, below);
 }
 
 void
 al_stack_enter(al_state *st, al_stack_base *base)
 {
-    base->stack = NULL;
-    base->owner = NULL;
+    *base = (al_stack_base){.frame = NULL};
     if (AL_LIKELY(!st->public_frames)) {
-        base->frame = top_frame();
+        base->frame = al_stack_top(PyThreadState_Get());
     }
     else {
         base->owner = (PyObject *)PyThreadState_GetFrame(PyThreadState_Get());
@@ -294,6 +338,7 @@ al_stack_leave(al_stack_base *base)
     base->frame = NULL;
     Py_CLEAR(base->owner);
     Py_CLEAR(base->stack); /* escapes */
+    Py_CLEAR(base->bare);  /* escapes */
 }
 
 void
@@ -427,7 +472,7 @@ own_summaries(al_state *st, al_stack *self)
 static Py_ssize_t
 length_limit(const al_stack *self)
 {
-    PyObject *limit = self->whole ? PySys_GetObject("tracebacklimit") : NULL;
+    PyObject *limit = stack_is_whole(self) ? PySys_GetObject("tracebacklimit") : NULL;
     if (limit == NULL || !PyLong_Check(limit)) {
         return PY_SSIZE_T_MAX;
     }
@@ -447,7 +492,7 @@ stack_list(al_state *st, al_stack *self)
         PyObject *below = own_summaries(st, self->below); /* escapes */
         Py_ssize_t n = below == NULL ? 0 : PyTuple_GET_SIZE(below);
         PyObject *seen =
-            below == NULL ? NULL : PyTuple_GetSlice(below, n - self->visible, n);
+            below == NULL ? NULL : PyTuple_GetSlice(below, n - stack_visible(self), n);
         if (seen == NULL || PyList_SetSlice(list, 0, 0, seen) < 0) {
             Py_CLEAR(list);
         }
@@ -507,7 +552,7 @@ al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno)
     }
     if (al_stack_check(st, word)) {
         al_stack *stack = (al_stack *)word;
-        if (Py_SIZE(stack) == 0 && stack->visible > 0) {
+        if (Py_SIZE(stack) == 0 && stack_visible(stack) > 0) {
             stack = stack->below;
         }
         if (Py_SIZE(stack) == 0 || length_limit((al_stack *)word) == 0) {
@@ -597,26 +642,25 @@ layout_is_known(void)
 static int
 compare_walks(al_state *st)
 {
-    place raw[NEAR], public[NEAR];
-    const void *end;
-    int n = walk_frames(top_frame(), NULL, raw, NEAR, &end);
-    int expected = walk_public_steal(PyThreadState_GetFrame(PyThreadState_Get()), NULL,
-                                     public, NEAR, &end);
-    st->compared_frames += (uint64_t)n;
-    for (int i = 0; i < n && i < expected; i++) {
-        if (raw[i].code != public[i].code || raw[i].ip != public[i].ip) {
+    place raw_places[NEAR], public_places[NEAR];
+    sketch raw = {.places = raw_places}, public = {.places = public_places};
+    walk_frames(al_stack_top(PyThreadState_Get()), NULL, NEAR, &raw);
+    walk_public_steal(PyThreadState_GetFrame(PyThreadState_Get()), NULL, NEAR, &public);
+    st->compared_frames += (uint64_t)raw.n;
+    for (int i = 0; i < raw.n && i < public.n; i++) {
+        place ours = raw_places[i], theirs = public_places[i];
+        if (ours.code != theirs.code || ours.ip != theirs.ip) {
             PyErr_Format(PyExc_AssertionError, "frame %d: %R at %zd, not %R at %zd", i,
-                         raw[i].code, raw[i].ip - raw[i].code->co_code_adaptive,
-                         public[i].code,
-                         public[i].ip - public[i].code->co_code_adaptive);
+                         ours.code, ours.ip - ours.code->co_code_adaptive, theirs.code,
+                         theirs.ip - theirs.code->co_code_adaptive);
             return -1;
         }
     }
-    if (n != expected) {
-        PyErr_Format(PyExc_AssertionError, "%d frames, not %d", n, expected);
+    if (raw.n != public.n) {
+        PyErr_Format(PyExc_AssertionError, "%d frames, not %d", raw.n, public.n);
         return -1;
     }
-    return n;
+    return raw.n;
 }
 
 int

@@ -28,6 +28,8 @@ typedef struct {
     const void *frame; /* what a walk meets */
     PyObject *owner;   /* the same as an object that lives as long, or NULL */
     al_stack *stack;   /* made by the first capture that needs it */
+    al_stack *bare;    /* of the last capture right above it, which is the usual one */
+    int bare_limit;    /* what that was cut to */
 } al_stack_base;
 
 /* Makes the type and finds out how to walk.  0 or -1. */
@@ -42,6 +44,17 @@ extern PyMethodDef al_stack_methods[]; /* of the module, for the tests */
  * Escapes. */
 PyObject *al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base,
                            int limit, int hidden);
+
+/* The frame that a thread executes, as it stands in al_stack_base. */
+static inline const void *
+al_stack_top(const PyThreadState *tstate)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    return tstate->cframe->current_frame;
+#else
+    return tstate->current_frame;
+#endif
+}
 
 /* The calling thread's stack becomes the base of what is about to run on it, or is that
  * no longer (escapes). */
