@@ -164,21 +164,40 @@ al_debug_warn(al_state *st, const char *format, PyObject *first, PyObject *secon
 struct al_describer {
     struct al_describer *next;
     al_run_fn run;
-    al_describe_fn describe;
+    al_describe_fn describe; /* NULL: by `method` */
+    const char *method;
+    bool with_arg;
     int frames;
 };
 
-int
-al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe, int frames)
+static int
+add_describer(al_state *st, struct al_describer what)
 {
     struct al_describer *entry = PyMem_New(struct al_describer, 1);
     if (entry == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    *entry = (struct al_describer){st->describers, run, describe, frames};
+    *entry = what;
+    entry->next = st->describers;
     st->describers = entry;
     return 0;
+}
+
+int
+al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe, int frames)
+{
+    return add_describer(
+        st, (struct al_describer){.run = run, .describe = describe, .frames = frames});
+}
+
+int
+al_debug_describe_method(al_state *st, al_run_fn run, const char *name, bool with_arg,
+                         int frames)
+{
+    return add_describer(
+        st, (struct al_describer){
+                .run = run, .method = name, .with_arg = with_arg, .frames = frames});
 }
 
 void
@@ -238,22 +257,41 @@ al_debug_capture_handle(al_loop *loop)
 
 /* --- the current handle -------------------------------------------------------------------- */
 
+static int
+describe_by_method(const struct al_describer *entry, const al_slot *slot,
+                   PyObject **callback, PyObject **args)
+{
+    *callback = PyObject_GetAttrString(slot->self, entry->method); /* escapes */
+    if (*callback != NULL && entry->with_arg) {
+        *args = PyTuple_Pack(1, slot->arg == NULL ? Py_None : slot->arg);
+        if (*args == NULL) {
+            Py_CLEAR(*callback);
+        }
+    }
+    return *callback == NULL ? -1 : 0;
+}
+
 /* The Handle that asyncio would have made for the slot. */
 static PyObject *
 make_handle(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     al_state *st = loop->st;
-    PyObject *callback = NULL, *args = NULL, *context = NULL;
+    PyObject *callback = NULL, *args = NULL, *context = NULL, *handle = NULL;
     const struct al_describer *entry = find_describer(st, slot->run);
+    int status = 0;
     Py_XINCREF(note);
     if (entry == NULL) {
         callback = Py_NewRef(slot->self);
     }
-    else if (entry->describe(loop, slot, &callback, &args, &context) < 0) {
-        Py_XDECREF(note);
-        return NULL;
+    else if (entry->describe == NULL) {
+        status = describe_by_method(entry, slot, &callback, &args); /* escapes */
     }
-    PyObject *handle = (PyObject *)al_handle_make(loop, callback, args, context, note);
+    else {
+        status = entry->describe(loop, slot, &callback, &args, &context); /* escapes */
+    }
+    if (status == 0) {
+        handle = (PyObject *)al_handle_make(loop, callback, args, context, note);
+    }
     Py_XDECREF(callback);
     Py_XDECREF(args);
     Py_XDECREF(context);
@@ -500,13 +538,24 @@ done:
     return status;
 }
 
+/* What a slot has written counts as its own time. */
+static inline int
+run_and_flush(al_loop *loop, const al_slot *slot)
+{
+    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) {    /* escapes */
+        status = -1;
+    }
+    return status;
+}
+
 /* Somebody has replaced loop.time: that clock it is, before and after, as in asyncio. */
 static int
 run_by_own_time(al_loop *loop, const al_slot *slot)
 {
     double before, after;
     if (al_sched_time(loop, &before) < 0 ||
-        slot->run(loop, slot->self, slot->arg, slot->extra) < 0) { /* escapes */
+        run_and_flush(loop, slot) < 0) { /* escapes */
         return -1;
     }
     al_sched_settle(loop);
@@ -530,7 +579,7 @@ run_timed(al_loop *loop, const al_slot *slot)
         loop->slot_began = al_poll_clock();
     }
     int64_t began = loop->slot_began;
-    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    int status = run_and_flush(loop, slot); /* escapes */
     if (AL_UNLIKELY(status < 0)) {
         return status;
     }

@@ -93,6 +93,10 @@ typedef int (*al_describe_fn)(struct al_loop *loop, const al_slot *slot,
  * functions asyncio has between the Handle and the program's code.  Without that a slot
  * counts as a callback `self`.  0, or -1 with MemoryError. */
 int al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe, int frames);
+/* The same for a slot that stands for a Handle of self.<name>(), or of self.<name>(arg)
+ * with None for an arg that is NULL. */
+int al_debug_describe_method(al_state *st, al_run_fn run, const char *name,
+                             bool with_arg, int frames);
 void al_debug_free(al_state *st);
 
 /* --- logging ------------------------------------------------------------------------------ */

@@ -286,9 +286,6 @@ run_ready_debug(al_loop *loop, size_t todo)
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
         Py_XDECREF(note);
-        if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
-            status = -1;
-        }
         ran++;
     }
     return status < 0 ? -1 : al_debug_iteration_ends(loop, ran); /* escapes */

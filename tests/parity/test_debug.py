@@ -117,6 +117,16 @@ class Normal:
             r"\2",
             text,
         )
+        # A transport's events have no Handle that asyncio's code made and cancels; its
+        # class has another name, also where reprlib cuts it off.
+        name = r"(?:\w+Pipe)?Transport\.(?:_\w+_ready|_call_connection_lost)"
+        text = re.sub(
+            rf"<Handle (?:cancelled )?(?:_Selector|Socket|Datagram)?({name}\(\w*\))"
+            r"(?: created at [^>]*)?>",
+            r"<Handle \1>",
+            text,
+        )
+        text = re.sub(r"connection_made\(<[^()]*>\)", "connection_made(<...>)", text)
         text = "\n".join(self.own_lines(text))
         # The interpreter itself takes ten frames for a coroutine, of which three are
         # the loop's with asyncio and none with ours.
