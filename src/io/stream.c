@@ -2124,6 +2124,9 @@ static PyMethodDef stream_methods[] = {
      METH_O, NULL},
     {"_read_ready", (PyCFunction)SocketTransport__read_ready, METH_NOARGS, NULL},
     {"_write_ready", (PyCFunction)SocketTransport__write_ready, METH_NOARGS, NULL},
+#if PY_VERSION_HEX >= 0x030C0000
+    {"_write_sendmsg", (PyCFunction)SocketTransport__write_ready, METH_NOARGS, NULL},
+#endif
     {"_start_reading", (PyCFunction)SocketTransport__start_reading, METH_NOARGS, NULL},
     {"_make_empty_waiter", (PyCFunction)SocketTransport__make_empty_waiter, METH_NOARGS,
      NULL},
@@ -2211,8 +2214,13 @@ al_stream_init_type(PyObject *module, al_state *st)
                           st->FlowControlMixin) < 0) {
         return -1;
     }
+#if PY_VERSION_HEX >= 0x030C0000
+    const char *write_ready = "_write_sendmsg";
+#else
+    const char *write_ready = "_write_ready";
+#endif
     if (al_debug_describe_method(st, stream_readable, "_read_ready", false, 2) < 0 ||
-        al_debug_describe_method(st, stream_writable, "_write_ready", false, 3) < 0 ||
+        al_debug_describe_method(st, stream_writable, write_ready, false, 2) < 0 ||
         al_debug_describe_method(st, stream_lost, "_call_connection_lost", true, 1) <
             0 ||
         al_debug_describe(st, stream_begin, describe_begin, 0) < 0) {

@@ -842,15 +842,20 @@ async def unclosed_pipe(loop, tell):
 
 @program
 async def unclosed_subprocess(loop, tell):
+    class Child(asyncio.SubprocessProtocol):
+        def connection_lost(self, exc):
+            lost.set_result(None)
+
+    lost = loop.create_future()
     transport, _ = await loop.subprocess_exec(
-        asyncio.SubprocessProtocol,
+        Child,
         *(sys.executable, "-c", "input()"),
         stdin=subprocess.PIPE,
         stdout=None,
         stderr=None,
     )
     transport.__del__()
-    await asyncio.sleep(0.01)
+    await lost
 
 
 # --- switches -------------------------------------------------------------------------

@@ -119,7 +119,9 @@ class Normal:
         )
         # A transport's events have no Handle that asyncio's code made and cancels; its
         # class has another name, also where reprlib cuts it off.
-        name = r"(?:\w+Pipe)?Transport\.(?:_\w+_ready|_call_connection_lost)"
+        name = (
+            r"(?:\w+Pipe)?Transport\._(?:\w+_ready|write_sendmsg|call_connection_lost)"
+        )
         text = re.sub(
             rf"<Handle (?:cancelled )?(?:_Selector|Socket|Datagram)?({name}\(\w*\))"
             r"(?: created at [^>]*)?>",

@@ -413,7 +413,12 @@ def test_a_slow_factory_of_protocols_is_named(plain_loop, logged):
     assert logged(f"Executing <Handle {name}.factory() at {place}> took ")
 
 
-@pytest.mark.parametrize("method", ["_read_ready", "_write_ready"])
+WRITE_METHODS = ["_write_ready"]
+if sys.version_info >= (3, 12):
+    WRITE_METHODS.append("_write_sendmsg")
+
+
+@pytest.mark.parametrize("method", ["_read_ready", *WRITE_METHODS])
 def test_asyncios_methods_for_events_exist(plain_loop, method):
     # What the Handle of a slow event calls: it does so in the next iteration.
     one, two = socket.socketpair()
