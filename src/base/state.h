@@ -153,6 +153,7 @@
     X(data_received)                                                                   \
     X(debug)                                                                           \
     X(eof_received)                                                                    \
+    X(feed_data)                                                                       \
     X(fileno)                                                                          \
     X(get_buffer)                                                                      \
     X(is_closing)                                                                      \
