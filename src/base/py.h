@@ -70,6 +70,26 @@ al_getattr_optional(PyObject *obj, PyObject *name, PyObject **result)
 #endif
 }
 
+#if PY_VERSION_HEX >= 0x030D0000
+/* Exported by every version, declared by none of these.  1: *method is a function found
+ * in the type, to be called with obj; 0: an attribute, or NULL with an exception. */
+extern int _PyObject_GetMethod(PyObject *obj, PyObject *name, PyObject **method);
+#endif
+
+/* Whether obj.<name> is the given function of its class: neither the class nor the
+ * instance has another one.  Without the bound method that getattr would make. */
+static inline bool
+al_method_is(PyObject *obj, PyObject *name, PyObject *function)
+{
+    PyObject *found = NULL;
+    bool same = _PyObject_GetMethod(obj, name, &found) == 1 && found == function;
+    if (found == NULL) {
+        PyErr_Clear(); /* AttributeError: it has been deleted. */
+    }
+    Py_XDECREF(found);
+    return same;
+}
+
 /* The current context of the calling thread, borrowed, or NULL when it has none.
  * PyThreadState.context is a public field in every supported version. */
 static inline PyObject *

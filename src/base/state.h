@@ -153,6 +153,7 @@
     X(data_received)                                                                   \
     X(debug)                                                                           \
     X(eof_received)                                                                    \
+    X(feed_data)                                                                       \
     X(fileno)                                                                          \
     X(get_buffer)                                                                      \
     X(is_closing)                                                                      \
@@ -210,7 +211,8 @@ typedef struct al_state {
     PyObject *kwnames_context; /* ("context",): for vectorcall */
     PyObject *kwnames_warn_on_full_buffer;
     PyObject *kwnames_frame_summary; /* see core/stack.c */
-    uint64_t compared_frames;        /* by core/stack.c's check of itself */
+    uint64_t compared_stacks;        /* by core/stack.c's check of itself */
+    uint64_t compared_frames;
     bool public_frames;              /* stacks are walked by the public functions */
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;

@@ -87,13 +87,6 @@ al_debug_of_loop(al_state *st, PyObject *loop)
     return debug;
 }
 
-PyObject *
-al_debug_capture(al_state *st, al_loop *loop)
-{
-    return loop == NULL ? al_stack_capture(st, NULL, NULL)
-                        : al_stack_capture(st, &loop->stacks, loop->base);
-}
-
 /* --- checks ------------------------------------------------------------------------------ */
 
 /* Mirrors BaseEventLoop._check_thread. */
@@ -101,6 +94,7 @@ int
 al_debug_check_thread(al_loop *loop)
 {
     if (AL_LIKELY((loop->debug & AL_DEBUG_THREADS) == 0 || loop->thread_id == 0 ||
+                  loop->tstate == PyThreadState_Get() ||
                   loop->thread_id == PyThread_get_thread_ident())) {
         return 0;
     }
@@ -165,25 +159,45 @@ al_debug_warn(al_state *st, const char *format, PyObject *first, PyObject *secon
     return al_debug_log_steal(st, args);
 }
 
-/* --- the current handle -------------------------------------------------------------------- */
+/* --- what a slot stands for ------------------------------------------------------------ */
 
 struct al_describer {
     struct al_describer *next;
     al_run_fn run;
-    al_describe_fn describe;
+    al_describe_fn describe; /* NULL: by `method` */
+    const char *method;
+    bool with_arg;
+    int frames;
 };
 
-int
-al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe)
+static int
+add_describer(al_state *st, struct al_describer what)
 {
     struct al_describer *entry = PyMem_New(struct al_describer, 1);
     if (entry == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    *entry = (struct al_describer){st->describers, run, describe};
+    *entry = what;
+    entry->next = st->describers;
     st->describers = entry;
     return 0;
+}
+
+int
+al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe, int frames)
+{
+    return add_describer(
+        st, (struct al_describer){.run = run, .describe = describe, .frames = frames});
+}
+
+int
+al_debug_describe_method(al_state *st, al_run_fn run, const char *name, bool with_arg,
+                         int frames)
+{
+    return add_describer(
+        st, (struct al_describer){
+                .run = run, .method = name, .with_arg = with_arg, .frames = frames});
 }
 
 void
@@ -196,25 +210,88 @@ al_debug_free(al_state *st)
     }
 }
 
+static const struct al_describer *
+find_describer(const al_state *st, al_run_fn run)
+{
+    const struct al_describer *entry = st->describers;
+    while (entry != NULL && entry->run != run) {
+        entry = entry->next;
+    }
+    return entry;
+}
+
+/* --- source tracebacks ----------------------------------------------------------------- */
+
+enum { HANDLE_FRAMES = 8, LOOP_FRAMES = 3 };
+
+static int
+hidden_frames(const al_loop *loop)
+{
+    const al_slot *slot = loop->running;
+    if (slot == NULL || slot->run == al_handle_run ||
+        slot->run == loop->st->task_wakeup || slot->run == loop->st->task_step) {
+        return LOOP_FRAMES;
+    }
+    if (slot->run == al_handle_run_threadsafe) {
+        return LOOP_FRAMES + 1; /* Its _run calls Handle._run. */
+    }
+    const struct al_describer *entry = find_describer(loop->st, slot->run);
+    return entry == NULL ? LOOP_FRAMES : LOOP_FRAMES + entry->frames;
+}
+
+PyObject *
+al_debug_capture(al_state *st, al_loop *loop)
+{
+    return loop == NULL ? al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0)
+                        : al_stack_capture(st, &loop->stacks, loop->base,
+                                           AL_STACK_WHOLE, 0); /* escapes */
+}
+
+PyObject *
+al_debug_capture_handle(al_loop *loop)
+{
+    return al_stack_capture(loop->st, &loop->stacks, loop->base,
+                            HANDLE_FRAMES - loop->frames_above,
+                            hidden_frames(loop)); /* escapes */
+}
+
+/* --- the current handle -------------------------------------------------------------------- */
+
+static int
+describe_by_method(const struct al_describer *entry, const al_slot *slot,
+                   PyObject **callback, PyObject **args)
+{
+    *callback = PyObject_GetAttrString(slot->self, entry->method); /* escapes */
+    if (*callback != NULL && entry->with_arg) {
+        *args = PyTuple_Pack(1, slot->arg == NULL ? Py_None : slot->arg);
+        if (*args == NULL) {
+            Py_CLEAR(*callback);
+        }
+    }
+    return *callback == NULL ? -1 : 0;
+}
+
 /* The Handle that asyncio would have made for the slot. */
 static PyObject *
 make_handle(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     al_state *st = loop->st;
-    PyObject *callback = NULL, *args = NULL, *context = NULL;
-    const struct al_describer *entry = st->describers;
-    while (entry != NULL && entry->run != slot->run) {
-        entry = entry->next;
-    }
+    PyObject *callback = NULL, *args = NULL, *context = NULL, *handle = NULL;
+    const struct al_describer *entry = find_describer(st, slot->run);
+    int status = 0;
     Py_XINCREF(note);
     if (entry == NULL) {
         callback = Py_NewRef(slot->self);
     }
-    else if (entry->describe(loop, slot, &callback, &args, &context) < 0) {
-        Py_XDECREF(note);
-        return NULL;
+    else if (entry->describe == NULL) {
+        status = describe_by_method(entry, slot, &callback, &args); /* escapes */
     }
-    PyObject *handle = (PyObject *)al_handle_make(loop, callback, args, context, note);
+    else {
+        status = entry->describe(loop, slot, &callback, &args, &context); /* escapes */
+    }
+    if (status == 0) {
+        handle = (PyObject *)al_handle_make(loop, callback, args, context, note);
+    }
     Py_XDECREF(callback);
     Py_XDECREF(args);
     Py_XDECREF(context);
@@ -244,20 +321,37 @@ al_debug_current_handle(al_loop *loop)
 
 /* --- slots ------------------------------------------------------------------------------------ */
 
+/* What al_debug_capture_handle gives right above a running loop, if it is known; that
+ * is where a task's step queues the next one.  Borrowed. */
+static inline PyObject *
+bare_stack(const al_loop *loop, PyThreadState *tstate)
+{
+    const al_stack_base *base = loop->base;
+    const al_slot *slot = loop->running;
+    if (base == NULL || slot == NULL || tstate != loop->tstate ||
+        al_stack_top(tstate) != base->frame ||
+        base->bare_limit != HANDLE_FRAMES - LOOP_FRAMES || loop->frames_above != 0 ||
+        (slot->run != loop->st->task_step && slot->run != loop->st->task_wakeup)) {
+        return NULL;
+    }
+    return (PyObject *)base->bare;
+}
+
 int
 al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                     PyObject *extra)
 {
     PyObject *note = NULL;
+    PyThreadState *tstate = PyThreadState_Get();
+    if (tstate != loop->tstate && al_debug_check_thread(loop) < 0) {
+        goto error;
+    }
     /* What the selector queues is asked for by no Python code. */
-    bool wanted = (loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling;
-    if (al_debug_check_thread(loop) < 0 ||
-        (wanted && (note = al_stack_capture(loop->st, &loop->stacks, loop->base)) ==
-                       NULL)) { /* escapes */
-        Py_DECREF(self);
-        Py_XDECREF(arg);
-        Py_XDECREF(extra);
-        return -1;
+    if ((loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling) {
+        note = Py_XNewRef(bare_stack(loop, tstate));
+        if (note == NULL && (note = al_debug_capture_handle(loop)) == NULL) {
+            goto error; /* it escapes */
+        }
     }
     if (al_ring_push_steal(&loop->ready, run, self, arg, extra) < 0) {
         Py_XDECREF(note);
@@ -270,6 +364,12 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
         Py_XDECREF(note);
     }
     return 0;
+
+error:
+    Py_DECREF(self);
+    Py_XDECREF(arg);
+    Py_XDECREF(extra);
+    return -1;
 }
 
 static int64_t
@@ -438,13 +538,24 @@ done:
     return status;
 }
 
+/* What a slot has written counts as its own time. */
+static inline int
+run_and_flush(al_loop *loop, const al_slot *slot)
+{
+    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) {    /* escapes */
+        status = -1;
+    }
+    return status;
+}
+
 /* Somebody has replaced loop.time: that clock it is, before and after, as in asyncio. */
 static int
 run_by_own_time(al_loop *loop, const al_slot *slot)
 {
     double before, after;
     if (al_sched_time(loop, &before) < 0 ||
-        slot->run(loop, slot->self, slot->arg, slot->extra) < 0) { /* escapes */
+        run_and_flush(loop, slot) < 0) { /* escapes */
         return -1;
     }
     al_sched_settle(loop);
@@ -468,7 +579,7 @@ run_timed(al_loop *loop, const al_slot *slot)
         loop->slot_began = al_poll_clock();
     }
     int64_t began = loop->slot_began;
-    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    int status = run_and_flush(loop, slot); /* escapes */
     if (AL_UNLIKELY(status < 0)) {
         return status;
     }

@@ -43,9 +43,17 @@ int al_debug_of_loop(al_state *st, PyObject *loop);
 
 /* --- source tracebacks --------------------------------------------------------------- */
 
-/* The calling thread's stack, to be kept as `_source_traceback` (see stack.h); NULL as
- * `loop` stands for a loop of another kind.  New reference, or NULL with MemoryError. */
+/* The calling thread's whole stack, for the `_source_traceback` of a future or task (see
+ * stack.h); NULL as `loop` stands for a loop of another kind.  New reference, or NULL
+ * with MemoryError.  Escapes. */
 PyObject *al_debug_capture(al_state *st, struct al_loop *loop);
+
+/* The same for a handle: asyncio keeps the innermost ten frames, of which it deletes its
+ * own two.  Its other functions that are C here take a place each: run_forever,
+ * _run_once and Handle._run, what al_debug_describe tells, and loop->frames_above, the
+ * functions between Python code and the handle that are more than call_soon's (call_later
+ * and create_task, one each; add_reader has one less). */
+PyObject *al_debug_capture_handle(struct al_loop *loop);
 
 /* --- checks --------------------------------------------------------------------------- */
 
@@ -81,9 +89,14 @@ PyObject *al_debug_current_handle(struct al_loop *loop);
 typedef int (*al_describe_fn)(struct al_loop *loop, const al_slot *slot,
                               PyObject **callback, PyObject **args, PyObject **context);
 
-/* Rooms with slots of their own tell, at import, how to describe them.  Without that a
- * slot counts as a callback `self`.  0, or -1 with MemoryError. */
-int al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe);
+/* Rooms with slots of their own tell, at import, how to describe them, and how many
+ * functions asyncio has between the Handle and the program's code.  Without that a slot
+ * counts as a callback `self`.  0, or -1 with MemoryError. */
+int al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe, int frames);
+/* The same for a slot that stands for a Handle of self.<name>(), or of self.<name>(arg)
+ * with None for an arg that is NULL. */
+int al_debug_describe_method(al_state *st, al_run_fn run, const char *name,
+                             bool with_arg, int frames);
 void al_debug_free(al_state *st);
 
 /* --- logging ------------------------------------------------------------------------------ */

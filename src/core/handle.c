@@ -178,7 +178,7 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
         }
     }
     if (AL_UNLIKELY(loop->debug & AL_DEBUG_TRACEBACKS)) {
-        self->source_traceback = al_debug_capture(loop->st, loop); /* escapes */
+        self->source_traceback = al_debug_capture_handle(loop); /* escapes */
         if (self->source_traceback == NULL) {
             goto error;
         }

@@ -288,9 +288,6 @@ run_ready_debug(al_loop *loop, size_t todo)
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
         Py_XDECREF(note);
-        if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
-            status = -1;
-        }
         ran++;
     }
     return status < 0 ? -1 : al_debug_iteration_ends(loop, ran); /* escapes */
@@ -384,9 +381,10 @@ al_sched_run(al_loop *loop)
     }
     int status;
     al_stack_base base;
-    al_stack_set_base(loop->st, &base);
+    al_stack_enter(loop->st, &base);
     /* cppcheck-suppress autoVariables ; taken back before it dies */
     loop->base = &base;
+    loop->tstate = PyThreadState_Get();
     al_sched_must_poll(loop);
     do {
         status =
@@ -394,5 +392,7 @@ al_sched_run(al_loop *loop)
     } while (status == 0 && !loop->stopping);
     al_sched_settle(loop);
     loop->base = NULL;
+    loop->tstate = NULL;
+    al_stack_leave(&base); /* escapes */
     return status;
 }

@@ -59,6 +59,7 @@ typedef struct al_loop {
     /* Life cycle. */
     bool closed;
     unsigned long thread_id; /* of the running thread; 0: not running */
+    PyThreadState *tstate;   /* the same, or NULL if it is not known */
     uint32_t forks;          /* st->forks when the selector was made */
 
     /* Overrides: see override.h. */
@@ -71,10 +72,11 @@ typedef struct al_loop {
     bool handle_patched; /* asyncio.Handle._run is not the one found at import */
 
     /* Debug mode: see debug.h. */
-    unsigned debug;            /* switches AL_DEBUG_*, 0 outside debug mode */
-    int origin_depth;          /* of the stacks that coroutines remember */
-    al_stack_table *stacks;    /* interned stacks, NULL: none yet */
-    const al_stack_base *base; /* of the running loop, NULL when it does not run */
+    unsigned debug;         /* switches AL_DEBUG_*, 0 outside debug mode */
+    int origin_depth;       /* of the stacks that coroutines remember */
+    al_stack_table *stacks; /* interned stacks, NULL: none yet */
+    al_stack_base *base;    /* of the running loop, NULL when it does not run */
+    int frames_above;       /* see al_debug_capture_handle */
     PyObject *slow_callback_duration;
     int64_t slow_limit;       /* the same in ns */
     int64_t slot_began;       /* ns: the slot that runs or comes next; 0: unknown */

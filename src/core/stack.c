@@ -12,21 +12,25 @@
  *
  * The table is direct-mapped: a new stack takes the place of the one in its slot.  The
  * instruction pointers are a complete key, because an interned stack keeps its code
- * objects alive and their addresses with them.  Of the frames below a running loop, a
- * 64-bit hash is the key: most stacks are a frame or two on top of those. */
+ * objects alive and their addresses with them.  The frames below a running loop are a
+ * stack of their own, which is the key's other part: most stacks are a frame or two on
+ * top of that one.  A stack of more than NEAR frames of its own is not interned. */
 #include "core/stack.h"
 
 #include "core/frame.h"
 
-enum { TABLE_BITS = 12, TABLE_SIZE = 1 << TABLE_BITS, CODE_UNIT = 2 };
+enum { TABLE_BITS = 12, TABLE_SIZE = 1 << TABLE_BITS, CODE_UNIT = 2, NEAR = 64 };
 
-typedef al_stack_place place;
+typedef struct {
+    PyCodeObject *code;
+    const char *ip;
+} place;
 
 struct al_stack {
     PyVarObject ob_base;
-    uint64_t base;       /* key of the base that the stack stands on, or 0 */
-    int own;             /* frames above the base */
-    PyObject *summaries; /* tuple of FrameSummary, oldest first; NULL: not yet made */
+    al_stack *below;     /* owned: that below a running loop; or NULL */
+    uint64_t shape;      /* see shape_of */
+    PyObject *summaries; /* of `places`, oldest first; NULL: not yet made */
     place places[];      /* innermost first; the codes are owned */
 };
 
@@ -34,24 +38,51 @@ struct al_stack_table {
     al_stack *slots[TABLE_SIZE];
 };
 
+/* A stack that is being taken: everything is borrowed. */
+typedef struct {
+    place *places;   /* innermost first */
+    int n;           /* of them */
+    const void *end; /* the frame behind the last one, see walk_frames */
+    uint64_t hash;   /* of the instruction pointers */
+    al_stack *below; /* the rest, or NULL */
+    uint64_t shape;
+} sketch;
+
+/* The numbers of a stack as one word: it has `n` frames of its own, so many innermost
+ * frames of `below` are visible, and nothing was cut off if it is whole. */
+static inline uint64_t
+shape_of(int n, int visible, bool whole)
+{
+    return (uint64_t)visible << 32 | (uint64_t)whole << 31 | (unsigned)n;
+}
+
+static inline int
+stack_visible(const al_stack *stack)
+{
+    return (int)(stack->shape >> 32);
+}
+
+static inline bool
+stack_is_whole(const al_stack *stack)
+{
+    return (stack->shape >> 31 & 1) != 0;
+}
+
 /* --- walking ------------------------------------------------------------------------ */
 
-/* Stops at the frame `base`; *met says whether it was there. */
-static inline int
-walk_frames(PyThreadState *tstate, place *places, const void *base, bool *met)
+static inline void
+add_place(sketch *taken, PyCodeObject *code, const char *ip)
 {
-#if PY_VERSION_HEX < 0x030D0000
-    const al_frame *frame =
-        (const al_frame *)(const void *)tstate->cframe->current_frame;
-#else
-    const al_frame *frame = (const al_frame *)(const void *)tstate->current_frame;
-#endif
-    int n = 0;
-    for (; frame != NULL && n < AL_STACK_DEPTH; frame = frame->previous) {
-        if (frame == base) {
-            *met = true;
-            return n;
-        }
+    taken->places[taken->n++] = (place){code, ip};
+    taken->hash = (taken->hash << 5 | taken->hash >> 59) ^ (uintptr_t)ip;
+}
+
+/* Collects at most `max` frames from `frame` outwards, those before `stop`.  taken->end
+ * is the frame it came to: `stop`, NULL behind the thread's first, or the next one. */
+static inline void
+walk_frames(const al_frame *frame, const void *stop, int max, sketch *taken)
+{
+    for (; frame != stop && frame != NULL && taken->n < max; frame = frame->previous) {
         if (AL_UNLIKELY(frame->owner >= AL_FRAME_FOREIGN)) {
             continue;
         }
@@ -62,70 +93,47 @@ walk_frames(PyThreadState *tstate, place *places, const void *base, bool *met)
                                  code->_co_firsttraceable * CODE_UNIT)) {
             continue;
         }
-        places[n++] = (place){code, ip};
+        add_place(taken, code, ip);
     }
-    *met = false;
-    return n;
+    taken->end = frame;
 }
 
-/* The same by CPython's public functions.  The codes are borrowed from frames that are
- * being executed. */
-static int
-walk_public(PyThreadState *tstate, place *places)
+/* The same by CPython's public functions: `frame` (stolen) and `stop` are frame objects.
+ * The codes are borrowed from frames that are being executed. */
+static void
+walk_public_steal(PyFrameObject *frame, const void *stop, int max, sketch *taken)
 {
-    int n = 0;
-    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
-    while (frame != NULL && n < AL_STACK_DEPTH) {
+    while (frame != NULL && (const void *)frame != stop && taken->n < max) {
         PyCodeObject *code = PyFrame_GetCode(frame);
-        places[n++] = (place){code, code->co_code_adaptive + PyFrame_GetLasti(frame)};
+        add_place(taken, code, code->co_code_adaptive + PyFrame_GetLasti(frame));
         Py_DECREF(code); /* The frame has another reference. */
         PyFrameObject *back = PyFrame_GetBack(frame);
         Py_DECREF(frame);
         frame = back;
     }
-    Py_XDECREF(frame);
-    return n;
+    taken->end = frame;
+    Py_XDECREF(frame); /* The one before it has another reference. */
 }
 
-static inline int
-walk(const al_state *st, place *places, const al_stack_base *base, bool *met)
+/* Takes what is between `start` (NULL: the calling thread's innermost frame) and `stop`
+ * into taken->places. */
+static inline void
+walk(const al_state *st, const void *start, const void *stop, int max, sketch *taken)
 {
-    PyThreadState *tstate = PyThreadState_Get();
-    *met = false;
-    return AL_LIKELY(!st->public_frames)
-               ? walk_frames(tstate, places, base == NULL ? NULL : base->frame, met)
-               : walk_public(tstate, places);
-}
-
-/* A 64-bit hash in which every bit of each word counts (the mixer of splitmix64). */
-static uint64_t
-mix(uint64_t hash, uintptr_t word)
-{
-    hash += word + 0x9E3779B97F4A7C15u;
-    hash = (hash ^ hash >> 30) * 0xBF58476D1CE4E5B9u;
-    hash = (hash ^ hash >> 27) * 0x94D049BB133111EBu;
-    return hash ^ hash >> 31;
-}
-
-void
-al_stack_set_base(al_state *st, al_stack_base *base)
-{
-    *base = (al_stack_base){.frame = NULL};
-    if (!st->public_frames) {
-        bool met;
-        PyThreadState *tstate = PyThreadState_Get();
-#if PY_VERSION_HEX < 0x030D0000
-        base->frame = tstate->cframe->current_frame;
-#else
-        base->frame = tstate->current_frame;
-#endif
-        base->count = walk_frames(tstate, base->places, NULL, &met);
+    taken->n = 0;
+    taken->hash = 0;
+    taken->below = NULL;
+    if (AL_LIKELY(!st->public_frames)) {
+        walk_frames(start == NULL ? al_stack_top(PyThreadState_Get()) : start, stop,
+                    max, taken);
     }
-    uint64_t key = 0;
-    for (int i = 0; i < base->count; i++) {
-        key = mix(key, (uintptr_t)base->places[i].ip);
+    else {
+        PyFrameObject *frame =
+            start == NULL ? PyThreadState_GetFrame(PyThreadState_Get())
+                          : (PyFrameObject *)Py_NewRef((PyObject *)(uintptr_t)start);
+        walk_public_steal(frame, stop, max, taken);
     }
-    base->key = key | 1;
+    taken->shape = shape_of(taken->n, 0, true);
 }
 
 /* --- stacks -------------------------------------------------------------------------- */
@@ -138,81 +146,199 @@ stack_dealloc(al_stack *self)
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) {
         Py_DECREF(self->places[i].code); /* escapes */
     }
+    Py_XDECREF((PyObject *)self->below); /* escapes */
     PyObject_Free(self);
     Py_DECREF(type);
 }
 
 static al_stack *
-stack_new(al_state *st, const place *places, int own, const al_stack_base *base)
+stack_new(al_state *st, const sketch *taken)
 {
-    int n = own + (base == NULL ? 0 : base->count);
-    if (n > AL_STACK_DEPTH) {
-        n = AL_STACK_DEPTH;
-    }
-    al_stack *self = PyObject_NewVar(al_stack, st->Stack_type, n);
+    al_stack *self = PyObject_NewVar(al_stack, st->Stack_type, taken->n);
     if (self == NULL) {
         return NULL;
     }
     self->summaries = NULL;
-    self->own = own;
-    self->base = base == NULL ? 0 : base->key;
-    for (int i = 0; i < n; i++) {
-        self->places[i] = i < own ? places[i] : base->places[i - own];
+    self->below = (al_stack *)Py_XNewRef((PyObject *)taken->below);
+    self->shape = taken->shape;
+    for (int i = 0; i < taken->n; i++) {
+        self->places[i] = taken->places[i];
         Py_INCREF(self->places[i].code);
     }
     return self;
 }
 
-static inline bool
-same_stack(const al_stack *stack, const place *places, int own, uint64_t base)
+/* The only slot of the table where such a stack can be. */
+static inline al_stack **
+slot_of(al_stack_table *table, const sketch *taken)
 {
-    if (stack->own != own || stack->base != base) {
+    uint64_t hash = taken->hash + (uintptr_t)taken->below + (taken->shape >> 32);
+    return &table->slots[hash * 0x9E3779B97F4A7C15u >> (64 - TABLE_BITS)];
+}
+
+static inline bool
+is_same(const al_stack *stack, const sketch *taken)
+{
+    if (stack == NULL || stack->shape != taken->shape || stack->below != taken->below) {
         return false;
     }
-    for (int i = 0; i < own; i++) {
-        if (stack->places[i].ip != places[i].ip) {
+#pragma GCC unroll 1
+    for (int i = 0; i < taken->n; i++) {
+        if (stack->places[i].ip != taken->places[i].ip) {
             return false;
         }
     }
     return true;
 }
 
-PyObject *
-al_stack_capture(al_state *st, al_stack_table **table, const al_stack_base *base)
+/* A new stack, and its place in the table.  Escapes. */
+static al_stack *
+intern_new(al_state *st, al_stack_table **table, const sketch *taken)
 {
-    place places[AL_STACK_DEPTH];
-    bool met;
-    int n = walk(st, places, base, &met);
-    if (!met) {
-        base = NULL;
+    al_stack *stack = stack_new(st, taken);
+    if (stack == NULL || table == NULL) {
+        return stack;
     }
-    if (table == NULL) {
-        return (PyObject *)stack_new(st, places, n, base);
-    }
-    if (AL_UNLIKELY(*table == NULL)) {
+    if (*table == NULL) {
         *table = PyMem_Calloc(1, sizeof(al_stack_table));
         if (*table == NULL) {
-            return PyErr_NoMemory();
+            Py_DECREF((PyObject *)stack); /* escapes */
+            PyErr_NoMemory();
+            return NULL;
         }
     }
-    uint64_t key = met ? base->key : 0;
-    uint64_t hash = key;
-    for (int i = 0; i < n; i++) {
-        hash = (hash << 5 | hash >> 59) ^ (uintptr_t)places[i].ip;
+    al_stack **slot = slot_of(*table, taken), *old = *slot;
+    *slot = (al_stack *)Py_NewRef((PyObject *)stack);
+    Py_XDECREF((PyObject *)old); /* escapes */
+    return stack;
+}
+
+static inline al_stack *
+intern(al_state *st, al_stack_table **table, const sketch *taken)
+{
+    if (AL_LIKELY(table != NULL && *table != NULL)) {
+        al_stack *stack = *slot_of(*table, taken);
+        if (AL_LIKELY(is_same(stack, taken))) {
+            return (al_stack *)Py_NewRef((PyObject *)stack);
+        }
     }
-    hash *= 0x9E3779B97F4A7C15u;
-    al_stack **slot = &(*table)->slots[hash >> (64 - TABLE_BITS)];
-    if (AL_LIKELY(*slot != NULL && same_stack(*slot, places, n, key))) {
-        return Py_NewRef((PyObject *)*slot);
+    return intern_new(st, table, taken); /* escapes */
+}
+
+/* All frames from `start` (see walk) to `stop`, however many. */
+static al_stack *
+capture_deep(al_state *st, const void *start, const void *stop, al_stack *below)
+{
+    sketch taken = {.places = NULL};
+    int room = NEAR;
+    do {
+        room *= 4;
+        place *larger = PyMem_Realloc(taken.places, (size_t)room * sizeof(*larger));
+        if (larger == NULL) {
+            PyMem_Free(taken.places);
+            PyErr_NoMemory();
+            return NULL;
+        }
+        taken.places = larger;
+        walk(st, start, stop, room, &taken);
+    } while (taken.n == room);
+    if (below != NULL && taken.end == stop) {
+        taken.below = below;
+        taken.shape = shape_of(taken.n, (int)Py_SIZE(below), true);
     }
-    al_stack *stack = stack_new(st, places, n, base);
-    if (stack == NULL) {
+    al_stack *stack = stack_new(st, &taken);
+    PyMem_Free(taken.places);
+    return stack;
+}
+
+/* base->stack, made if need be.  Borrowed.  Escapes. */
+static al_stack *
+stack_of_base(al_state *st, al_stack_table **table, al_stack_base *base)
+{
+    if (AL_UNLIKELY(base->stack == NULL)) {
+        place places[NEAR];
+        sketch taken = {.places = places};
+        walk(st, base->frame, NULL, NEAR, &taken);
+        al_stack *stack = taken.end != NULL ? capture_deep(st, base->frame, NULL, NULL)
+                                            : intern(st, table, &taken);
+        if (stack != NULL && base->stack == NULL) {
+            base->stack = stack;
+        }
+        else {
+            Py_XDECREF((PyObject *)stack); /* Foreign code ran: it captured, too. */
+        }
+    }
+    return base->stack;
+}
+
+PyObject *
+al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base, int limit,
+                 int hidden)
+{
+    place places[NEAR];
+    sketch taken;
+    taken.places = places;
+    const void *stop = base == NULL ? NULL : base->frame;
+    walk(st, NULL, stop, limit < NEAR ? limit : NEAR, &taken);
+    if (AL_LIKELY(stop != NULL && taken.end == stop)) {
+        int visible = limit - taken.n - hidden;
+        if (taken.n == 0 && base->bare != NULL && base->bare_limit == visible) {
+            return Py_NewRef((PyObject *)base->bare);
+        }
+        if (AL_LIKELY(visible > 0)) {
+            taken.below = base->stack;
+            if (AL_UNLIKELY(taken.below == NULL)) {
+                taken.below = stack_of_base(st, table, base); /* escapes */
+                if (taken.below == NULL) {
+                    return NULL;
+                }
+            }
+            int size = (int)Py_SIZE(taken.below);
+            visible = visible < size ? visible : size;
+        }
+        else {
+            visible = 0;
+        }
+        taken.shape = shape_of(taken.n, visible, limit == AL_STACK_WHOLE);
+        al_stack *stack = intern(st, table, &taken); /* escapes */
+        if (taken.n == 0 && stack != NULL) {
+            base->bare_limit = limit - hidden;
+            Py_XSETREF(base->bare, /* escapes */
+                       (al_stack *)Py_NewRef((PyObject *)stack));
+        }
+        return (PyObject *)stack;
+    }
+    if (AL_LIKELY(taken.end == NULL || taken.n == limit)) {
+        taken.shape = shape_of(taken.n, 0, limit == AL_STACK_WHOLE);
+        return (PyObject *)intern(st, table, &taken); /* escapes */
+    }
+    al_stack *below = NULL;
+    if (stop != NULL && (below = stack_of_base(st, table, base)) == NULL) {
         return NULL;
     }
-    al_stack *old = *slot;
-    *slot = (al_stack *)Py_NewRef((PyObject *)stack);
-    Py_XDECREF(old); /* escapes */
-    return (PyObject *)stack;
+    return (PyObject *)capture_deep(st, NULL, stop, below);
+}
+
+void
+al_stack_enter(al_state *st, al_stack_base *base)
+{
+    *base = (al_stack_base){.frame = NULL};
+    if (AL_LIKELY(!st->public_frames)) {
+        base->frame = al_stack_top(PyThreadState_Get());
+    }
+    else {
+        base->owner = (PyObject *)PyThreadState_GetFrame(PyThreadState_Get());
+        base->frame = base->owner;
+    }
+}
+
+void
+al_stack_leave(al_stack_base *base)
+{
+    base->frame = NULL;
+    Py_CLEAR(base->owner);
+    Py_CLEAR(base->stack); /* escapes */
+    Py_CLEAR(base->bare);  /* escapes */
 }
 
 void
@@ -222,7 +348,7 @@ al_stack_flush(al_stack_table **table)
     *table = NULL;
     if (dead != NULL) {
         for (int i = 0; i < TABLE_SIZE; i++) {
-            Py_XDECREF(dead->slots[i]); /* escapes */
+            Py_XDECREF((PyObject *)dead->slots[i]); /* escapes */
         }
         PyMem_Free(dead);
     }
@@ -311,7 +437,7 @@ make_summary(al_state *st, const place *at)
 
 /* self->summaries, made if need be.  New reference. */
 static PyObject *
-stack_summaries(al_state *st, al_stack *self)
+own_summaries(al_state *st, al_stack *self)
 {
     if (self->summaries != NULL) {
         return Py_NewRef(self->summaries);
@@ -341,6 +467,46 @@ stack_summaries(al_state *st, al_stack *self)
     return tuple;
 }
 
+/* sys.tracebacklimit cuts the stacks that traceback.extract_stack returns, which are
+ * those of asyncio's futures and tasks.  Borrows nothing; never raises. */
+static Py_ssize_t
+length_limit(const al_stack *self)
+{
+    PyObject *limit = stack_is_whole(self) ? PySys_GetObject("tracebacklimit") : NULL;
+    if (limit == NULL || !PyLong_Check(limit)) {
+        return PY_SSIZE_T_MAX;
+    }
+    int overflow;
+    long value = PyLong_AsLongAndOverflow(limit, &overflow);
+    return overflow > 0 ? PY_SSIZE_T_MAX : overflow < 0 || value < 0 ? 0 : value;
+}
+
+/* A new list of the stack's items, oldest first. */
+static PyObject *
+stack_list(al_state *st, al_stack *self)
+{
+    PyObject *own = own_summaries(st, self); /* escapes */
+    PyObject *list = own == NULL ? NULL : PySequence_List(own);
+    Py_XDECREF(own);
+    if (list != NULL && self->below != NULL) {
+        PyObject *below = own_summaries(st, self->below); /* escapes */
+        Py_ssize_t n = below == NULL ? 0 : PyTuple_GET_SIZE(below);
+        PyObject *seen =
+            below == NULL ? NULL : PyTuple_GetSlice(below, n - stack_visible(self), n);
+        if (seen == NULL || PyList_SetSlice(list, 0, 0, seen) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(seen);
+        Py_XDECREF(below);
+    }
+    Py_ssize_t limit = length_limit(self);
+    if (list != NULL && PyList_GET_SIZE(list) > limit &&
+        PyList_SetSlice(list, 0, PyList_GET_SIZE(list) - limit, NULL) < 0) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
 PyObject *
 al_stack_read(al_state *st, PyObject **word)
 {
@@ -352,10 +518,10 @@ al_stack_read(al_state *st, PyObject **word)
         return Py_NewRef(value);
     }
     Py_INCREF(value);
-    PyObject *summaries = stack_summaries(st, (al_stack *)value); /* escapes */
+    PyObject *items = stack_list(st, (al_stack *)value); /* escapes */
     PyObject *list =
-        summaries == NULL ? NULL : PyObject_CallOneArg(st->StackSummary, summaries);
-    Py_XDECREF(summaries);
+        items == NULL ? NULL : PyObject_CallOneArg(st->StackSummary, items);
+    Py_XDECREF(items);
     if (list != NULL && *word == value) {
         *word = Py_NewRef(list);
         Py_DECREF(value); /* We hold another reference. */
@@ -386,7 +552,10 @@ al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno)
     }
     if (al_stack_check(st, word)) {
         al_stack *stack = (al_stack *)word;
-        if (Py_SIZE(stack) == 0) {
+        if (Py_SIZE(stack) == 0 && stack_visible(stack) > 0) {
+            stack = stack->below;
+        }
+        if (Py_SIZE(stack) == 0 || length_limit((al_stack *)word) == 0) {
             return 0;
         }
         *filename = Py_NewRef(stack->places[0].code->co_filename);
@@ -469,29 +638,29 @@ layout_is_known(void)
 }
 #endif
 
-/* Whether both walks find the same frames: 0, or -1 with AssertionError. */
+/* Whether both walks find the same frames: their number, or -1 with AssertionError. */
 static int
-compare_walks(void)
+compare_walks(al_state *st)
 {
-    PyThreadState *tstate = PyThreadState_Get();
-    place raw[AL_STACK_DEPTH], public[AL_STACK_DEPTH];
-    bool met;
-    int n = walk_frames(tstate, raw, NULL, &met);
-    int expected = walk_public(tstate, public);
-    for (int i = 0; i < n && i < expected; i++) {
-        if (raw[i].code != public[i].code || raw[i].ip != public[i].ip) {
+    place raw_places[NEAR], public_places[NEAR];
+    sketch raw = {.places = raw_places}, public = {.places = public_places};
+    walk_frames(al_stack_top(PyThreadState_Get()), NULL, NEAR, &raw);
+    walk_public_steal(PyThreadState_GetFrame(PyThreadState_Get()), NULL, NEAR, &public);
+    st->compared_frames += (uint64_t)raw.n;
+    for (int i = 0; i < raw.n && i < public.n; i++) {
+        place ours = raw_places[i], theirs = public_places[i];
+        if (ours.code != theirs.code || ours.ip != theirs.ip) {
             PyErr_Format(PyExc_AssertionError, "frame %d: %R at %zd, not %R at %zd", i,
-                         raw[i].code, raw[i].ip - raw[i].code->co_code_adaptive,
-                         public[i].code,
-                         public[i].ip - public[i].code->co_code_adaptive);
+                         ours.code, ours.ip - ours.code->co_code_adaptive, theirs.code,
+                         theirs.ip - theirs.code->co_code_adaptive);
             return -1;
         }
     }
-    if (n != expected) {
-        PyErr_Format(PyExc_AssertionError, "%d frames, not %d", n, expected);
+    if (raw.n != public.n) {
+        PyErr_Format(PyExc_AssertionError, "%d frames, not %d", raw.n, public.n);
         return -1;
     }
-    return n;
+    return raw.n;
 }
 
 int
@@ -511,7 +680,7 @@ al_stack_init(PyObject *module, al_state *st)
     const char *wanted = getenv("AIOLOOP_PUBLIC_FRAMES");
     st->public_frames =
         (wanted != NULL && *wanted != '\0' && *wanted != '0') || !layout_is_known();
-    if (!st->public_frames && compare_walks() < 0) {
+    if (!st->public_frames && compare_walks(st) < 0) {
         PyErr_Clear(); /* AssertionError: the layout is another one after all. */
         st->public_frames = true;
     }
@@ -548,21 +717,21 @@ core_compare_stacks(PyObject *module, PyObject *const *Py_UNUSED(args),
                     Py_ssize_t Py_UNUSED(nargs))
 {
     al_state *st = al_state_of_module(module);
-    int n = compare_walks();
-    if (n < 0) {
-        return NULL;
-    }
-    st->compared_frames += (uint64_t)n;
-    return PyLong_FromLong(n);
+    st->compared_stacks++;
+    int n = compare_walks(st);
+    return n < 0 ? NULL : PyLong_FromLong(n);
 }
 
-PyDoc_STRVAR(compared_frames_doc, "_compared_frames($module, /)\n--\n\n"
-                                  "Return how many frames _compare_stacks compared.");
+PyDoc_STRVAR(compared_doc,
+             "_compared($module, /)\n--\n\n"
+             "Return how many stacks _compare_stacks compared, and how many frames.");
 
 static PyObject *
-core_compared_frames(PyObject *module, PyObject *Py_UNUSED(ignored))
+core_compared(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromUnsignedLongLong(al_state_of_module(module)->compared_frames);
+    const al_state *st = al_state_of_module(module);
+    return Py_BuildValue("(KK)", (unsigned long long)st->compared_stacks,
+                         (unsigned long long)st->compared_frames);
 }
 
 PyDoc_STRVAR(capture_doc, "_capture($module, /)\n--\n\n"
@@ -572,7 +741,7 @@ static PyObject *
 core_capture(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     al_state *st = al_state_of_module(module);
-    PyObject *stack = al_stack_capture(st, NULL, NULL);
+    PyObject *stack = al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0);
     if (stack == NULL) {
         return NULL;
     }
@@ -585,7 +754,7 @@ PyMethodDef al_stack_methods[] = {
     {"_use_public_frames", core_use_public_frames, METH_O, use_public_frames_doc},
     {"_compare_stacks", (PyCFunction)(void (*)(void))core_compare_stacks, METH_FASTCALL,
      compare_stacks_doc},
-    {"_compared_frames", core_compared_frames, METH_NOARGS, compared_frames_doc},
+    {"_compared", core_compared, METH_NOARGS, compared_doc},
     {"_capture", core_capture, METH_NOARGS, capture_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -14,41 +14,52 @@
 
 #include "base/state.h"
 
-/* asyncio.constants.DEBUG_STACK_DEPTH. */
-enum { AL_STACK_DEPTH = 10 };
+/* No limit for the number of frames. */
+enum { AL_STACK_WHOLE = 1 << 30 };
 
 typedef struct al_stack al_stack;
 
 /* The interned stacks of a loop; NULL: none yet. */
 typedef struct al_stack_table al_stack_table;
 
-typedef struct {
-    PyCodeObject *code;
-    const char *ip;
-} al_stack_place;
-
 /* The stack below a running loop, which cannot change while the loop runs: a walk that
  * meets its first frame ends there. */
 typedef struct {
-    const void *frame;
-    uint64_t key; /* a hash of the instruction pointers, never 0 */
-    int count;
-    al_stack_place places[AL_STACK_DEPTH]; /* borrowed from the frames */
+    const void *frame; /* what a walk meets */
+    PyObject *owner;   /* the same as an object that lives as long, or NULL */
+    al_stack *stack;   /* made by the first capture that needs it */
+    al_stack *bare;    /* of the last capture right above it, which is the usual one */
+    int bare_limit;    /* what that was cut to */
 } al_stack_base;
 
 /* Makes the type and finds out how to walk.  0 or -1. */
 int al_stack_init(PyObject *module, al_state *st);
 extern PyMethodDef al_stack_methods[]; /* of the module, for the tests */
 
-/* The calling thread's stack: at most AL_STACK_DEPTH frames, none if no Python code
- * runs.  `table` NULL: not interned.  `base`: what is known of a running loop, or NULL.
- * Any thread that holds the GIL may call it, also with an exception pending.  New
- * reference, or NULL with MemoryError.  Escapes. */
-PyObject *al_stack_capture(al_state *st, al_stack_table **table,
-                           const al_stack_base *base);
+/* The calling thread's stack: the innermost `limit` frames, none if no Python code
+ * runs.  `table` NULL: not interned.  `base`: what is known of a running loop, or NULL;
+ * then `hidden` places of the limit count as taken by frames between that loop's caller
+ * and the callback, which asyncio has and we have not.  Any thread that holds the GIL
+ * may call it, also with an exception pending.  New reference, or NULL with MemoryError.
+ * Escapes. */
+PyObject *al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base,
+                           int limit, int hidden);
 
-/* The calling thread's stack as the base of what is about to run on it. */
-void al_stack_set_base(al_state *st, al_stack_base *base);
+/* The frame that a thread executes, as it stands in al_stack_base. */
+static inline const void *
+al_stack_top(const PyThreadState *tstate)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    return tstate->cframe->current_frame;
+#else
+    return tstate->current_frame;
+#endif
+}
+
+/* The calling thread's stack becomes the base of what is about to run on it, or is that
+ * no longer (escapes). */
+void al_stack_enter(al_state *st, al_stack_base *base);
+void al_stack_leave(al_stack_base *base);
 
 /* Forgets the interned stacks; whoever holds one keeps it.  Escapes. */
 void al_stack_flush(al_stack_table **table);

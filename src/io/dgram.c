@@ -878,6 +878,31 @@ Dgram_set_write_buffer_limits(al_dgram *self, PyObject *const *args, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
+/* What asyncio's loop calls when the descriptor is ready, and what debug mode names: has
+ * it done in the next iteration. */
+static PyObject *
+dgram_soon(al_dgram *self, al_run_fn run)
+{
+    if (self->loop == NULL || self->loop->closed ||
+        al_sched_push_steal(self->loop, run, Py_NewRef((PyObject *)self), NULL, NULL) ==
+            0) {
+        Py_RETURN_NONE;
+    }
+    return NULL;
+}
+
+static PyObject *
+Dgram__read_ready(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    return dgram_soon(self, dgram_readable);
+}
+
+static PyObject *
+Dgram__sendto_ready(al_dgram *self, PyObject *Py_UNUSED(ignored))
+{
+    return dgram_soon(self, dgram_writable);
+}
+
 /* --- making and freeing ----------------------------------------------------------------- */
 
 /* Reading begins, and whoever made the endpoint is told (an al_run_fn).  connection_made
@@ -1118,6 +1143,8 @@ static PyMethodDef dgram_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, set_limits_doc},
     {"_call_connection_lost", (PyCFunction)Dgram__call_connection_lost, METH_O, NULL},
     {"_force_close", (PyCFunction)Dgram__force_close, METH_O, NULL},
+    {"_read_ready", (PyCFunction)Dgram__read_ready, METH_NOARGS, NULL},
+    {"_sendto_ready", (PyCFunction)Dgram__sendto_ready, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1191,5 +1218,10 @@ al_dgram_init_types(PyObject *module, al_state *st)
     int status =
         al_state_add_type(module, &st->DatagramTransport_type, &dgram_spec, bases);
     Py_DECREF(bases);
+    if (status == 0 &&
+        (al_debug_describe_method(st, dgram_readable, "_read_ready", false, 1) < 0 ||
+         al_debug_describe_method(st, dgram_writable, "_sendto_ready", false, 2) < 0)) {
+        status = -1;
+    }
     return status;
 }

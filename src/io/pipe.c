@@ -629,6 +629,31 @@ Pipe_get_protocol(al_pipe *self, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
 }
 
+/* What asyncio's loop calls when the descriptor is ready, and what debug mode names: has
+ * it done in the next iteration. */
+static PyObject *
+pipe_soon(al_pipe *self, al_run_fn run)
+{
+    if (self->loop == NULL || self->loop->closed ||
+        al_sched_push_steal(self->loop, run, Py_NewRef((PyObject *)self), NULL, NULL) ==
+            0) {
+        Py_RETURN_NONE;
+    }
+    return NULL;
+}
+
+static PyObject *
+Pipe__read_ready(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    return pipe_soon(self, pipe_readable);
+}
+
+static PyObject *
+Pipe__write_ready(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    return pipe_soon(self, pipe_writable);
+}
+
 /* --- making and freeing ------------------------------------------------------------------- */
 
 /* Waiting begins, and whoever made the pipe is told (an al_run_fn).  connection_made has
@@ -846,6 +871,7 @@ pipe_repr(al_pipe *self)
         {"set_protocol", (PyCFunction)Pipe_set_protocol, METH_O, set_protocol_doc},    \
         {"get_protocol", (PyCFunction)Pipe_get_protocol, METH_NOARGS,                  \
          get_protocol_doc},                                                            \
+        {"_read_ready", (PyCFunction)Pipe__read_ready, METH_NOARGS, NULL},             \
     {                                                                                  \
         "_call_connection_lost", (PyCFunction)Pipe__call_connection_lost, METH_O, NULL \
     }
@@ -861,6 +887,7 @@ static PyMethodDef reader_methods[] = {
 
 static PyMethodDef writer_methods[] = {
     COMMON_METHODS,
+    {"_write_ready", (PyCFunction)Pipe__write_ready, METH_NOARGS, NULL},
     {"write", (PyCFunction)Pipe_write, METH_O, write_doc},
     {"write_eof", (PyCFunction)Pipe_write_eof, METH_NOARGS, write_eof_doc},
     {"can_write_eof", (PyCFunction)Pipe_can_write_eof, METH_NOARGS, can_write_eof_doc},
@@ -944,7 +971,9 @@ al_pipe_init_types(PyObject *module, al_state *st)
 {
     if (add_type(module, &st->ReadPipeTransport_type, "aioloop._core.ReadPipeTransport",
                  "The transport of a pipe's read end.", reader_methods,
-                 st->ReadTransport) < 0) {
+                 st->ReadTransport) < 0 ||
+        al_debug_describe_method(st, pipe_readable, "_read_ready", false, 1) < 0 ||
+        al_debug_describe_method(st, pipe_writable, "_write_ready", false, 2) < 0) {
         return -1;
     }
     /* asyncio's writer is an asyncio.Transport, by its flow control's base class. */

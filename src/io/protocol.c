@@ -196,6 +196,7 @@ find_reader(al_state *st, PyObject *protocol, PyObject **waiter)
 {
     PyObject *reference = NULL, *reader = NULL, *eof = NULL;
     if (!streams_intact(st) ||
+        !al_method_is(protocol, st->str.data_received, st->stream_data_received) ||
         al_getattr_optional(protocol, st->str._stream_reader_wr, &reference) <= 0) {
         PyErr_Clear(); /* data_received meets the same and reports it. */
         return NULL;
@@ -212,6 +213,7 @@ find_reader(al_state *st, PyObject *protocol, PyObject **waiter)
         return NULL;
     }
     if (!Py_IS_TYPE(reader, (PyTypeObject *)st->StreamReader) ||
+        !al_method_is(reader, st->str.feed_data, st->feed_data) ||
         al_getattr_optional(reader, st->str._waiter, waiter) <= 0) {
         PyErr_Clear(); /* As above. */
         Py_CLEAR(reader);

@@ -84,11 +84,13 @@ done:
     if (AL_UNLIKELY(status < 0)) {
         status = PyErr_Occurred() ? creation_failed(self, stream, protocol) : 0;
     }
-    else if (AL_LIKELY(al_loop_direct(loop))) {
+    else if (AL_LIKELY(al_loop_direct(loop) &&
+                       (loop->debug & AL_DEBUG_SLOW_CALLBACKS) == 0)) {
         status = al_stream_begin(loop, stream, NULL, &made_context); /* escapes */
     }
     else {
-        /* Not in the scheduler's own context: an empty one has to be made. */
+        /* A Handle of its own, which is named if it is slow.  It does not run in the
+         * scheduler's own context: an empty one has to be made. */
         if (made_context == NULL) {
             made_context = PyContext_New();
         }
@@ -500,8 +502,21 @@ static PyType_Spec listener_spec = {
     .slots = listener_slots,
 };
 
+/* asyncio has a task there; what takes time in it is the program's factory (an
+ * al_describe_fn). */
+static int
+describe_accepted(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
+                  PyObject **Py_UNUSED(args), PyObject **Py_UNUSED(context))
+{
+    const al_listener *self = (al_listener *)slot->arg;
+    *callback = Py_NewRef(self->what.factory == NULL ? Py_None : self->what.factory);
+    return 0;
+}
+
 int
 al_server_init_type(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->Listener_type, &listener_spec, NULL);
+    return al_state_add_type(module, &st->Listener_type, &listener_spec, NULL) < 0
+               ? -1
+               : al_debug_describe(st, connection_accepted, describe_accepted, 1);
 }

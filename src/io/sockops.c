@@ -1242,8 +1242,35 @@ static PyType_Spec op_spec = {
     .slots = op_slots,
 };
 
+/* The Handle of asyncio's add_reader or add_writer (an al_describe_fn). */
+static int
+describe_ready(al_loop *loop, const al_slot *slot, PyObject **callback, PyObject **args,
+               PyObject **Py_UNUSED(context))
+{
+    const al_sockop *op = (al_sockop *)slot->self;
+    const char *format = op->kind == AL_SOCKOP_CONNECT    ? "_%s_cb"
+                         : op->kind == AL_SOCKOP_SENDFILE ? "%s_impl"
+                                                          : "_%s";
+    PyObject *name = PyUnicode_FromFormat(format, op->name);
+    if (name == NULL) {
+        return -1;
+    }
+    *args = PyTuple_Pack(2, op->future == NULL ? Py_None : op->future,
+                         op->sock == NULL ? Py_None : op->sock);
+    *callback =
+        *args == NULL ? NULL : PyObject_GetAttr((PyObject *)loop, name); /* escapes */
+    Py_DECREF(name);
+    if (*callback == NULL) {
+        Py_CLEAR(*args);
+        return -1;
+    }
+    return 0;
+}
+
 int
 al_sockop_init_types(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->SockOp_type, &op_spec, NULL);
+    return al_state_add_type(module, &st->SockOp_type, &op_spec, NULL) < 0
+               ? -1
+               : al_debug_describe(st, op_ready, describe_ready, 1);
 }

@@ -1374,6 +1374,31 @@ SocketTransport_resume_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* What asyncio's loop calls when the descriptor is ready, and what debug mode names: has
+ * it done in the next iteration. */
+static PyObject *
+stream_soon(al_stream *self, al_run_fn run)
+{
+    if (self->loop == NULL || self->loop->closed ||
+        al_sched_push_steal(self->loop, run, Py_NewRef((PyObject *)self), NULL, NULL) ==
+            0) {
+        Py_RETURN_NONE;
+    }
+    return NULL;
+}
+
+static PyObject *
+SocketTransport__read_ready(al_stream *self, PyObject *Py_UNUSED(ignored))
+{
+    return stream_soon(self, stream_readable);
+}
+
+static PyObject *
+SocketTransport__write_ready(al_stream *self, PyObject *Py_UNUSED(ignored))
+{
+    return stream_soon(self, stream_writable);
+}
+
 static PyObject *
 SocketTransport__start_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
@@ -2154,6 +2179,11 @@ static PyMethodDef stream_methods[] = {
     {"_fatal_error", (PyCFunction)SocketTransport__fatal_error, METH_VARARGS, NULL},
     {"_call_connection_lost", (PyCFunction)SocketTransport__call_connection_lost,
      METH_O, NULL},
+    {"_read_ready", (PyCFunction)SocketTransport__read_ready, METH_NOARGS, NULL},
+    {"_write_ready", (PyCFunction)SocketTransport__write_ready, METH_NOARGS, NULL},
+#if PY_VERSION_HEX >= 0x030C0000
+    {"_write_sendmsg", (PyCFunction)SocketTransport__write_ready, METH_NOARGS, NULL},
+#endif
     {"_start_reading", (PyCFunction)SocketTransport__start_reading, METH_NOARGS, NULL},
     {"_make_empty_waiter", (PyCFunction)SocketTransport__make_empty_waiter, METH_NOARGS,
      NULL},
@@ -2185,6 +2215,26 @@ static PyType_Spec stream_spec = {
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = stream_slots,
 };
+
+/* What asyncio's first Handle for a transport holds (an al_describe_fn). */
+static int
+describe_begin(al_loop *loop, const al_slot *slot, PyObject **callback, PyObject **args,
+               PyObject **Py_UNUSED(context))
+{
+    const al_stream *self = (al_stream *)slot->self;
+    PyObject *protocol = Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+    *args = PyTuple_Pack(1, slot->self);
+    *callback =
+        *args == NULL
+            ? NULL
+            : PyObject_GetAttr(protocol, loop->st->str.connection_made); /* escapes */
+    Py_DECREF(protocol);
+    if (*callback == NULL) {
+        Py_CLEAR(*args);
+        return -1;
+    }
+    return 0;
+}
 
 /* The class attributes that loop.sendfile, start_tls and curious programs read. */
 static int
@@ -2220,6 +2270,18 @@ al_stream_init_type(PyObject *module, al_state *st)
     st->stream_readable = stream_readable;
     if (al_state_add_type(module, &st->SocketTransport_type, &stream_spec,
                           st->FlowControlMixin) < 0) {
+        return -1;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    const char *write_ready = "_write_sendmsg";
+#else
+    const char *write_ready = "_write_ready";
+#endif
+    if (al_debug_describe_method(st, stream_readable, "_read_ready", false, 2) < 0 ||
+        al_debug_describe_method(st, stream_writable, write_ready, false, 2) < 0 ||
+        al_debug_describe_method(st, stream_lost, "_call_connection_lost", true, 1) <
+            0 ||
+        al_debug_describe(st, stream_begin, describe_begin, 0) < 0) {
         return -1;
     }
     return add_class_attributes(st);

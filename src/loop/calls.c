@@ -234,8 +234,10 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
         /* An absolute deadline in the past need not see the heap either. */
         now = self->own_time ? -Py_HUGE_VAL : al_sched_now();
     }
+    self->frames_above += relative;
     result =
         push_timer(self, when, when_object, now, values[1], args, nargs, values[2]);
+    self->frames_above -= relative;
 
 done:
     Py_XDECREF(when_object);
@@ -452,7 +454,11 @@ EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
             return NULL;
         }
     }
-    return al_task_new(self, values[0], values[1], values[2], eager_start);
+    self->frames_above++;
+    PyObject *task =
+        al_task_new(self, values[0], values[1], values[2], eager_start); /* escapes */
+    self->frames_above--;
+    return task;
 }
 
 /* --- what asyncio's own code calls on its loop ------------------------------------------- */
@@ -561,8 +567,10 @@ add_watch(al_loop *self, const al_signature *signature, int event,
         check_closed(self) < 0 || check_context(values[2]) < 0) {
         return NULL;
     }
+    self->frames_above--;
     al_handle *handle = al_handle_new(self, self->st->Handle_type, values[1],
                                       args + rest, nargs - rest, values[2]);
+    self->frames_above++;
     if (handle == NULL) {
         return NULL;
     }

@@ -641,6 +641,7 @@ set_thread_id(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
         }
     }
     self->thread_id = id;
+    self->tstate = NULL;
     return 0;
 }
 

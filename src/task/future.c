@@ -1491,7 +1491,7 @@ al_future_init_types(PyObject *module, al_state *st)
         return -1;
     }
     st->Future_type->tp_vectorcall = Future_vectorcall;
-    if (al_debug_describe(st, al_future_call_run, describe_call) < 0) {
+    if (al_debug_describe(st, al_future_call_run, describe_call, 0) < 0) {
         return -1;
     }
     return al_await_init_types(module, st);

@@ -1323,8 +1323,8 @@ al_task_init_types(PyObject *module, al_state *st)
         return -1;
     }
     st->Task_type->tp_vectorcall = Task_vectorcall;
-    if (al_debug_describe(st, al_task_step_run, describe_step) < 0 ||
-        al_debug_describe(st, al_task_wakeup_run, describe_wakeup) < 0) {
+    if (al_debug_describe(st, al_task_step_run, describe_step, 0) < 0 ||
+        al_debug_describe(st, al_task_wakeup_run, describe_wakeup, 0) < 0) {
         return -1;
     }
     return al_state_add_type(module, &st->TaskStep_type, &step_object_spec, NULL);

@@ -7,8 +7,10 @@ sees itself. Only frames of this file count in the comparison.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
+import logging
 import os
 import signal
 import socket
@@ -137,6 +139,73 @@ async def source_tracebacks(loop, tell):
     show(asyncio.Task(returns(1)))
 
 
+def deeper(depth, function):
+    return function() if depth == 0 else deeper(depth - 1, function)
+
+
+async def deeper_in_coroutines(depth, function):
+    if depth == 0:
+        await asyncio.sleep(0)
+        return function()
+    return await deeper_in_coroutines(depth - 1, function)
+
+
+@program
+async def source_tracebacks_of_any_depth(loop, tell):
+    def show():
+        future = asyncio.Future()
+        future.add_done_callback(lambda _: tell(loop._current_handle._source_traceback))
+        future.set_result(None)
+        for obj in (
+            future,
+            asyncio.create_task(returns(1)),
+            loop.create_task(returns(1)),
+            loop.call_soon(nothing),
+            loop.call_soon_threadsafe(nothing),
+            loop.call_later(0, nothing),
+            loop.call_at(0, nothing),
+        ):
+            tell(obj._source_traceback)
+
+    async def first_step():
+        tell(loop._current_handle._source_traceback)
+        await asyncio.sleep(0)
+        tell(loop._current_handle._source_traceback)
+
+    for depth in (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 100):
+        deeper(depth, show)
+        await deeper_in_coroutines(depth, show)
+        await asyncio.create_task(deeper_in_coroutines(depth, show))
+        await deeper(depth, lambda: asyncio.create_task(first_step()))
+        loop.call_soon(deeper, depth, show)
+        loop.call_later(0, deeper, depth, show)
+        await asyncio.sleep(0.001)
+        in_thread(deeper, depth, lambda: loop.call_soon_threadsafe(show))
+        in_thread(
+            deeper,
+            depth,
+            lambda: tell(loop.call_soon_threadsafe(nothing)._source_traceback),
+        )
+        await asyncio.sleep(0)
+
+
+@program
+def source_tracebacks_in_a_loop_that_does_not_run(loop, tell):
+    def show():
+        for obj in (
+            asyncio.Future(loop=loop),
+            loop.create_task(returns(1)),
+            loop.call_soon(nothing),
+            loop.call_later(0, nothing),
+            loop.call_at(0, nothing),
+        ):
+            tell(obj._source_traceback)
+
+    for depth in (0, 5, 8, 200):
+        deeper(depth, show)
+        loop.run_until_complete(asyncio.sleep(0.001))
+
+
 # --- slow callbacks: with a limit of 0 every callback is one --------------------------
 
 
@@ -225,6 +294,260 @@ async def slow_call_from_a_thread(loop, tell):
     loop.slow_callback_duration = 0.0
     in_thread(loop.call_soon_threadsafe, arrived)
     await done.wait()
+
+
+class OneSlowCallback(logging.Handler):
+    """After one message no callback is slow any more."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.loop = loop
+
+    def emit(self, record):
+        self.loop.slow_callback_duration = 100.0
+
+
+@contextlib.contextmanager
+def slow_once(loop):
+    """Give a function that makes the callback it is called in the only slow one."""
+    handler = OneSlowCallback(loop)
+    logging.getLogger("asyncio").addHandler(handler)
+
+    def slow():
+        loop.slow_callback_duration = 0.0
+
+    try:
+        yield slow
+    finally:
+        logging.getLogger("asyncio").removeHandler(handler)
+        loop.slow_callback_duration = 100.0
+
+
+class Calls:
+    """A protocol all of whose methods are recorded; some are slow."""
+
+    def __init__(self, slow=None, where=(), on=None):
+        self.slow = slow
+        self.where = where
+        self.calls = []
+        self.on = on or {}
+        self.over = asyncio.get_running_loop().create_future()
+
+    def called(self, name, *args):
+        self.calls.append(name)
+        if name in self.where and self.calls.count(name) == 1:
+            self.slow()
+        if name in self.on:
+            self.on[name](self, *args)
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.called("connection_made")
+
+    def connection_lost(self, exc):
+        self.called("connection_lost")
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def eof_received(self):
+        self.called("eof_received")
+
+    def pause_writing(self):
+        self.called("pause_writing")
+
+    def resume_writing(self):
+        self.called("resume_writing")
+
+    def error_received(self, exc):
+        self.called("error_received")
+
+
+class Data(Calls, asyncio.Protocol):
+    def data_received(self, data):
+        self.called("data_received", data)
+
+
+class Buffered(Calls, asyncio.BufferedProtocol):
+    def get_buffer(self, sizehint):
+        self.called("get_buffer")
+        self.buffer = bytearray(100)
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.called("buffer_updated", bytes(self.buffer[:nbytes]))
+
+
+class Datagrams(Calls, asyncio.DatagramProtocol):
+    def datagram_received(self, data, addr):
+        self.called("datagram_received", data)
+
+
+async def connect(loop, server_protocol, client_protocol):
+    server = await loop.create_server(server_protocol, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    transport, client = await loop.create_connection(client_protocol, *address)
+    return server, transport, client
+
+
+async def slow_stream(loop, tell, server_class, client_class, where, on=None):
+    with slow_once(loop) as slow:
+        accepted = []
+
+        def make():
+            echo = {
+                "data_received": lambda self, data: self.transport.write(data),
+                **(on or {}),
+            }
+            accepted.append(server_class(slow, where, echo))
+            return accepted[0]
+
+        def close(self, data):
+            self.transport.close()
+
+        closing = {"data_received": close, "buffer_updated": close}
+        server, transport, client = await connect(
+            loop, make, lambda: client_class(slow, where, closing)
+        )
+        transport.write(b"x")
+        await client.over
+        await accepted[0].over
+        server.close()
+        await server.wait_closed()
+        tell(client.calls, accepted[0].calls)
+
+
+@program
+async def slow_data_received(loop, tell):
+    await slow_stream(loop, tell, Data, Data, ["data_received"])
+
+
+@program
+async def slow_get_buffer(loop, tell):
+    await slow_stream(loop, tell, Data, Buffered, ["get_buffer"])
+
+
+@program
+async def slow_buffer_updated(loop, tell):
+    await slow_stream(loop, tell, Data, Buffered, ["buffer_updated"])
+
+
+@program
+async def slow_connection_made(loop, tell):
+    class Made(Data):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+
+    await slow_stream(loop, tell, Made, Data, ["connection_made"])
+    await slow_stream(loop, tell, Data, Made, ["connection_made"])
+
+
+@program
+async def slow_connection_lost(loop, tell):
+    await slow_stream(loop, tell, Data, Data, ["connection_lost"])
+
+
+@program
+async def slow_eof_received(loop, tell):
+    await slow_stream(loop, tell, Data, Data, ["eof_received"])
+
+
+@program
+async def slow_resume_writing(loop, tell):
+    size = 20_000_000
+
+    with slow_once(loop) as slow:
+        received = []
+
+        def count(self, data):
+            received.append(len(data))
+            if sum(received) == size:
+                self.transport.close()
+
+        server, transport, client = await connect(
+            loop,
+            lambda: Data(on={"data_received": count}),
+            lambda: Data(slow, ["resume_writing"]),
+        )
+        transport.write(bytes(size))
+        await client.over
+        server.close()
+        await server.wait_closed()
+        tell(client.calls)
+
+
+@program
+async def slow_datagram_received(loop, tell):
+    with slow_once(loop) as slow:
+        closing = {"datagram_received": lambda self, data: self.transport.close()}
+        one, protocol = await loop.create_datagram_endpoint(
+            lambda: Datagrams(slow, ["datagram_received", "connection_made"], closing),
+            local_addr=("127.0.0.1", 0),
+        )
+        two, _ = await loop.create_datagram_endpoint(
+            Datagrams, remote_addr=one.get_extra_info("sockname")
+        )
+        two.sendto(b"x")
+        await protocol.over
+        two.close()
+        tell(protocol.calls)
+
+
+@program
+async def slow_pipe(loop, tell):
+    with slow_once(loop) as slow:
+        read, write = os.pipe()
+        closing = {"data_received": lambda self, data: self.transport.close()}
+        with open(read, "rb", 0) as reader, open(write, "wb", 0) as writer:
+            _, protocol = await loop.connect_read_pipe(
+                lambda: Data(slow, ["data_received", "connection_made"], closing),
+                reader,
+            )
+            transport, calls = await loop.connect_write_pipe(
+                lambda: Data(slow, ["connection_made", "connection_lost"]), writer
+            )
+            transport.write(b"x")
+            await protocol.over
+            await calls.over
+        tell(protocol.calls, calls.calls)
+
+
+@program
+async def slow_callbacks_of_a_subprocess(loop, tell):
+    class Child(asyncio.SubprocessProtocol):
+        def pipe_data_received(self, fd, data):
+            slow()
+
+        def connection_lost(self, exc):
+            exited.set_result(None)
+
+    with slow_once(loop) as slow:
+        exited = loop.create_future()
+        transport, _ = await loop.subprocess_exec(
+            Child, "/bin/echo", "x", stdin=None, stderr=None
+        )
+        await exited
+        transport.close()
+
+
+@program
+async def slow_streams(loop, tell):
+    with slow_once(loop) as slow:
+
+        async def respond(reader, writer):
+            writer.write(await reader.readline())
+            slow()
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(respond, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"hello\n")
+        tell(await reader.read())
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
 
 
 @program
@@ -519,15 +842,20 @@ async def unclosed_pipe(loop, tell):
 
 @program
 async def unclosed_subprocess(loop, tell):
+    class Child(asyncio.SubprocessProtocol):
+        def connection_lost(self, exc):
+            lost.set_result(None)
+
+    lost = loop.create_future()
     transport, _ = await loop.subprocess_exec(
-        asyncio.SubprocessProtocol,
+        Child,
         *(sys.executable, "-c", "input()"),
         stdin=subprocess.PIPE,
         stdout=None,
         stderr=None,
     )
     transport.__del__()
-    await asyncio.sleep(0.01)
+    await lost
 
 
 # --- switches -------------------------------------------------------------------------

@@ -366,6 +366,86 @@ def test_the_clock_that_a_program_replaces_counts(plain_loop, logged):
     assert text.endswith("took 2.000 seconds")
 
 
+def test_an_event_of_a_sock_operation_has_asyncios_name(plain_loop, logged):
+    async def main():
+        plain_loop.slow_callback_duration = 0.0
+        receiving = asyncio.ensure_future(plain_loop.sock_recv(one, 10))
+        await asyncio.sleep(0)
+        two.send(b"x")
+        assert await receiving == b"x"
+        plain_loop.slow_callback_duration = 100.0
+
+    one, two = socket.socketpair()
+    with one, two:
+        one.setblocking(False)
+        set_only(plain_loop, "slow_callbacks")
+        plain_loop.run_until_complete(main())
+    (text,) = logged("Executing <Handle BaseSelectorEventLoop._sock_recv(<Future ")
+
+
+def test_a_slow_factory_of_protocols_is_named(plain_loop, logged):
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            transports.append(transport)
+
+    def factory():
+        plain_loop.slow_callback_duration = 0.0
+        return Protocol()
+
+    async def main():
+        server = await plain_loop.create_server(factory, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        transport, _ = await plain_loop.create_connection(asyncio.Protocol, *address)
+        async with asyncio.timeout(20):
+            while not logged(f"Executing <Handle {name}.Protocol.connection_made("):
+                await asyncio.sleep(0)
+        plain_loop.slow_callback_duration = 100.0
+        for each in (transport, *transports):
+            each.abort()
+        server.close()
+        await server.wait_closed()
+
+    transports = []
+    name = "test_a_slow_factory_of_protocols_is_named.<locals>"
+    set_only(plain_loop, "slow_callbacks")
+    plain_loop.run_until_complete(main())
+    place = f"{__file__}:{factory.__code__.co_firstlineno}"
+    assert logged(f"Executing <Handle {name}.factory() at {place}> took ")
+
+
+WRITE_METHODS = ["_write_ready"]
+if sys.version_info >= (3, 12):
+    WRITE_METHODS.append("_write_sendmsg")
+
+
+@pytest.mark.parametrize("method", ["_read_ready", *WRITE_METHODS])
+def test_asyncios_methods_for_events_exist(plain_loop, method):
+    # What the Handle of a slow event calls: it does so in the next iteration.
+    one, two = socket.socketpair()
+
+    class Protocol(asyncio.Protocol):
+        def data_received(self, data):
+            received.append(data)
+
+    async def main():
+        transport, _ = await plain_loop.create_connection(Protocol, sock=one)
+        two.send(b"x")
+        transport.write(b"y")
+        getattr(transport, method)()
+        while not received:
+            await asyncio.sleep(0)
+        assert two.recv(10) == b"y"
+        transport.close()
+        await asyncio.sleep(0)
+        getattr(transport, method)()
+        await asyncio.sleep(0)
+
+    received = []
+    with one, two:
+        plain_loop.run_until_complete(main())
+    assert received == [b"x"]
+
+
 def test_the_place_of_a_slow_step_is_told(plain_loop, logged):
     plain_loop.slow_callback_duration = 0.01
     set_only(plain_loop, "slow_callbacks")

@@ -26,7 +26,10 @@ import aioloop
 from aioloop import _core
 
 SOURCES = Path(__file__).parents[2] / "src"
-DEPTH = 10
+# Of the ten frames that asyncio takes for a handle, it deletes its own two.
+HANDLE_FRAMES = 8
+# run_forever(), _run_once() and Handle._run() are C functions here.
+LOOP_FRAMES = 3
 
 
 @pytest.fixture(params=["raw", "public"])
@@ -46,10 +49,19 @@ def debug_loop():
 
 
 def expected_stack():
-    """Return what asyncio's debug mode would keep for the caller."""
-    walk = traceback.walk_stack(sys._getframe().f_back)
-    stack = traceback.StackSummary.extract(walk, limit=DEPTH, lookup_lines=False)
-    stack.reverse()
+    """Return the caller's whole stack, as asyncio's futures and tasks keep it."""
+    return traceback.extract_stack(sys._getframe().f_back)
+
+
+def expected_stack_of_handle(in_loop=False, skipped=0):
+    """Return what asyncio's handles keep of it, asyncio's own frames apart."""
+    stack = traceback.extract_stack(sys._getframe(1))
+    if in_loop:
+        names = [item.name for item in stack]
+        below = len(names) - names[::-1].index("run_until_complete")
+        stack[below:below] = [None] * LOOP_FRAMES
+    stack[:] = stack[-HANDLE_FRAMES + skipped :]
+    stack[:] = [item for item in stack if item]
     return stack
 
 
@@ -91,7 +103,7 @@ def test_a_capture_is_what_asyncio_extracts(walk):
     captured, expected = _core._capture(), expected_stack()
     assert type(captured) is traceback.StackSummary
     assert places(captured) == places(expected)
-    assert len(captured) == DEPTH
+    assert len(captured) > 10
 
 
 def test_a_capture_shows_the_same_text(walk):
@@ -107,12 +119,49 @@ def recurse(depth, function):
     return function() if depth == 0 else recurse(depth - 1, function)
 
 
-@pytest.mark.parametrize("depth", [0, 3, 8, 9, 10, 11, 200])
-def test_at_most_ten_frames_are_kept(walk, depth):
-    captured = recurse(depth, _core._capture)
-    assert len(captured) == DEPTH
-    own = [item.name for item in captured]
-    assert own[-min(depth + 1, DEPTH) :] == ["recurse"] * min(depth + 1, DEPTH)
+@pytest.mark.parametrize("depth", [0, 3, 63, 64, 65, 255, 256, 257, 900])
+def test_futures_and_tasks_keep_all_frames(walk, debug_loop, depth):
+    def capture():
+        return debug_loop.create_future()._source_traceback, expected_stack()
+
+    captured, expected = recurse(depth, capture)
+    assert places(captured) == places(expected)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 5, 6, 7, 8, 9, 200])
+def test_handles_keep_as_many_frames_as_asyncios(walk, debug_loop, depth):
+    def capture():
+        found = [
+            debug_loop.call_soon(print)._source_traceback,
+            debug_loop.call_at(0, print)._source_traceback,
+            debug_loop.call_soon_threadsafe(print)._source_traceback,
+        ]
+        expected = expected_stack_of_handle()
+        timer = debug_loop.call_later(1, print)._source_traceback
+        return found, expected, timer, expected_stack_of_handle(skipped=1)
+
+    found, expected, timer, expected_of_timer = recurse(depth, capture)
+    for captured in found:
+        assert places(captured)[:-1] == places(expected)[:-1]
+    assert places(timer)[:-1] == places(expected_of_timer)[:-1]
+    assert len(found[0]) == HANDLE_FRAMES
+    assert len(timer) == HANDLE_FRAMES - 1
+
+
+@pytest.mark.parametrize("limit", [1000, 3, 1, 0, -1])
+def test_the_traceback_limit_counts_where_it_counts_in_asyncio(
+    debug_loop, monkeypatch, limit
+):
+    future, handle = debug_loop.create_future(), debug_loop.call_soon(print)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "tracebacklimit", limit, raising=False)
+        expected = places(traceback.extract_stack())
+        shown = ["created at" in repr(thing) for thing in (future, handle)]
+        found, of_handle = future._source_traceback, handle._source_traceback
+    assert shown == [limit > 0, True]
+    assert places(found)[:-1] == expected[:-1]
+    assert len(found) == len(expected)
+    assert len(of_handle) == HANDLE_FRAMES
 
 
 def test_no_python_frame_gives_an_empty_stack(walk):
@@ -247,10 +296,10 @@ async def asynchronous_work():
 
 
 def compared(work, times):
-    before = _core._compared_frames()
+    before, _ = _core._compared()
     for _ in range(times):
         work()
-    return _core._compared_frames() - before
+    return _core._compared()[0] - before
 
 
 def run_on(new_event_loop):
@@ -260,7 +309,7 @@ def run_on(new_event_loop):
 
 
 def test_both_walks_agree_in_each_kind_of_call():
-    assert compared(synchronous_work, 200) > 20_000
+    assert compared(synchronous_work, 200) > 5000
 
 
 @pytest.mark.parametrize(
@@ -275,9 +324,37 @@ def test_both_walks_agree_at_every_profile_event(new_event_loop):
         finally:
             sys.setprofile(None)
 
-    total = 0
-    while total < 20_000_000:
-        total += compared(work, 1)
+    stacks = 0
+    while stacks < 2_000_000:
+        stacks += compared(work, 1)
+    assert _core._compared()[1] > 10 * stacks  # frames
+
+
+def test_both_walks_agree_in_many_threads(thread):
+    # The interpreter switches threads in the middle of each other's calls.
+    def work():
+        sys.setprofile(_core._compare_stacks)
+        try:
+            for _ in range(10):
+                synchronous_work()
+                run_on(aioloop.new_event_loop)
+            agreed.append(sys.getprofile() is _core._compare_stacks)
+        finally:
+            sys.setprofile(None)
+
+    agreed = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        assert compared(lambda: join([thread(work) for _ in range(4)]), 1) > 100_000
+    finally:
+        sys.setswitchinterval(interval)
+    assert agreed == [True] * 4
+
+
+def join(threads):
+    for one in threads:
+        one.join(60)
 
 
 def test_both_walks_agree_at_every_garbage_collection():
@@ -290,13 +367,13 @@ def test_both_walks_agree_at_every_garbage_collection():
     gc.callbacks.append(_core._compare_stacks)
     gc.set_threshold(3)
     try:
-        frames = compared(lambda: run_on(aioloop.new_event_loop), 2)
+        stacks = compared(lambda: run_on(aioloop.new_event_loop), 2)
     finally:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(_core._compare_stacks)
         sys.unraisablehook = hook
     assert failures == []
-    assert frames > 10_000
+    assert stacks > 1000
 
 
 def test_both_walks_agree_in_hooks_called_from_c():
@@ -311,7 +388,7 @@ def test_both_walks_agree_in_hooks_called_from_c():
             step.close()
             del step, agen
 
-        assert compared(work, 1000) > 5_000
+        assert compared(work, 1000) >= 2000
     finally:
         sys.set_asyncgen_hooks(*hooks)
 
@@ -330,9 +407,9 @@ def test_the_same_list_is_read_each_time_and_keeps_its_changes(debug_loop, walk)
     stack = handle._source_traceback
     assert type(stack) is traceback.StackSummary
     assert handle._source_traceback is stack
-    assert len(stack) == DEPTH
+    assert len(stack) == HANDLE_FRAMES
     del stack[-1]
-    assert len(handle._source_traceback) == DEPTH - 1
+    assert len(handle._source_traceback) == HANDLE_FRAMES - 1
 
 
 def test_objects_from_one_place_share_items_but_no_list(debug_loop):
@@ -421,9 +498,19 @@ def test_a_code_objects_last_reference_may_go_in_a_capture(debug_loop):
 
 def capture_at(depth, loop):
     if depth == 0:
-        handle, expected = loop.call_soon(print), expected_stack()
+        handle, expected = loop.call_soon(print), expected_stack_of_handle(True)
+        later, less = loop.call_later(0, print), expected_stack_of_handle(True, 1)
+        future, whole = loop.create_future(), expected_stack()
         handle.cancel()
-        return places(handle._source_traceback), places(expected)
+        later.cancel()
+        return [
+            (places(ours._source_traceback), places(expected_one))
+            for ours, expected_one in [
+                (handle, expected),
+                (later, less),
+                (future, whole),
+            ]
+        ]
     return capture_at(depth - 1, loop)
 
 
@@ -437,18 +524,31 @@ async def capture_below(depth, loop):
 def test_a_stack_in_a_running_loop_reaches_below_it(debug_loop, walk):
     async def main():
         found = []
-        for depth in (0, 1, 2, 5, 8, 9, 10, 11, 30):
-            found.append(capture_at(depth, debug_loop))
-            found.append(await capture_below(depth, debug_loop))
-            found.append(await asyncio.create_task(capture_below(depth, debug_loop)))
-        debug_loop.call_soon(lambda: found.append(capture_at(1, debug_loop)))
+        for depth in (0, 1, 2, 5, 8, 9, 10, 11, 30, 100):
+            found += capture_at(depth, debug_loop)
+            found += await capture_below(depth, debug_loop)
+            found += await asyncio.create_task(capture_below(depth, debug_loop))
+        debug_loop.call_soon(lambda: found.extend(capture_at(1, debug_loop)))
         await asyncio.sleep(0)
         return found
 
     for _ in range(3):  # Each run stands on frames of its own.
-        for ours, expected in debug_loop.run_until_complete(main()):
+        found = debug_loop.run_until_complete(main())
+        assert len(found) == 31 * 3
+        for ours, expected in found:
             assert ours == expected
-            assert len(ours) == DEPTH
+
+
+def test_a_loop_run_from_deep_below_has_all_its_frames(debug_loop, walk):
+    async def main():
+        return capture_at(2, debug_loop)
+
+    def run():
+        return debug_loop.run_until_complete(main())
+
+    for ours, expected in recurse(300, run):
+        assert ours == expected
+    assert len(ours) > 300
 
 
 def test_a_stack_of_another_thread_has_nothing_of_the_loop(debug_loop, thread):

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 import weakref
+from unittest import mock
 
 import pytest
 
@@ -299,6 +300,27 @@ def test_patched_stream_classes_are_called(run, loop, monkeypatch):
         theirs.sendall(b"plain")
         assert await reader.readexactly(5) == b"plain"
         assert b"".join(fed) == b"patched"
+        writer.close()
+        await writer.wait_closed()
+        theirs.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("where", ["feed_data", "data_received"])
+def test_patched_instances_of_the_stream_classes_are_called(run, loop, where):
+    async def main():
+        reader, writer, theirs = await stream_of(loop, b"plain")
+        assert await reader.readexactly(5) == b"plain"
+        target = reader if where == "feed_data" else writer.transport.get_protocol()
+        with mock.patch.object(target, where, wraps=getattr(target, where)) as patched:
+            theirs.sendall(b"patched")
+            assert await reader.readexactly(7) == b"patched"
+        fed = b"".join(call.args[0] for call in patched.call_args_list)
+        assert fed == b"patched"
+        theirs.sendall(b"plain")
+        assert await reader.readexactly(5) == b"plain"
+        assert b"".join(call.args[0] for call in patched.call_args_list) == fed
         writer.close()
         await writer.wait_closed()
         theirs.close()
