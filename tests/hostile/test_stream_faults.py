@@ -23,17 +23,9 @@ single_calls = pytest.mark.skipif(
     os.environ.get("AIOLOOP_FLAVOUR") == "hard",
     reason="says what one system call sends; the hard build sends less",
 )
-CALLBACKS = (
-    "connection_made",
-    "data_received",
-    "eof_received",
-    "pause_writing",
-    "resume_writing",
-    "connection_lost",
-)
 
 
-class Scripted(asyncio.Protocol):
+class Acts:
     """Does ``acts[name](protocol)`` in the callback of that name."""
 
     def __init__(self, **acts):
@@ -51,10 +43,6 @@ class Scripted(asyncio.Protocol):
         self.transport = transport
         self.act("connection_made")
 
-    def data_received(self, data):
-        self.received += data
-        self.act("data_received")
-
     def eof_received(self):
         return self.act("eof_received")
 
@@ -69,6 +57,41 @@ class Scripted(asyncio.Protocol):
         self.act("connection_lost")
 
 
+class Scripted(Acts, asyncio.Protocol):
+    def data_received(self, data):
+        self.received += data
+        self.act("data_received")
+
+
+class ScriptedBuffered(Acts, asyncio.BufferedProtocol):
+    def get_buffer(self, sizehint):
+        self.buffer = bytearray(100)
+        self.act("get_buffer")
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.received += self.buffer[:count]
+        self.act("buffer_updated")
+
+
+CALLBACKS = [
+    pytest.param(kind, name, id=f"{kind.__name__}-{name}")
+    for kind, reading in (
+        (Scripted, ["data_received"]),
+        (ScriptedBuffered, ["get_buffer", "buffer_updated"]),
+    )
+    for name in [
+        "connection_made",
+        *reading,
+        "eof_received",
+        "pause_writing",
+        "resume_writing",
+        "connection_lost",
+    ]
+]
+KINDS = pytest.mark.parametrize("kind", [Scripted, ScriptedBuffered])
+
+
 def small_pair():
     """Return two connected sockets, the first with a small send buffer."""
     ours, peer = socket.socketpair()
@@ -78,10 +101,10 @@ def small_pair():
     return ours, peer
 
 
-async def opened(peer_of=small_pair, **acts):
+async def opened(peer_of=small_pair, kind=Scripted, **acts):
     ours, peer = peer_of()
     transport, protocol = await asyncio.get_running_loop().create_connection(
-        lambda: Scripted(**acts), sock=ours
+        lambda: kind(**acts), sock=ours
     )
     return transport, protocol, peer
 
@@ -103,9 +126,11 @@ def reset(sock):
 # --- closing and raising everywhere --------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
-@pytest.mark.parametrize("how", ["close", "abort", "set_protocol", "drop", "write"])
-def test_meddling_in_callbacks(run, loop, name, how):
+@pytest.mark.parametrize(("kind", "name"), CALLBACKS)
+@pytest.mark.parametrize(
+    "how", ["close", "abort", "set_protocol", "drop", "write", "write_eof", "pause"]
+)
+def test_meddling_in_callbacks(run, loop, kind, name, how):
     def meddle(protocol):
         if how == "set_protocol":
             protocol.transport.set_protocol(protocol)
@@ -114,16 +139,20 @@ def test_meddling_in_callbacks(run, loop, name, how):
             protocol.transport.abort()
         elif how == "write":
             protocol.transport.write(b"from a callback")
+        elif how == "pause":
+            protocol.transport.pause_reading()
+            loop.call_later(0.001, protocol.transport.resume_reading)
         else:
             getattr(protocol.transport, how)()
 
     async def main():
         contexts = []
         loop.set_exception_handler(lambda _, context: contexts.append(context))
-        transport, protocol, peer = await opened(**{name: meddle})
+        transport, protocol, peer = await opened(kind=kind, **{name: meddle})
         with contextlib.suppress(OSError):
             peer.send(b"data")
-        transport.write(b"x" * 100_000)
+        with contextlib.suppress(RuntimeError):  # connection_made called write_eof().
+            transport.write(b"x" * 100_000)
         with contextlib.suppress(OSError):
             peer.shutdown(socket.SHUT_WR)
         await read_all(peer)
@@ -138,16 +167,16 @@ def test_meddling_in_callbacks(run, loop, name, how):
     run(main())
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize(("kind", "name"), CALLBACKS)
 @pytest.mark.parametrize("error", [ValueError, OSError, GeneratorExit, MemoryError])
-def test_exceptions_out_of_callbacks(run, loop, name, error):
+def test_exceptions_out_of_callbacks(run, loop, kind, name, error):
     def fail(protocol):
         raise error(f"from {name}")
 
     async def main():
         contexts = []
         loop.set_exception_handler(lambda _, context: contexts.append(context))
-        transport, protocol, peer = await opened(**{name: fail})
+        transport, protocol, peer = await opened(kind=kind, **{name: fail})
         peer.send(b"data")
         transport.write(b"x" * 100_000)
         peer.shutdown(socket.SHUT_WR)
@@ -249,14 +278,44 @@ def tcp_pair():
     return client, server
 
 
+@KINDS
 @pytest.mark.parametrize(
-    "state", ["idle", "paused", "writing", "closing", "half closed", "corked"]
+    "state",
+    [
+        "idle",
+        "paused",
+        "writing",
+        "paused and writing",
+        "closing",
+        "half closed",
+        "half closed and writing",
+        "half closed by the peer",
+        "corked",
+        "data unread",
+    ],
 )
-def test_reset_in_every_state(run, state):
+def test_reset_in_every_state(run, loop, kind, state):
     async def main():
-        transport, protocol, peer = await opened(tcp_pair)
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        transport, protocol, peer = await opened(
+            tcp_pair, kind, eof_received=lambda self: True
+        )
         if state == "paused":
             transport.pause_reading()
+        elif state == "paused and writing":
+            transport.pause_reading()
+            transport.write(b"x" * 3_000_000)
+            assert "pause_writing" in protocol.calls
+        elif state == "half closed and writing":
+            transport.write(b"x" * 3_000_000)
+            transport.write_eof()
+        elif state == "half closed by the peer":
+            peer.shutdown(socket.SHUT_WR)
+            while "eof_received" not in protocol.calls:
+                await asyncio.sleep(0)
+        elif state == "data unread":
+            peer.send(b"never read")
         elif state == "writing":
             transport.write(b"x" * 3_000_000)
         elif state == "closing":
@@ -269,9 +328,104 @@ def test_reset_in_every_state(run, state):
         reset(peer)
         if state == "paused":
             transport.resume_reading()
+        elif state == "half closed by the peer":
+            # Nobody reads any more: only a write can find out.
+            while not transport.is_closing():
+                transport.write(b"x")
+                await asyncio.sleep(0)
         error = await protocol.lost
         assert error is None or isinstance(error, OSError)
         assert protocol.calls.count("connection_lost") == 1
+        assert "resume_writing" not in protocol.calls
+        assert transport.get_write_buffer_size() == 0
+        assert not contexts
+
+    run(main())
+
+
+@pytest.mark.parametrize("state", ["reading", "waiting", "draining", "closing"])
+def test_reset_under_a_stream(run, state):
+    async def main():
+        ours, peer = tcp_pair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        task = None
+        if state == "waiting":
+            task = asyncio.ensure_future(reader.readexactly(10))
+        elif state != "reading":
+            writer.write(b"x" * 3_000_000)
+        if state == "draining":
+            task = asyncio.ensure_future(writer.drain())
+        elif state == "closing":
+            writer.close()
+        await asyncio.sleep(0)
+        reset(peer)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await (task or reader.readexactly(1))
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_reset_while_connecting(run, loop, steps):
+    """At each step on the way from connect(2) to connection_made."""
+
+    async def main():
+        made = []
+
+        def factory():
+            made.append(Scripted())
+            return made[-1]
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            task = loop.create_task(
+                loop.create_connection(factory, *listener.getsockname())
+            )
+            accepted, _ = await loop.sock_accept(listener)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            reset(accepted)
+            try:
+                await task
+            except OSError:
+                assert not made
+            else:
+                assert isinstance(await made[0].lost, (ConnectionError, type(None)))
+                assert made[0].calls.count("connection_lost") == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_connecting_to_a_listener_that_goes(run, loop, steps, cancelled):
+    """Its queue is full, so that the connection is neither made nor refused yet."""
+
+    async def main():
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        fillers = []
+        for _ in range(2):
+            fillers.append(socket.socket())
+            fillers[-1].setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                fillers[-1].connect(address)
+        task = loop.create_task(loop.create_connection(Scripted, *address))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if cancelled:
+            task.cancel()
+        listener.close()
+        for filler in fillers:
+            filler.close()
+        with pytest.raises((OSError, asyncio.CancelledError)) as caught:
+            await task
+        assert (caught.type is asyncio.CancelledError) == cancelled
 
     run(main())
 
