@@ -702,8 +702,8 @@ def test_numbers_reused_by_other_threads_are_never_confused(run, loop):
     assert not broken
 
 
-def connections(loop, count):
-    """Open, use and drop ``count`` connections, a hundred at a time."""
+async def closed_by_protocols(loop):
+    """Return a server, and a coroutine function that uses and drops a connection."""
 
     class Echo(asyncio.Protocol):
         def connection_made(self, transport):
@@ -726,16 +726,68 @@ def connections(loop, count):
         def connection_lost(self, exc):
             self.lost.set_result(exc)
 
+    server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=200)
+    address = server.sockets[0].getsockname()
+
+    async def one():
+        _, protocol = await loop.create_connection(Client, *address)
+        assert await protocol.lost is None
+
+    return server, one
+
+
+async def closed_by_streams(loop):
+    async def echo(reader, writer):
+        writer.write(await reader.readline())
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=200)
+    address = server.sockets[0].getsockname()
+
+    async def one():
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"line\n")
+        assert await reader.readline() == b"line\n"
+        writer.close()
+        await writer.wait_closed()
+
+    return server, one
+
+
+async def reset_under_a_full_buffer(loop):
+    class Flood(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.set_write_buffer_limits(high=1000)
+            transport.write(b"x" * 100_000)
+            assert transport.get_write_buffer_size() > 0
+
+    server = await loop.create_server(Flood, "127.0.0.1", 0, backlog=200)
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    address = server.sockets[0].getsockname()
+
+    async def one():
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.setblocking(False)
+            await loop.sock_connect(client, address)
+            assert await loop.sock_recv(client, 1) == b"x"
+            reset(client)
+
+    return server, one
+
+
+def connections(loop, count, way):
+    """Open, use and drop ``count`` connections, a hundred at a time."""
+
     async def main():
-        server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=200)
-        address = server.sockets[0].getsockname()
-
-        async def one():
-            _, protocol = await loop.create_connection(Client, *address)
-            assert await protocol.lost is None
-
+        server, one = await way(loop)
+        before = open_descriptors()
         for _ in range(0, count, 100):
             await asyncio.gather(*(one() for _ in range(100)))
+        while open_descriptors() != before:
+            await asyncio.sleep(0.001)  # Nobody tells when the server's ends have gone.
         server.close()
         await server.wait_closed()
 
@@ -748,15 +800,18 @@ def resident_bytes():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
-def test_ten_thousand_connections_leave_nothing_behind():
+@pytest.mark.parametrize(
+    "way", [closed_by_protocols, closed_by_streams, reset_under_a_full_buffer]
+)
+def test_ten_thousand_connections_leave_nothing_behind(way):
     loop = aioloop.new_event_loop()
     try:
-        connections(loop, 1000)
+        connections(loop, 1000, way)
         gc.collect()
         descriptors = open_descriptors()
         blocks = sys.getallocatedblocks()
         resident = resident_bytes()
-        connections(loop, 10_000)
+        connections(loop, 10_000, way)
         gc.collect()
         assert open_descriptors() <= descriptors
         assert abs(sys.getallocatedblocks() - blocks) < 2000
