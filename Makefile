@@ -46,15 +46,13 @@ lint: ## Formatting, warnings as errors, cppcheck, gcc -fanalyzer, ruff
 	@.ci/set-up test && .ci/set-up lint
 	@$(in_venv) .ci/lint
 
-# The programs of tests/libs, tests/programs and tests/upstream run in the release build.
+# The programs of tests/libs, tests/programs and tests/upstream run in the release and
+# in the hard build.
 asan: set-up ## The tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(in_venv) .ci/flavour asan python -m pytest $(own_tests) $(ARGS)
 
-# The hard build moves single bytes; tests of chunk sizes are not fitted to that yet.
-hard: set-up ## The tests in the hard build (tiny buffers, false EAGAIN, self-checks)
-	@$(in_venv) .ci/flavour hard python -m pytest $(own_tests) \
-		--ignore tests/unit/test_server.py --ignore tests/unit/test_sockops.py \
-		--ignore tests/unit/test_stream.py $(ARGS)
+hard: set-up ## The tests in the hard build (short reads and writes, false EAGAIN)
+	@$(in_venv) .ci/flavour hard python -m pytest tests $(ARGS)
 
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)

@@ -18,28 +18,76 @@ enum { SEND_FLAGS = 0 }; /* Python ignores SIGPIPE. */
 #endif
 
 #ifdef AL_HARD
+/* The sequences begin anew with each loop: a test finds the same ones wherever it runs. */
+static _Atomic unsigned int refusals, cuts, interruptions;
+
+void
+al_sock_begin_faults(void)
+{
+    refusals = cuts = interruptions = 0;
+}
+
 /* Every thirteenth call is refused. */
 static bool
 refuse(void)
 {
-    static _Atomic unsigned int calls;
-    if (++calls % 13 == 0) {
+    if (++refusals % 13 == 0) {
         errno = EAGAIN;
         return true;
     }
     return false;
 }
 
-/* One byte, except for every eighth call: large transfers have to end. */
+/* Every fifth system call is interrupted by a signal before it has done anything. */
+static bool
+interrupt(void)
+{
+    if (++interruptions % 5 == 0) {
+        errno = EINTR;
+        return true;
+    }
+    return false;
+}
+
+/* How much of `size` one call moves: few bytes, but large transfers have to end. */
 static size_t
 cut(size_t size)
 {
-    static _Atomic unsigned int calls;
-    return ++calls % 8 == 0 || size == 0 ? size : 1;
+    enum { HALF = -1, ALL = -2 };
+    static const signed char pattern[] = {
+        1, 1, 1, 2, 1, 3, 1, 7, 1, 1, HALF, 1, 100, 2, 1, ALL, 1,
+    };
+    int most = pattern[cuts++ % sizeof(pattern)];
+    size_t moved = most == ALL ? size : most == HALF ? (size + 1) / 2 : (size_t)most;
+    return moved < size ? moved : size;
+}
+
+/* The pieces, cut in the same way: into `fewer`, whose number is the result. */
+static int
+cut_pieces(const struct iovec *pieces, int count, struct iovec *fewer)
+{
+    size_t size = 0;
+    for (int i = 0; i < count; i++) {
+        size += pieces[i].iov_len;
+    }
+    size_t left = cut(size);
+    int n = 0;
+    for (; n < count && left > 0; n++) {
+        fewer[n] = pieces[n];
+        fewer[n].iov_len = left < pieces[n].iov_len ? left : pieces[n].iov_len;
+        left -= fewer[n].iov_len;
+    }
+    return n;
 }
 #else
 static inline bool
 refuse(void)
+{
+    return false;
+}
+
+static inline bool
+interrupt(void)
 {
     return false;
 }
@@ -53,9 +101,12 @@ cut(size_t size)
 
 /* RETRY(result = call(...)): the one place for EINTR.  Signals that have a Python
  * handler wake the loop through its wake-up descriptor, so nothing is checked here. */
-#define RETRY(assignment)                                                              \
+#define RETRY(call)                                                                    \
     do {                                                                               \
-        assignment;                                                                    \
+        result = -1;                                                                   \
+        if (!interrupt()) {                                                            \
+            call;                                                                      \
+        }                                                                              \
     } while (AL_UNLIKELY(result < 0) && errno == EINTR)
 
 ssize_t
@@ -82,10 +133,8 @@ al_sock_recvfrom(int fd, void *buffer, size_t size, al_addr *from)
     if (refuse()) {
         return -1;
     }
-    do {
-        from->length = sizeof(from->as);
-        result = recvfrom(fd, buffer, size, 0, &from->as.any, &from->length);
-    } while (AL_UNLIKELY(result < 0) && errno == EINTR);
+    RETRY(from->length = sizeof(from->as);
+          result = recvfrom(fd, buffer, size, 0, &from->as.any, &from->length));
     return result;
 }
 
@@ -153,19 +202,22 @@ al_sock_send_stream(int fd, const void *data, size_t size)
 ssize_t
 al_sock_sendv_stream(int fd, const struct iovec *pieces, int count)
 {
-#ifdef AL_HARD
-    (void)count;
-    return al_sock_send_stream(fd, pieces[0].iov_base, pieces[0].iov_len);
-#else
     ssize_t result;
     struct msghdr message;
+#ifdef AL_HARD
+    struct iovec fewer[IOV_MAX];
+    if (refuse()) {
+        return -1;
+    }
+    count = cut_pieces(pieces, count, fewer);
+    pieces = fewer;
+#endif
     memset(&message, 0, sizeof(message));
     /* sendmsg does not write through it; the field has no const. */
     memcpy(&message.msg_iov, &pieces, sizeof(pieces));
     message.msg_iovlen = (__typeof__(message.msg_iovlen))count;
     RETRY(result = sendmsg(fd, &message, SEND_FLAGS));
     return result;
-#endif
 }
 
 ssize_t
@@ -209,14 +261,17 @@ al_sock_write(int fd, const void *data, size_t size)
 ssize_t
 al_sock_writev(int fd, const struct iovec *pieces, int count)
 {
-#ifdef AL_HARD
-    (void)count;
-    return al_sock_write(fd, pieces[0].iov_base, pieces[0].iov_len);
-#else
     ssize_t result;
+#ifdef AL_HARD
+    struct iovec fewer[IOV_MAX];
+    if (refuse()) {
+        return -1;
+    }
+    count = cut_pieces(pieces, count, fewer);
+    pieces = fewer;
+#endif
     RETRY(result = writev(fd, pieces, count));
     return result;
-#endif
 }
 
 int
@@ -226,16 +281,13 @@ al_sock_accept(int listener, al_addr *peer)
     if (refuse()) {
         return -1;
     }
-    do {
-        peer->length = sizeof(peer->as);
 #ifdef SOCK_NONBLOCK
-        result = accept4(listener, &peer->as.any, &peer->length,
-                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+    RETRY(peer->length = sizeof(peer->as);
+          result = accept4(listener, &peer->as.any, &peer->length,
+                           SOCK_NONBLOCK | SOCK_CLOEXEC));
 #else
-        result = accept(listener, &peer->as.any, &peer->length);
-#endif
-    } while (result < 0 && errno == EINTR);
-#ifndef SOCK_NONBLOCK
+    RETRY(peer->length = sizeof(peer->as);
+          result = accept(listener, &peer->as.any, &peer->length));
     if (result >= 0 && (fcntl(result, F_SETFD, FD_CLOEXEC) < 0 ||
                         fcntl(result, F_SETFL, O_NONBLOCK) < 0)) {
         int error = errno;
@@ -251,6 +303,9 @@ int
 al_sock_connect(int fd, const al_addr *to)
 {
     int result = connect(fd, &to->as.any, to->length);
+    if (result == 0 && interrupt()) {
+        result = -1; /* As if it had only begun. */
+    }
     if (result < 0 && errno == EINTR) {
         errno = EINPROGRESS; /* The attempt goes on; asking again gives EALREADY. */
     }

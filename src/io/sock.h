@@ -5,8 +5,9 @@
  * Nothing here raises: a result below 0 means errno is set, and al_sock_raise makes the
  * exception of it.
  *
- * The hard build answers EAGAIN now and then without asking the kernel, and the calls
- * named _stream mostly move one byte at a time there. */
+ * The hard build answers EAGAIN now and then without asking the kernel, has calls
+ * interrupted, and lets those named _stream, and those of pipes and files, move a few
+ * bytes at a time. */
 #ifndef AL_IO_SOCK_H
 #define AL_IO_SOCK_H
 
@@ -18,6 +19,11 @@
 #include <sys/uio.h>
 
 #include "io/addr.h"
+
+#ifdef AL_HARD
+/* The sequence of faults begins anew. */
+void al_sock_begin_faults(void);
+#endif
 
 /* Whether errno's value says "not now". */
 static inline bool

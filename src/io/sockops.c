@@ -232,13 +232,14 @@ receive_large(al_sockop *op, int fd, size_t size, size_t *received, PyObject **r
     if (bytes == NULL) {
         return -1;
     }
-    ssize_t n = al_sock_recv(fd, PyBytes_AS_STRING(bytes), size);
+    ssize_t n = layout(op->sock)->type == SOCK_STREAM
+                    ? al_sock_recv_stream(fd, PyBytes_AS_STRING(bytes), size)
+                    : al_sock_recv(fd, PyBytes_AS_STRING(bytes), size);
     if (n < 0) {
         int status = failed();
         Py_DECREF(bytes);
         return status;
     }
-    (void)op;
     *received = (size_t)n;
     if (_PyBytes_Resize(&bytes, n) < 0) {
         return -1;
@@ -293,7 +294,7 @@ attempt_recv(al_sockop *op, PyObject **result)
     }
     char buffer[SMALL];
     size = size < SMALL ? size : SMALL;
-    ssize_t n = al_sock_recv(fd, buffer, size);
+    ssize_t n = al_sock_recv_stream(fd, buffer, size);
     if (n < 0) {
         return failed();
     }

@@ -13,6 +13,7 @@
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/signal.h"
+#include "io/sock.h"
 #include "loop/calls.h"
 #include "loop/net.h"
 #include "loop/sockets.h"
@@ -189,6 +190,9 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
     if (self == NULL) {
         return NULL;
     }
+#ifdef AL_HARD
+    al_sock_begin_faults();
+#endif
     self->wake.read_fd = self->wake.write_fd = -1;
     self->st = al_state_of(type);
     self->stride = self->until_check = 1;

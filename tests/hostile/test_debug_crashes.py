@@ -333,11 +333,15 @@ def test_switches_change_under_a_busy_loop(debug_loop, thread):
 
 def test_a_live_server_gets_debug_mode(debug_loop):
     # uvloop #730: set_debug(True) on a server under load.
+    served = []
+
     async def echo(reader, writer):
+        served.append(asyncio.current_task())
         async for line in reader:
             writer.write(line)
             await writer.drain()
         writer.close()
+        await writer.wait_closed()
 
     async def client(address):
         reader, writer = await asyncio.open_connection(*address)
@@ -355,6 +359,7 @@ def test_a_live_server_gets_debug_mode(debug_loop):
         async with server:
             address = server.sockets[0].getsockname()
             await asyncio.gather(*(client(address) for _ in range(10)))
+            await asyncio.gather(*served)
 
     debug_loop.run_until_complete(asyncio.wait_for(main(), LIMIT))
 

@@ -19,7 +19,10 @@ async def sockets(group):
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     async with await anyio.connect_tcp("127.0.0.1", port) as stream:
         await stream.send(b"hello")
-        print((await stream.receive()).decode())
+        received = b""
+        while len(received) < 5:
+            received += await stream.receive()
+        print(received.decode())
 
 
 async def forever(started, stopped):

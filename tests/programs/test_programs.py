@@ -12,6 +12,7 @@ get_event_loop() at module level: plain asyncio of 3.14 cannot run them any more
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -197,6 +198,11 @@ def free_space(lines):
         assert re.fullmatch(r"/.{24,}: [0-9.]+[KMGTP]?", line), line
 
 
+@pytest.mark.skipif(
+    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    reason="the program takes what has been read when the process exits for all of its"
+    " output; short reads leave the rest of it for later",
+)
 @old_ways
 def test_subprocess_by_protocol(way, show):
     shown = show(way, "tutorial/subprocess_protocol")

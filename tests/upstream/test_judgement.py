@@ -12,9 +12,9 @@ TEST = "test_threads.ToThreadTests.test_to_thread"
 def judge(monkeypatch):
     """Return a function that judges TEST from its kinds on the two loops."""
 
-    def judge(ours, stdlib="pass", listed=(), other=()):
+    def judge(ours, stdlib="pass", listed=(), other=(), **entry):
         class Gathering:
-            def __init__(self, run, loop, only, entries=()):
+            def __init__(self, run, loop, only, entries=(), faults=None):
                 self.kind = ours if loop == "aioloop" else stdlib
 
             def gather(self):
@@ -22,7 +22,7 @@ def judge(monkeypatch):
                 return runner.Results(outcomes, list(other))
 
         monkeypatch.setattr(runner, "Gathering", Gathering)
-        entries = tuple(known.Known(test, "a reason") for test in listed)
+        entries = tuple(known.Known(test, "a reason", **entry) for test in listed)
         monkeypatch.setattr(known, "KNOWN", entries)
         return runner.judge(RUN)
 
@@ -44,13 +44,18 @@ def test_what_only_the_stdlib_passes_is_an_error(judge, kind):
     assert TEST in title + text
 
 
-@pytest.mark.parametrize("stdlib", ["fail", "hang"])
-@pytest.mark.parametrize("ours", ["fail", "hang"])
+@pytest.mark.parametrize(
+    ("ours", "stdlib"), [("fail", "fail"), ("fail", "hang"), ("hang", "hang")]
+)
 def test_what_fails_on_both_loops_is_reported_only(judge, ours, stdlib):
     judgement = judge(ours, stdlib)
     assert judgement.also_on_stdlib == [TEST]
     assert titles(judgement) == []
     assert f"fails on asyncio too: {TEST}" in judgement.report()
+
+
+def test_a_hang_is_not_excused_by_a_failure(judge):
+    assert titles(judge("hang", "fail"))[0].startswith("HANG")
 
 
 def test_a_skip_on_both_loops_is_no_error(judge):
@@ -79,6 +84,40 @@ def test_a_listed_test_that_passes_is_an_error(judge):
 
 def test_a_listed_test_that_crashes_is_an_error(judge):
     assert titles(judge("crash", listed=[TEST])) == [f"CRASH {TEST}"]
+
+
+def test_a_race_may_pass_and_may_fail(judge):
+    assert titles(judge("pass", listed=[TEST], sometimes=True)) == []
+    assert titles(judge("fail", listed=[TEST], sometimes=True)) == []
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_an_entry_for_the_hard_build_excuses_nothing_in_others(
+    judge, monkeypatch, hard
+):
+    monkeypatch.setattr(runner, "HARD", hard)
+    errors = titles(judge("fail", listed=[TEST], hard=True))
+    assert errors == ([] if hard else [f"FAIL {TEST}"])
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_what_fails_with_other_faults_on_the_stdlib_is_excused(monkeypatch, passes):
+    """The stdlib's loop meets several patterns of faults, until the test fails."""
+    met = []
+
+    class Gathering:
+        def __init__(self, run, loop, only, entries=(), faults=None):
+            met.append(faults)
+
+        def gather(self):
+            kind = "pass" if len(met) <= passes else "fail"
+            return runner.Results({TEST: runner.Outcome(kind)})
+
+    monkeypatch.setattr(runner, "Gathering", Gathering)
+    monkeypatch.setattr(runner, "FAULT_PHASES", (0, 4, 8))
+    results = runner.run_on_stdlib(RUN, {TEST})
+    assert met == [0, 4, 8][: passes + 1]
+    assert results.outcomes[TEST].kind == ("fail" if passes < 3 else "pass")
 
 
 def test_an_entry_that_matches_nothing_is_an_error(judge):

@@ -21,11 +21,13 @@ import asyncio.events
 import asyncio.futures
 import asyncio.tasks
 import asyncio.unix_events
+import errno
 import faulthandler
 import importlib
 import json
 import os
 import pkgutil
+import socket
 import sys
 import threading
 import time
@@ -140,6 +142,87 @@ def substitute(job):
         asyncio.futures._CFuture = package.Future
     if "task" in job["parts"] and hasattr(package, "Task"):
         asyncio.tasks._CTask = package.Task
+
+
+class Faults:
+    """The faults that the hard build injects (src/io/sock.c), for the stdlib's loop.
+
+    Non-blocking sockets and the pipes of asyncio move a few bytes with each call and
+    refuse now and then.  What fails with them on the stdlib's own loop depends on how
+    many bytes one call moves.  *phase* is where the pattern begins with each loop.
+    """
+
+    PATTERN = (1, 1, 1, 2, 1, 3, 1, 7, 1, 1, "half", 1, 100, 2, 1, "all", 1)
+
+    def __init__(self, phase):
+        self.phase = phase
+        self.begin()
+
+    def begin(self):
+        self.calls = 0
+        self.cuts = self.phase
+
+    def refuse(self):
+        self.calls += 1
+        if self.calls % 13 == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def cut(self, size):
+        most = self.PATTERN[self.cuts % len(self.PATTERN)]
+        self.cuts += 1
+        if most == "all":
+            return size
+        return min((size + 1) // 2 if most == "half" else most, size)
+
+    def inject(self):
+        faults = self
+
+        def replace(name, shorten):
+            original = getattr(socket.socket, name)
+
+            def method(sock, *args):
+                if sock.gettimeout() == 0 and sock.type == socket.SOCK_STREAM:
+                    faults.refuse()
+                    args = shorten(*args)
+                return original(sock, *args)
+
+            setattr(socket.socket, name, method)
+
+        def fewer_bytes(data, *rest):
+            return memoryview(data).cast("B")[: faults.cut(len(data))], *rest
+
+        replace("recv", lambda size, *rest: (faults.cut(size), *rest))
+        replace("recv_into", fewer_bytes)
+        replace("send", fewer_bytes)
+        replace("sendmsg", lambda data, *rest: (fewer_bytes(b"".join(data)), *rest))
+        replace("accept", lambda: ())
+
+        class System:
+            """The module os as asyncio.unix_events sees it."""
+
+            def __getattr__(self, name):
+                return getattr(os, name)
+
+            def read(self, fd, size):
+                faults.refuse()
+                return os.read(fd, faults.cut(size))
+
+            def write(self, fd, data):
+                faults.refuse()
+                return os.write(fd, *fewer_bytes(data))
+
+            def sendfile(self, out, source, offset, size):
+                faults.refuse()
+                return os.sendfile(out, source, offset, faults.cut(size))
+
+        asyncio.unix_events.os = System()
+        initialise = asyncio.base_events.BaseEventLoop.__init__
+
+        def initialise_loop(loop):
+            faults.begin()
+            initialise(loop)
+
+        asyncio.base_events.BaseEventLoop.__init__ = initialise_loop
 
 
 def flatten(suite):
@@ -308,6 +391,8 @@ def main():
     job = json.loads(sys.argv[1])
     faulthandler.enable()
     substitute(job)
+    if job["faults"] is not None:
+        Faults(job["faults"]).inject()
     support = importlib.import_module("test.support")
     support.verbose = 0
     recorder = Recorder(job, support)
