@@ -29,15 +29,14 @@ class WatchedFiles(Mapping):
         self._loop = loop
 
     def __getitem__(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
-        handles = self._loop._watched(fileobj)
-        if handles is None:
+        watched = self._loop._watched(fileobj)
+        if watched is None:
             raise KeyError(fileobj)
-        reader, writer = handles
+        registered, fd, reader, writer = watched
         events = (selectors.EVENT_READ if reader is not None else 0) | (
             selectors.EVENT_WRITE if writer is not None else 0
         )
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        return selectors.SelectorKey(fileobj, fd, events, handles)
+        return selectors.SelectorKey(registered, fd, events, (reader, writer))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._loop._watched_fds())

@@ -78,7 +78,6 @@
     X(StackSummary, "traceback", "StackSummary")                                       \
     X(FrameSummary, "traceback", "FrameSummary")                                       \
     X(linecache, "traceback", "linecache")                                             \
-    X(path_exists, "posixpath", "exists")                                              \
     X(asyncio_constants, "asyncio", "constants")                                       \
     X(format_callback_source, "asyncio.format_helpers", "_format_callback_source")     \
     X(fileobj_to_fd, "selectors", "_fileobj_to_fd")                                    \

@@ -641,8 +641,9 @@ al_debug_iteration_ends(al_loop *loop, size_t count)
                       (Py_ssize_t)count, (double)took / 1e9)); /* escapes */
 }
 
-/* The texts are those of asyncio up to Python 3.7, whose documentation still promises
- * them.  To wait for events is what a selector is for: late is a poll that outlasts its
+/* asyncio up to Python 3.7 logged this, and its documentation still promises it.  The
+ * text says "took %.3f seconds" as all of asyncio's slow things do: programs filter their
+ * logs by that.  To wait for events is what a selector is for: late is a poll that outlasts its
  * timeout, one without a timeout that had to wait for the GIL, and a look that takes
  * long. */
 int
@@ -656,13 +657,16 @@ al_debug_polled(al_loop *loop, int64_t timeout, int64_t took)
     if (AL_LIKELY(late < limit)) {
         return 0;
     }
-    double ms = (double)took / 1e6, wanted = (double)timeout / 1e6;
+    double seconds = (double)took / 1e9, wanted = (double)timeout / 1e9;
     Py_ssize_t events = al_poll_events(loop->poll);
     return al_debug_log_steal(
         loop->st,
-        timeout < 0 ? Py_BuildValue("(sdn)", "poll took %.3f ms: %s events", ms, events)
-        : events > 0 ? Py_BuildValue("(sddn)", "poll %.3f ms took %.3f ms: %s events",
-                                     wanted, ms, events)
-                     : Py_BuildValue("(sdd)", "poll %.3f ms took %.3f ms: timeout",
-                                     wanted, ms)); /* escapes */
+        timeout < 0 ? Py_BuildValue("(sdn)", "poll took %.3f seconds: %s events",
+                                    seconds, events)
+        : events > 0
+            ? Py_BuildValue("(sddn)",
+                            "poll of %.3f seconds took %.3f seconds: %s events", wanted,
+                            seconds, events)
+            : Py_BuildValue("(sdd)", "poll of %.3f seconds took %.3f seconds: timeout",
+                            wanted, seconds)); /* escapes */
 }

@@ -20,25 +20,39 @@ set_watched(al_fd *entry, int events, bool again)
     entry->watched = events;
 }
 
+/* The file object goes with the last Handle: takes it out then, else NULL. */
+static PyObject *
+take_fileobj(al_fd *entry)
+{
+    PyObject *fileobj = entry->fileobj;
+    if (entry->reader.run == al_handle_run || entry->writer.run == al_handle_run) {
+        return NULL;
+    }
+    entry->fileobj = NULL;
+    return fileobj;
+}
+
 /* Queues a waiter; -1 with MemoryError.  Takes it out if it waits for one event or is a
- * cancelled handle, as asyncio's _process_events does; a slot releases the reference,
+ * cancelled handle, as asyncio's _process_events does; a slot releases the references,
  * because a watcher may not run foreign code. */
 static int
-wake(al_loop *loop, al_waiter *waiter)
+wake(al_fd *entry, al_waiter *waiter)
 {
     al_waiter woken = *waiter;
+    PyObject *released = NULL;
     if (woken.run == al_handle_run && !((al_handle *)woken.self)->cancelled) {
         Py_INCREF(woken.self);
     }
     else {
         *waiter = (al_waiter){NULL, NULL};
+        released = take_fileobj(entry);
     }
-    return al_sched_push_steal(loop, woken.run, woken.self, NULL, NULL);
+    return al_sched_push_steal(entry->loop, woken.run, woken.self, released, NULL);
 }
 
 /* The watcher's callback. */
 static int
-fd_ready(al_loop *loop, void *owner, int events)
+fd_ready(al_loop *Py_UNUSED(loop), void *owner, int events)
 {
     al_fd *entry = owner;
     int keep = entry->watched;
@@ -46,7 +60,7 @@ fd_ready(al_loop *loop, void *owner, int events)
 
     /* al_poll_wait reverses what watchers push: the writer goes in first. */
     if (events & AL_WRITE) {
-        if (entry->writer.run != NULL && wake(loop, &entry->writer) < 0) {
+        if (entry->writer.run != NULL && wake(entry, &entry->writer) < 0) {
             status = -1;
         }
         /* A socket stays writable: unlike reading, watching on would wake us at once. */
@@ -60,7 +74,7 @@ fd_ready(al_loop *loop, void *owner, int events)
         }
         else {
             bool handle = entry->reader.run == al_handle_run;
-            if (wake(loop, &entry->reader) < 0) {
+            if (wake(entry, &entry->reader) < 0) {
                 status = -1;
             }
             if (handle && entry->reader.run == NULL) {
@@ -164,19 +178,21 @@ waiter_of(al_fd *entry, int event)
 /* Releases a waiter that was taken out of its entry; a handle is cancelled first.
  * 0 or -1.  Escapes. */
 static int
-drop(al_waiter old)
+drop(al_fd *entry, al_waiter old)
 {
     int status = 0;
+    PyObject *fileobj = take_fileobj(entry);
     if (old.run == al_handle_run) {
         status = al_handle_cancel((al_handle *)old.self);
         al_handle_left_queue((al_handle *)old.self);
     }
     Py_XDECREF(old.self);
+    Py_XDECREF(fileobj);
     return status;
 }
 
 int
-al_fds_add(al_loop *loop, int fd, int event, al_handle *handle)
+al_fds_add(al_loop *loop, int fd, int event, al_handle *handle, PyObject *fileobj)
 {
     if (check_watchable(fd) < 0) {
         return -1;
@@ -189,7 +205,11 @@ al_fds_add(al_loop *loop, int fd, int event, al_handle *handle)
     al_waiter old = *waiter;
     *waiter = (al_waiter){al_handle_run, Py_NewRef((PyObject *)handle)};
     watch(entry);
-    return drop(old); /* escapes */
+    PyObject *before = entry->fileobj;
+    entry->fileobj = Py_XNewRef(fileobj != NULL ? fileobj : before);
+    int status = drop(entry, old); /* escapes */
+    Py_XDECREF(before);            /* escapes */
+    return status;
 }
 
 int
@@ -203,7 +223,18 @@ al_fds_remove(al_loop *loop, int fd, int event)
     al_waiter old = *waiter;
     *waiter = (al_waiter){NULL, NULL};
     watch(entry);
-    return drop(old) < 0 ? -1 : 1; /* escapes */
+    return drop(entry, old) < 0 ? -1 : 1; /* escapes */
+}
+
+int
+al_fds_number_of(const al_fds *fds, PyObject *fileobj)
+{
+    for (int fd = 0; fd < fds->capacity; fd++) {
+        if (fds->entries[fd] != NULL && fds->entries[fd]->fileobj == fileobj) {
+            return fd;
+        }
+    }
+    return -1;
 }
 
 int
@@ -231,7 +262,7 @@ al_fds_wait(al_loop *loop, int fd, int event, al_run_fn run, PyObject *self,
     else {
         watch(entry);
     }
-    return old.run == NULL ? 0 : drop(old); /* escapes */
+    return old.run == NULL ? 0 : drop(entry, old); /* escapes */
 }
 
 void
@@ -309,9 +340,11 @@ al_fds_clear(al_fds *fds)
             PyObject *transport =
                 entries[i]->transport_kept ? entries[i]->transport : NULL;
             al_waiter waiters[2] = {entries[i]->reader, entries[i]->writer};
+            PyObject *fileobj = entries[i]->fileobj;
             Py_XDECREF(entries[i]->file);
             PyMem_Free(entries[i]);
             Py_XDECREF(transport); /* escapes */
+            Py_XDECREF(fileobj);
             for (int j = 0; j < 2; j++) {
                 if (waiters[j].run == al_handle_run) {
                     al_handle_left_queue((al_handle *)waiters[j].self);
@@ -345,6 +378,7 @@ al_fds_traverse(const al_fds *fds, visitproc visit, void *arg)
             }
         }
         Py_VISIT(entry->file);
+        Py_VISIT(entry->fileobj);
         if (entry->transport_kept) {
             Py_VISIT(entry->transport);
         }

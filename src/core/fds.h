@@ -30,6 +30,7 @@ typedef struct al_fd {
     al_io *io;            /* NULL: nobody has waited yet */
     al_waiter reader, writer;
     PyObject *file;      /* owned weak reference, or NULL; see above */
+    PyObject *fileobj;   /* owned while a Handle waits: what add_reader was given */
     PyObject *transport; /* borrowed: the transport that uses the descriptor, or NULL */
     bool transport_kept; /* the reference is owned: the loop watches for it */
     int watched;         /* what the watcher is set to */
@@ -50,11 +51,18 @@ al_fd *al_fds_find(const al_fds *fds, int fd);
 al_fd *al_fds_ensure(struct al_loop *loop, int fd);
 
 /* Makes `handle` the reader or writer (`event` is AL_READ or AL_WRITE) of fd and
- * cancels the one before it.  0, or -1 with OSError when the descriptor is bad or of
- * a kind that cannot be watched (EPERM: regular files and directories). */
-int al_fds_add(struct al_loop *loop, int fd, int event, al_handle *handle);
-/* Cancels and forgets the reader or writer.  1 if there was one, 0 if not, or -1. */
+ * cancels the one before it.  `fileobj`, if not NULL, is the object whose descriptor fd
+ * is; as in asyncio's selector it lives as long as a Handle waits.  0, or -1 with
+ * OSError when the descriptor is bad or of a kind that cannot be watched (EPERM: regular
+ * files and directories).  Escapes. */
+int al_fds_add(struct al_loop *loop, int fd, int event, al_handle *handle,
+               PyObject *fileobj);
+/* Cancels and forgets the reader or writer.  1 if there was one, 0 if not, or -1.
+ * Escapes. */
 int al_fds_remove(struct al_loop *loop, int fd, int event);
+/* The number that al_fds_add was told for the object, which may be closed by now; -1 if
+ * no Handle waits for it. */
+int al_fds_number_of(const al_fds *fds, PyObject *fileobj);
 
 /* The next event queues {run, self} once.  `file` is the socket object that owns fd.
  * Replaces whoever waits there already.  0, or -1 with MemoryError. */

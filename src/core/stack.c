@@ -17,6 +17,8 @@
  * top of that one.  A stack of more than NEAR frames of its own is not interned. */
 #include "core/stack.h"
 
+#include <sys/stat.h>
+
 #include "core/frame.h"
 
 enum { TABLE_BITS = 12, TABLE_SIZE = 1 << TABLE_BITS, CODE_UNIT = 2, NEAR = 64 };
@@ -393,6 +395,26 @@ find_source(al_state *st, PyObject *filename)
     return status;
 }
 
+/* Whether a file has that name: 1 or 0, or -1 with MemoryError.  Not os.path.exists:
+ * tools that forbid blocking calls in a running loop replace os.stat, and allow
+ * linecache's. */
+static int
+file_exists(PyObject *filename)
+{
+    PyObject *path = PyUnicode_EncodeFSDefault(filename);
+    if (path == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* UnicodeEncodeError: no file can be called that. */
+        return 0;
+    }
+    struct stat info;
+    int found = stat(PyBytes_AS_STRING(path), &info) == 0;
+    Py_DECREF(path);
+    return found;
+}
+
 /* What traceback.StackSummary.extract does to linecache for each file of a stack. */
 static int
 refresh_linecache(al_state *st, PyObject *filename)
@@ -413,9 +435,7 @@ refresh_linecache(al_state *st, PyObject *filename)
         PyUnicode_READ_CHAR(filename, 0) == '<') {
         return known;
     }
-    PyObject *exists = PyObject_CallOneArg(st->path_exists, filename);
-    int found = exists == NULL ? -1 : PyObject_IsTrue(exists);
-    Py_XDECREF(exists);
+    int found = file_exists(filename);
     return found != 0 ? (found < 0 ? -1 : 0) : find_source(st, filename);
 }
 

@@ -344,7 +344,7 @@ watch_listener(al_listener *self)
     if (handle == NULL) {
         return -1;
     }
-    int status = al_fds_add(self->loop, self->fd, AL_READ, handle); /* escapes */
+    int status = al_fds_add(self->loop, self->fd, AL_READ, handle, NULL); /* escapes */
     Py_DECREF(handle);
     return status;
 }

@@ -538,6 +538,26 @@ descriptor_of(al_loop *self, PyObject *fileobj, int *fd)
     return 0;
 }
 
+/* Mirrors selectors._BaseSelectorImpl._fileobj_lookup: an object that has been closed
+ * since it was registered still stands for its number. */
+static int
+registered_descriptor_of(al_loop *self, PyObject *fileobj, int *fd)
+{
+    if (descriptor_of(self, fileobj, fd) == 0) {
+        return 0;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
+        return -1;
+    }
+    int number = al_fds_number_of(&self->fds, fileobj);
+    if (number < 0) {
+        return -1;
+    }
+    PyErr_Clear(); /* ValueError: the object has no descriptor any more. */
+    *fd = number;
+    return 0;
+}
+
 static const al_signature add_reader_signature = {
     .function = "BaseSelectorEventLoop._add_reader",
     .names = {"fd", "callback", "context"},
@@ -574,8 +594,9 @@ add_watch(al_loop *self, const al_signature *signature, int event,
     if (handle == NULL) {
         return NULL;
     }
+    PyObject *fileobj = PyLong_Check(values[0]) ? NULL : values[0];
     if (descriptor_of(self, values[0], &fd) < 0 || check_closed(self) < 0 ||
-        al_fds_add(self, fd, event, handle) < 0) {
+        al_fds_add(self, fd, event, handle, fileobj) < 0) { /* escapes */
         Py_CLEAR(handle);
     }
     return (PyObject *)handle;
@@ -602,7 +623,7 @@ remove_watch(al_loop *self, PyObject *fileobj, int event)
     if (self->closed) {
         Py_RETURN_FALSE;
     }
-    if (descriptor_of(self, fileobj, &fd) < 0) {
+    if (registered_descriptor_of(self, fileobj, &fd) < 0) {
         return NULL;
     }
     int removed = al_fds_remove(self, fd, event); /* escapes */
@@ -621,21 +642,23 @@ EventLoop__remove_writer(al_loop *self, PyObject *fileobj)
     return remove_watch(self, fileobj, AL_WRITE);
 }
 
-/* The pair (reader, writer) of a descriptor, each None, a Handle or a sock_* operation;
- * None if neither. */
+/* What is known of a descriptor: (fileobj, fd, reader, writer); the last two are each
+ * None, a Handle or a sock_* operation.  None if both are. */
 static PyObject *
 EventLoop__watched(al_loop *self, PyObject *fileobj)
 {
     int fd;
-    if (descriptor_of(self, fileobj, &fd) < 0) {
+    if (registered_descriptor_of(self, fileobj, &fd) < 0) {
         return NULL;
     }
     PyObject *reader, *writer;
     if (!al_fds_get(&self->fds, fd, &reader, &writer)) {
         Py_RETURN_NONE;
     }
-    return PyTuple_Pack(2, reader == NULL ? Py_None : reader,
-                        writer == NULL ? Py_None : writer);
+    PyObject *registered = al_fds_find(&self->fds, fd)->fileobj;
+    return Py_BuildValue("OiOO", registered == NULL ? fileobj : registered, fd,
+                         reader == NULL ? Py_None : reader,
+                         writer == NULL ? Py_None : writer);
 }
 
 /* The descriptors that have a reader or a writer, as a list of int. */

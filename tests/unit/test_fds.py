@@ -1,8 +1,10 @@
 """add_reader and add_writer (src/core/fds)."""
 
+import gc
 import os
 import socket
 import tempfile
+import weakref
 
 import pytest
 
@@ -124,6 +126,67 @@ def test_selector_view_shows_what_is_watched(loop, pair):
     loop.remove_reader(ours)
     with pytest.raises(KeyError):
         loop._selector.get_key(ours)
+
+
+def test_an_object_that_closed_under_its_reader_can_be_removed(loop):
+    # anyio closes the socket that a task waits to read; asyncio's selector then finds
+    # what it was given by identity.
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    loop.add_reader(ours, print)
+    loop.add_writer(ours, print)
+    number = ours.fileno()
+    ours.close()
+    key = loop._selector.get_key(ours)
+    assert (key.fileobj, key.fd) == (ours, number)
+    assert loop.remove_reader(ours) is True
+    assert loop.remove_reader(ours) is False
+    assert loop.remove_writer(ours) is True
+    with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+        loop.remove_writer(ours)
+    theirs.close()
+
+
+def test_an_object_lives_while_it_is_watched(loop):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    number, seen = ours.fileno(), []
+    loop.add_reader(ours, lambda: seen.append(os.read(number, 10)))
+    loop.add_writer(ours, lambda: loop.remove_writer(number))
+    reference = weakref.ref(ours)
+    del ours
+    gc.collect()
+    theirs.send(b"still")
+    run_for(loop, 0.005)
+    assert seen == [b"still"]
+    assert reference() is not None
+    # It goes with the last one that waits, here a cancelled handle that an event meets.
+    loop._watched(number)[2].cancel()
+    theirs.send(b"x")
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        run_for(loop, 0.005)
+        gc.collect()
+    assert reference() is None
+    theirs.close()
+
+
+def test_another_object_takes_the_place_of_the_one_before(loop):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    loop.add_reader(ours, print)
+    number = ours.fileno()
+    ours.close()
+    theirs.close()
+    ours_again, theirs_again = socket.socketpair()
+    ours_again.setblocking(False)
+    assert number in (ours_again.fileno(), theirs_again.fileno())
+    again = ours_again if ours_again.fileno() == number else theirs_again
+    loop.add_reader(again, print)
+    with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+        loop.remove_reader(ours)
+    assert loop.remove_reader(again) is True
+    ours_again.close()
+    theirs_again.close()
 
 
 def test_events_run_in_the_order_of_the_descriptors_readiness(loop):

@@ -10,6 +10,7 @@ import gc
 import itertools
 import linecache
 import operator
+import os
 import random
 import shlex
 import subprocess
@@ -598,3 +599,20 @@ def test_a_changed_file_is_noticed_as_asyncio_notices(tmp_path, debug_loop):
     space = {"soon": lambda f: handles.append(debug_loop.call_soon(f))}
     exec(compile(path.read_text(), str(path), "exec"), space)
     assert handles[0]._source_traceback[-2].line == "soon(print)  # second"
+
+
+def test_reading_a_stack_makes_no_blocking_call_of_its_own(monkeypatch, debug_loop):
+    # blockbuster and its like replace os.stat and allow it to linecache.
+    handle = debug_loop.call_soon(print)
+    linecache.clearcache()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a blocking call")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "access", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    summary = handle._source_traceback
+    monkeypatch.undo()
+    assert summary[-1].filename == __file__
+    handle.cancel()
