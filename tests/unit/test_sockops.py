@@ -124,7 +124,7 @@ def test_throw_by_hand(loop, pair):
     ours, _ = pair
     op = loop.sock_recv(ours, 10)
     op.send(None)
-    assert loop._watched(ours) == (op, None)
+    assert loop._watched(ours) == (ours, ours.fileno(), op, None)
     with pytest.raises(KeyError, match="why"):
         op.throw(KeyError("why"))
     assert loop._watched(ours) is None
