@@ -71,10 +71,14 @@ def test_destructors_that_run_while_the_queues_are_cleared(recwarn):
 
 def test_queue_cleared_by_a_running_callback(loop):
     seen = []
-    loop.call_soon(lambda: loop._ready.clear())
+
+    def clear():
+        loop._ready.clear()
+        loop.call_soon(loop.stop)
+
+    loop.call_soon(clear)
     for _ in range(50):
         loop.call_soon(seen.append, 1)
-    loop.call_later(0.001, loop.stop)
     loop.run_forever()
     assert seen == []
 
