@@ -346,8 +346,7 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
     if (tstate != loop->tstate && al_debug_check_thread(loop) < 0) {
         goto error;
     }
-    /* What the selector queues is asked for by no Python code. */
-    if ((loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling) {
+    if ((loop->debug & AL_DEBUG_WAKEUPS) != 0) {
         note = Py_XNewRef(bare_stack(loop, tstate));
         if (note == NULL && (note = al_debug_capture_handle(loop)) == NULL) {
             goto error; /* it escapes */
