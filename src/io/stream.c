@@ -426,10 +426,10 @@ queue_lost(al_stream *self, PyObject *exc)
         if (context == NULL && al_context_capture(&context) < 0) {
             return -1;
         }
-        loop->frames_above++; /* asyncio's close() */
+        loop->frames_above += AL_DEBUG_METHOD_FRAMES; /* asyncio's close() */
         int status = al_sched_push_steal(loop, stream_lost, Py_NewRef((PyObject *)self),
                                          Py_XNewRef(exc), context);
-        loop->frames_above--;
+        loop->frames_above -= AL_DEBUG_METHOD_FRAMES;
         return status;
     }
     PyObject *callback =

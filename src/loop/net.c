@@ -138,10 +138,11 @@ EventLoop__make_socket_transport(al_loop *self, PyObject *const *args, Py_ssize_
         return NULL;
     }
 #endif
-    self->frames_above += 2; /* asyncio's method and its transport's __init__ */
+    /* asyncio's method and its transport's __init__. */
+    self->frames_above += 1 + AL_DEBUG_METHOD_FRAMES;
     PyObject *transport = al_stream_new(self, values[0], fd, values[1], values[2],
                                         values[3], values[4], values[5]); /* escapes */
-    self->frames_above -= 2;
+    self->frames_above -= 1 + AL_DEBUG_METHOD_FRAMES;
     return transport;
 }
 

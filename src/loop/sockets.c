@@ -628,10 +628,11 @@ EventLoop__make_datagram_transport(FAST_ARGS)
     if (!al_dgram_takes(self->st, values[0])) {
         return inherited(self, "_make_datagram_transport", args, nargs, kwnames);
     }
-    self->frames_above += 2; /* asyncio's method and its transport's __init__ */
+    /* asyncio's method and its transport's __init__. */
+    self->frames_above += 1 + AL_DEBUG_METHOD_FRAMES;
     PyObject *transport =
         al_dgram_new(self, values[0], values[1], values[2], values[3], values[4]);
-    self->frames_above -= 2;
+    self->frames_above -= 1 + AL_DEBUG_METHOD_FRAMES;
     return transport;
 }
 

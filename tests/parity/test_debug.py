@@ -24,7 +24,8 @@ FUNCTIONS_IN_C = {
     "base_events.py": "run_forever _run_once create_future create_task"
     " call_exception_handler",
     "events.py": "_run",
-    "selector_events.py": "_add_reader _add_writer __init__ close _accept_connection2"
+    "selector_events.py": "_call_soon _add_reader _add_writer __init__ close"
+    " _accept_connection2"
     " _make_socket_transport _make_datagram_transport _read_ready"
     " _read_ready__data_received _read_ready__get_buffer _fatal_error _force_close",
     "unix_events.py": "_add_reader __init__ close _make_read_pipe_transport _read_ready"
