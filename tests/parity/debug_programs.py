@@ -389,16 +389,15 @@ async def connect(loop, server_protocol, client_protocol):
     return server, transport, client
 
 
-async def slow_stream(loop, tell, server_class, client_class, where, on=None):
+async def slow_stream(loop, tell, server_class, client_class, where, of_server=None):
+    """Tell what each side saw; `where` is slow on both sides unless told otherwise."""
     with slow_once(loop) as slow:
         accepted = []
 
         def make():
-            echo = {
-                "data_received": lambda self, data: self.transport.write(data),
-                **(on or {}),
-            }
-            accepted.append(server_class(slow, where, echo))
+            echo = {"data_received": lambda self, data: self.transport.write(data)}
+            slow_ones = where if of_server is None else of_server
+            accepted.append(server_class(slow, slow_ones, echo))
             return accepted[0]
 
         def close(self, data):
@@ -413,7 +412,7 @@ async def slow_stream(loop, tell, server_class, client_class, where, on=None):
         await accepted[0].over
         server.close()
         await server.wait_closed()
-        tell(client.calls, accepted[0].calls)
+        tell(list(dict.fromkeys(client.calls)), list(dict.fromkeys(accepted[0].calls)))
 
 
 @program
@@ -437,8 +436,8 @@ async def slow_connection_made(loop, tell):
         def connection_made(self, transport):
             super().connection_made(transport)
 
-    await slow_stream(loop, tell, Made, Data, ["connection_made"])
-    await slow_stream(loop, tell, Data, Made, ["connection_made"])
+    await slow_stream(loop, tell, Made, Data, [], ["connection_made"])
+    await slow_stream(loop, tell, Data, Made, ["connection_made"], [])
 
 
 @program
@@ -523,7 +522,7 @@ async def slow_callbacks_of_a_subprocess(loop, tell):
     with slow_once(loop) as slow:
         exited = loop.create_future()
         transport, _ = await loop.subprocess_exec(
-            Child, "/bin/echo", "x", stdin=None, stderr=None
+            Child, "/bin/sh", "-c", "printf x", stdin=None, stderr=None
         )
         await exited
         transport.close()
@@ -629,7 +628,7 @@ async def failing_stream(loop, tell, where, server_class, client_class):
         await protocol.over
     server.close()
     await server.wait_closed()
-    tell(client.calls)
+    tell(list(dict.fromkeys(client.calls)))
 
 
 for where in ("connection_made", "connection_lost", "data_received"):
