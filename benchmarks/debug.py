@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fnmatch
+import importlib.util
 import json
 import logging
 import statistics
@@ -35,6 +36,7 @@ ROW_NAMES = (
     "future ping-pong, 500 pairs",
     "gather of 1000, per item",
     "HTTP server and clients",
+    *["aiohttp server and clients"] * (importlib.util.find_spec("aiohttp") is not None),
 )
 OFF, ON, ORIGINS, FULL = "off", "on", "origin 1", "set_debug"
 MODES = {loops.OURS: (OFF, ON, ORIGINS, FULL)}
@@ -54,9 +56,13 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
-        transport.write(REQUEST)
+
+    def start(self):
+        self.transport.write(REQUEST)
 
     def data_received(self, data):
+        if not data.endswith(b"world"):
+            return
         self.left -= 1
         if self.left > 0:
             self.transport.write(REQUEST)
@@ -81,23 +87,45 @@ async def serve(reader, writer):
     writer.close()
 
 
+async def load(clock, n, host, port):
+    """Have clients that are connected send n requests."""
+    loop = asyncio.get_running_loop()
+    clients = []
+    for _ in range(CONNECTIONS):
+        client = Client(n // CONNECTIONS, loop.create_future())
+        await loop.create_connection(lambda client=client: client, host, port)
+        clients.append(client)
+    with clock:
+        for client in clients:
+            client.start()
+        await asyncio.gather(*(client.done for client in clients))
+
+
 @row("HTTP server and clients", batch=CONNECTIONS)
 async def http(clock, n):
     """CPU time of a keep-alive request: server with streams, clients as protocols."""
-    loop = asyncio.get_running_loop()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    with clock:
-        ends = []
-        for _ in range(CONNECTIONS):
-            done = loop.create_future()
-            ends.append(done)
-            await loop.create_connection(
-                lambda done=done: Client(n // CONNECTIONS, done), host, port
-            )
-        await asyncio.gather(*ends)
+    await load(clock, n, *server.sockets[0].getsockname())
     server.close()
     await server.wait_closed()
+
+
+@row("aiohttp server and clients", batch=CONNECTIONS)
+async def aiohttp_server(clock, n):
+    """The same with a server that people use."""
+    from aiohttp import web
+
+    async def hello(request):
+        return web.Response(text="hello, world")
+
+    application = web.Application()
+    application.router.add_get("/", hello)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    await load(clock, n, *runner.addresses[0])
+    await runner.cleanup()
 
 
 # In the child process.

@@ -136,6 +136,7 @@
     X(_attach)                                                                         \
     X(_buffer)                                                                         \
     X(_call_connection_lost)                                                           \
+    X(_read_ready)                                                                     \
     X(_detach)                                                                         \
     X(_eof)                                                                            \
     X(_limit)                                                                          \

@@ -344,14 +344,16 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
     PyObject *note = NULL;
     PyThreadState *tstate = PyThreadState_Get();
     if (tstate != loop->tstate && al_debug_check_thread(loop) < 0) {
-        goto error;
+        Py_DECREF(self);
+        Py_XDECREF(arg);
+        Py_XDECREF(extra);
+        return -1;
     }
-    /* What the selector queues is asked for by no Python code. */
-    if ((loop->debug & AL_DEBUG_WAKEUPS) != 0 && !loop->polling) {
+    if ((loop->debug & AL_DEBUG_WAKEUPS) != 0) {
         note = Py_XNewRef(bare_stack(loop, tstate));
         if (note == NULL && (note = al_debug_capture_handle(loop)) == NULL) {
-            goto error; /* it escapes */
-        }
+            PyErr_Clear(); /* MemoryError: the slot is worth more than its note. */
+        } /* escapes */
     }
     if (al_ring_push_steal(&loop->ready, run, self, arg, extra) < 0) {
         Py_XDECREF(note);
@@ -364,12 +366,6 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
         Py_XDECREF(note);
     }
     return 0;
-
-error:
-    Py_DECREF(self);
-    Py_XDECREF(arg);
-    Py_XDECREF(extra);
-    return -1;
 }
 
 static int64_t

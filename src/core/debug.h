@@ -89,6 +89,13 @@ PyObject *al_debug_current_handle(struct al_loop *loop);
 typedef int (*al_describe_fn)(struct al_loop *loop, const al_slot *slot,
                               PyObject **callback, PyObject **args, PyObject **context);
 
+/* What a method of a socket transport adds to loop->frames_above when it schedules. */
+#if PY_VERSION_HEX >= 0x030F0000
+enum { AL_DEBUG_METHOD_FRAMES = 2 }; /* itself and _call_soon */
+#else
+enum { AL_DEBUG_METHOD_FRAMES = 1 };
+#endif
+
 /* Rooms with slots of their own tell, at import, how to describe them, and how many
  * functions asyncio has between the Handle and the program's code.  Without that a slot
  * counts as a callback `self`.  0, or -1 with MemoryError. */

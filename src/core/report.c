@@ -92,3 +92,35 @@ al_report_handle(al_loop *loop, al_handle *handle)
     Py_XDECREF(exc);
     return status;
 }
+
+int
+al_report_method(al_loop *loop, PyObject *target, PyObject *name, PyObject *arg)
+{
+    if (al_report_must_leave()) {
+        return -1;
+    }
+    PyObject *pending = al_err_take();
+    PyObject *callback = PyObject_GetAttr(target, name); /* escapes */
+    al_handle *handle = NULL;
+    if (callback != NULL) {
+        handle = al_handle_new(loop, loop->st->Handle_type, callback, &arg,
+                               arg == NULL ? 0 : 1, NULL);
+        Py_DECREF(callback);
+    }
+    if (handle == NULL) {
+        PyErr_Clear(); /* The exception itself is worth more than its origin. */
+        int status = al_report_context(loop->st, (PyObject *)loop,
+                                       PyUnicode_FromString("Exception in callback"),
+                                       "exception", pending, NULL);
+        Py_XDECREF(pending);
+        return status;
+    }
+    if (loop->running != NULL) { /* Asked for where the slot was, not here. */
+        Py_XSETREF(handle->source_traceback, Py_XNewRef(loop->running_note));
+    }
+    al_err_put_steal(pending);
+    int status = al_report_handle(loop, handle); /* escapes */
+    al_handle_left_queue(handle);
+    Py_DECREF(handle);
+    return status;
+}

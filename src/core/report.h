@@ -13,6 +13,11 @@ struct al_loop;
 /* The pending exception came out of a handle's callback. */
 int al_report_handle(struct al_loop *loop, al_handle *handle);
 
+/* The pending exception came out of the running slot, which asyncio runs as a Handle of
+ * target.<name>(arg), arg may be NULL: reports it as that Handle would. */
+int al_report_method(struct al_loop *loop, PyObject *target, PyObject *name,
+                     PyObject *arg);
+
 /* loop.call_exception_handler({"message": message, key: value, ...}): pairs of
  * (const char *, PyObject *borrowed) end with NULL; a NULL value leaves its key out.
  * `loop` is any loop object.  Steals `message`; NULL message means an exception is

@@ -668,7 +668,7 @@ compare_walks(al_state *st)
     walk_public_steal(PyThreadState_GetFrame(PyThreadState_Get()), NULL, NEAR, &public);
     st->compared_frames += (uint64_t)raw.n;
     for (int i = 0; i < raw.n && i < public.n; i++) {
-        place ours = raw_places[i], theirs = public_places[i];
+        place ours = raw.places[i], theirs = public.places[i];
         if (ours.code != theirs.code || ours.ip != theirs.ip) {
             PyErr_Format(PyExc_AssertionError, "frame %d: %R at %zd, not %R at %zd", i,
                          ours.code, ours.ip - ours.code->co_code_adaptive, theirs.code,

@@ -253,9 +253,8 @@ call_protocol(al_dgram *self, PyObject *name, PyObject *first, PyObject *second)
     }
     int status = 0;
     if (AL_UNLIKELY(result == NULL)) {
-        status = al_flow_report(loop,
-                                "Exception in callback DatagramTransport._read_ready()",
-                                (PyObject *)self, protocol);
+        status =
+            al_report_method(loop, (PyObject *)self, loop->st->str._read_ready, NULL);
     }
     Py_XDECREF(result);
     Py_DECREF(protocol);

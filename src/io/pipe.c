@@ -258,9 +258,8 @@ hand_over_steal(al_pipe *self, PyObject *data)
     }
     int status = 0;
     if (result == NULL) {
-        status = al_flow_report(loop,
-                                "Exception in callback ReadPipeTransport._read_ready()",
-                                (PyObject *)self, protocol);
+        status =
+            al_report_method(loop, (PyObject *)self, loop->st->str._read_ready, NULL);
     }
     Py_XDECREF(result);
     Py_DECREF(protocol);

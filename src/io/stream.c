@@ -396,36 +396,6 @@ call_connection_lost(al_stream *self, PyObject *exc)
     return 0;
 }
 
-/* The pending exception came out of a callback that asyncio runs as a Handle of
- * self.<name>(arg), or of protocol.<name>(arg): reports it as that Handle would. */
-static int
-report_callback(al_loop *loop, PyObject *target, PyObject *name, PyObject *arg)
-{
-    if (al_report_must_leave()) {
-        return -1;
-    }
-    PyObject *pending = al_err_take();
-    PyObject *callback = PyObject_GetAttr(target, name); /* escapes */
-    al_handle *handle = NULL;
-    if (callback != NULL) {
-        handle = al_handle_new(loop, loop->st->Handle_type, callback, &arg, 1, NULL);
-        Py_DECREF(callback);
-    }
-    if (handle == NULL) {
-        PyErr_Clear(); /* The exception itself is worth more than its origin. */
-        int status = al_report_context(loop->st, (PyObject *)loop,
-                                       PyUnicode_FromString("Exception in callback"),
-                                       "exception", pending, NULL);
-        Py_XDECREF(pending);
-        return status;
-    }
-    al_err_put_steal(pending);
-    int status = al_report_handle(loop, handle); /* escapes */
-    al_handle_left_queue(handle);
-    Py_DECREF(handle);
-    return status;
-}
-
 /* A slot: connection_lost(arg or None) in context `extra`. */
 static int
 stream_lost(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
@@ -443,7 +413,7 @@ stream_lost(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
     Py_XDECREF(context);
     return status == 0
                ? 0
-               : report_callback(loop, op, loop->st->str._call_connection_lost, exc);
+               : al_report_method(loop, op, loop->st->str._call_connection_lost, exc);
 }
 
 /* Queues connection_lost(exc); exc may be NULL.  0 or -1. */
@@ -458,8 +428,11 @@ queue_lost(al_stream *self, PyObject *exc)
         if (context == NULL && al_context_capture(&context) < 0) {
             return -1;
         }
-        return al_sched_push_steal(loop, stream_lost, Py_NewRef((PyObject *)self),
-                                   Py_XNewRef(exc), context);
+        loop->frames_above += AL_DEBUG_METHOD_FRAMES; /* asyncio's close() */
+        int status = al_sched_push_steal(loop, stream_lost, Py_NewRef((PyObject *)self),
+                                         Py_XNewRef(exc), context);
+        loop->frames_above -= AL_DEBUG_METHOD_FRAMES;
+        return status;
     }
     PyObject *callback =
         PyObject_GetAttr((PyObject *)self, st->str._call_connection_lost);
@@ -864,7 +837,7 @@ stream_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     }
     Py_XDECREF(own);
     if (AL_UNLIKELY(status < 0)) {
-        return report_callback(loop, op, loop->st->str._call_connection_lost, Py_None);
+        return al_report_method(loop, op, loop->st->str._call_connection_lost, Py_None);
     }
     return 0;
 }
@@ -910,8 +883,8 @@ finish_in_context(al_loop *loop, al_stream *self, enum flushed outcome)
     }
     Py_XDECREF(own);
     return status == 0 ? 0
-                       : report_callback(loop, (PyObject *)self,
-                                         loop->st->str._call_connection_lost, Py_None);
+                       : al_report_method(loop, (PyObject *)self,
+                                          loop->st->str._call_connection_lost, Py_None);
 }
 
 static int
@@ -1830,7 +1803,7 @@ stream_made(al_loop *loop, PyObject *op, PyObject *arg, PyObject *Py_UNUSED(extr
         return 0;
     }
     if (settle(loop->st, arg, loop->st->str.set_result, Py_None) < 0) { /* escapes */
-        return report_callback(loop, arg, loop->st->str.set_result, Py_None);
+        return al_report_method(loop, arg, loop->st->str.set_result, Py_None);
     }
     return 0;
 }
@@ -1850,7 +1823,7 @@ al_stream_begin(al_loop *loop, al_stream *self, PyObject *waiter, PyObject **con
         }
     }
     if (AL_UNLIKELY(status < 0) &&
-        report_callback(loop, protocol, st->str.connection_made, (PyObject *)self) <
+        al_report_method(loop, protocol, st->str.connection_made, (PyObject *)self) <
             0) {
         pending = al_err_take();
     }

@@ -628,7 +628,12 @@ EventLoop__make_datagram_transport(FAST_ARGS)
     if (!al_dgram_takes(self->st, values[0])) {
         return inherited(self, "_make_datagram_transport", args, nargs, kwnames);
     }
-    return al_dgram_new(self, values[0], values[1], values[2], values[3], values[4]);
+    /* asyncio's method and its transport's __init__. */
+    self->frames_above += 1 + AL_DEBUG_METHOD_FRAMES;
+    PyObject *transport =
+        al_dgram_new(self, values[0], values[1], values[2], values[3], values[4]);
+    self->frames_above -= 1 + AL_DEBUG_METHOD_FRAMES;
+    return transport;
 }
 
 static const al_signature make_read_pipe_signature = {
@@ -655,7 +660,11 @@ EventLoop__make_read_pipe_transport(FAST_ARGS)
         0) {
         return NULL;
     }
-    return al_pipe_new_reader(self, values[0], values[1], values[2], values[3]);
+    self->frames_above += 2; /* asyncio's method and its transport's __init__ */
+    PyObject *transport =
+        al_pipe_new_reader(self, values[0], values[1], values[2], values[3]);
+    self->frames_above -= 2;
+    return transport;
 }
 
 static PyObject *
@@ -666,7 +675,11 @@ EventLoop__make_write_pipe_transport(FAST_ARGS)
         0) {
         return NULL;
     }
-    return al_pipe_new_writer(self, values[0], values[1], values[2], values[3]);
+    self->frames_above += 2; /* asyncio's method and its transport's __init__ */
+    PyObject *transport =
+        al_pipe_new_writer(self, values[0], values[1], values[2], values[3]);
+    self->frames_above -= 2;
+    return transport;
 }
 
 #define FAST(function)                                                                 \

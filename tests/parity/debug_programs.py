@@ -389,16 +389,15 @@ async def connect(loop, server_protocol, client_protocol):
     return server, transport, client
 
 
-async def slow_stream(loop, tell, server_class, client_class, where, on=None):
+async def slow_stream(loop, tell, server_class, client_class, where, of_server=None):
+    """Tell what each side saw; `where` is slow on both sides unless told otherwise."""
     with slow_once(loop) as slow:
         accepted = []
 
         def make():
-            echo = {
-                "data_received": lambda self, data: self.transport.write(data),
-                **(on or {}),
-            }
-            accepted.append(server_class(slow, where, echo))
+            echo = {"data_received": lambda self, data: self.transport.write(data)}
+            slow_ones = where if of_server is None else of_server
+            accepted.append(server_class(slow, slow_ones, echo))
             return accepted[0]
 
         def close(self, data):
@@ -413,7 +412,7 @@ async def slow_stream(loop, tell, server_class, client_class, where, on=None):
         await accepted[0].over
         server.close()
         await server.wait_closed()
-        tell(client.calls, accepted[0].calls)
+        tell(list(dict.fromkeys(client.calls)), list(dict.fromkeys(accepted[0].calls)))
 
 
 @program
@@ -437,8 +436,8 @@ async def slow_connection_made(loop, tell):
         def connection_made(self, transport):
             super().connection_made(transport)
 
-    await slow_stream(loop, tell, Made, Data, ["connection_made"])
-    await slow_stream(loop, tell, Data, Made, ["connection_made"])
+    await slow_stream(loop, tell, Made, Data, [], ["connection_made"])
+    await slow_stream(loop, tell, Data, Made, ["connection_made"], [])
 
 
 @program
@@ -523,7 +522,7 @@ async def slow_callbacks_of_a_subprocess(loop, tell):
     with slow_once(loop) as slow:
         exited = loop.create_future()
         transport, _ = await loop.subprocess_exec(
-            Child, "/bin/echo", "x", stdin=None, stderr=None
+            Child, "/bin/sh", "-c", "printf x", stdin=None, stderr=None
         )
         await exited
         transport.close()
@@ -596,6 +595,126 @@ async def exception_never_retrieved(loop, tell):
     await asyncio.sleep(0)
     del task
     gc.collect()
+
+
+async def failing_stream(loop, tell, where, server_class, client_class):
+    accepted = []
+
+    def fail(self, *args):
+        raise ValueError(where)
+
+    def make():
+        on = {"data_received": lambda self, data: self.transport.write(data)}
+        accepted.append(server_class(on=on))
+        return accepted[0]
+
+    def close(self, *args):
+        self.transport.close()
+
+    on = {"data_received": close, "buffer_updated": close, where: fail}
+    server, transport, client = await connect(loop, make, lambda: client_class(on=on))
+    transport.write(b"x")
+    if where == "connection_made":
+        transport.abort()
+    if where == "connection_lost":
+        with contextlib.suppress(asyncio.CancelledError):
+            client.over.cancel()
+            await client.over
+        while "connection_lost" not in client.calls:
+            await asyncio.sleep(0.001)
+    else:
+        await client.over
+    for protocol in accepted:
+        await protocol.over
+    server.close()
+    await server.wait_closed()
+    tell(list(dict.fromkeys(client.calls)))
+
+
+for where in ("connection_made", "connection_lost", "data_received"):
+
+    async def exception(loop, tell, where=where):
+        await failing_stream(loop, tell, where, Data, Data)
+
+    PROGRAMS[f"exception_in_{where}"] = exception
+
+for where in ("get_buffer", "buffer_updated"):
+
+    async def exception(loop, tell, where=where):
+        await failing_stream(loop, tell, where, Data, Buffered)
+
+    PROGRAMS[f"exception_in_{where}"] = exception
+
+
+@program
+async def exception_in_datagram_received(loop, tell):
+    def fail(self, data):
+        loop.call_soon(self.transport.close)
+        raise ValueError
+
+    one, protocol = await loop.create_datagram_endpoint(
+        lambda: Datagrams(on={"datagram_received": fail}),
+        local_addr=("127.0.0.1", 0),
+    )
+    two, _ = await loop.create_datagram_endpoint(
+        Datagrams, remote_addr=one.get_extra_info("sockname")
+    )
+    two.sendto(b"x")
+    await protocol.over
+    two.close()
+
+
+@program
+async def exception_in_watchers(loop, tell):
+    one, two = socket.socketpair()
+
+    def readable():
+        loop.remove_reader(one)
+        raise ValueError("reader")
+
+    def writable():
+        loop.remove_writer(one)
+        two.send(b"x")
+        raise ValueError("writer")
+
+    with one, two:
+        loop.add_reader(one, readable)
+        loop.add_writer(one, writable)
+        await asyncio.sleep(0.01)
+
+
+@program
+async def exception_in_signal_handler(loop, tell):
+    done = loop.create_future()
+
+    def handler():
+        done.set_result(None)
+        raise ValueError("signal")
+
+    # The Handle is made by Python code that both loops run, and counts real frames.
+    loop.set_exception_handler(
+        lambda loop, context: tell(*(context[key] for key in ("message", "handle")))
+    )
+    loop.add_signal_handler(signal.SIGUSR1, handler)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await done
+    await asyncio.sleep(0)
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@program
+async def exception_in_client_connected_callback(loop, tell):
+    async def fail(reader, writer):
+        raise ValueError("connected")
+
+    server = await asyncio.start_server(fail, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(*address)
+    tell(await reader.read())
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
 
 
 @program

@@ -21,9 +21,15 @@ from .debug_programs import PROGRAMS
 # These functions of asyncio are in C here and have no frames: the one difference
 # between its source tracebacks and ours.
 FUNCTIONS_IN_C = {
-    *(("base_events.py", f) for f in ("run_forever", "_run_once", "create_future")),
-    *(("base_events.py", f) for f in ("create_task", "call_exception_handler")),
-    ("events.py", "_run"),
+    "base_events.py": "run_forever _run_once create_future create_task"
+    " call_exception_handler",
+    "events.py": "_run",
+    "selector_events.py": "_call_soon _add_reader _add_writer __init__ close"
+    " _accept_connection2"
+    " _make_socket_transport _make_datagram_transport _read_ready"
+    " _read_ready__data_received _read_ready__get_buffer _fatal_error _force_close",
+    "unix_events.py": "_add_reader __init__ close _make_read_pipe_transport _read_ready"
+    " _make_write_pipe_transport _write_ready _close",
 }
 ADDITIONS = ("The slow step of task", "An iteration of", "poll ")
 
@@ -117,15 +123,19 @@ class Normal:
             r"\2",
             text,
         )
-        # A transport's events have no Handle that asyncio's code made and cancels; its
-        # class has another name, also where reprlib cuts it off.
-        name = (
-            r"(?:\w+Pipe)?Transport\._(?:\w+_ready|write_sendmsg|call_connection_lost)"
+        # The Handle of a transport's event is cancelled when the transport is closed;
+        # ours is made for the message. The class has another name, also where reprlib
+        # cuts it off, and connection_lost() is asked for by Python code of asyncio.
+        text = re.sub(
+            r"<Handle (?:cancelled )?(?:_Selector|Socket|Datagram)?"
+            r"((?:\w+Pipe)?Transport\._(?:\w+_ready|write_sendmsg)\()",
+            r"<Handle \1",
+            text,
         )
         text = re.sub(
-            rf"<Handle (?:cancelled )?(?:_Selector|Socket|Datagram)?({name}\(\w*\))"
-            r"(?: created at [^>]*)?>",
-            r"<Handle \1>",
+            r"(?:_Selector|Socket|Datagram)?(Transport\._call_connection_lost\(\w*\))"
+            r" created at [^>]*",
+            r"\1",
             text,
         )
         text = re.sub(r"connection_made\(<[^()]*>\)", "connection_made(<...>)", text)
@@ -146,7 +156,7 @@ class Normal:
                 path = Path(frame[1])
                 hidden = (
                     path.parent.name == "asyncio"
-                    and (path.name, frame[2]) in FUNCTIONS_IN_C
+                    and frame[2] in FUNCTIONS_IN_C.get(path.name, "").split()
                 )
             elif not line.startswith("    "):
                 hidden = False

@@ -613,3 +613,27 @@ def test_interpreter_pool(way, name, show):
     shown = show(way, f"developing/{name}")
     assert shown.out == [f"custom interpreter pool {[333332833333500000] * 4}"]
     assert (shown.err, shown.status) == ([], 0)
+
+
+# The same programs in debug mode.
+
+# What aioloop logs beyond asyncio; other loads make the machine slow at times.
+ADDITIONS = ("The slow step of task", "An iteration of", "poll ", "Executing <")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (HERE / "developing").glob("*.py"))
+)
+def test_debug_mode_says_the_same_on_both(name, python):
+    if name.startswith("interpreter_pool") and PYTHON < (3, 14):
+        pytest.skip("InterpreterPoolExecutor is new in 3.14")
+    name = f"developing/{name}"
+    said = []
+    for way in WAYS:
+        done = python(*command(way, name), env={"PYTHONASYNCIODEBUG": "1"})
+        # The loop's class has another name, and no frames of Python.
+        err = done.stderr.replace("_UnixSelectorEventLoop", "Loop")
+        err = re.sub(r"created at \S*/asyncio/\w+\.py:\d+", "created at asyncio", err)
+        lines = [x for x in normal(err, name) if not x.startswith(ADDITIONS)]
+        said.append((done.returncode, normal(done.stdout, name), lines))
+    assert said[0] == said[1]
