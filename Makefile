@@ -61,8 +61,8 @@ bench: build ## The benchmarks against asyncio and the rival loops
 	@.ci/set-up rivals || echo "bench: not every rival loop is here" >&2
 	@$(in_venv) $(bin)/python -m benchmarks $(ARGS)
 	@mkdir -p build
-	@$(in_venv) $(bin)/python -m benchmarks.net --quick --picture build/net.svg \
-		--markdown build/net.md $(NET_ARGS)
+	@$(in_venv) $(bin)/python -m benchmarks.net --quick --markdown build/net.md \
+		--picture benchmarks/net/picture.svg $(NET_ARGS)
 
 test-all: ## Everything: lint, every interpreter, sanitizers, hard build
 	@.ci/run

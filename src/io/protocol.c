@@ -56,6 +56,9 @@ read_directly(al_stream *stream)
         Py_DECREF(data);
         return status;
     }
+    if ((size_t)n == size) {
+        stream->last_read = AL_RECEIVE_SIZE; /* There may be much more. */
+    }
     if (_PyBytes_Resize(&data, n) < 0) {
         return al_stream_fatal(stream, READ_FAILED);
     }

@@ -489,28 +489,35 @@ def test_an_idle_connection_is_small():
     """A pair of protocol connections in one process takes at most 2.5 KB of heap."""
     count = 500
     loop = aioloop.new_event_loop()
+    made, lost = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport):
+            made.release()
+
+        def connection_lost(self, exc):
+            lost.release()
 
     async def main():
-        server = await loop.create_server(
-            asyncio.Protocol, "127.0.0.1", 0, backlog=1000
-        )
+        server = await loop.create_server(Accepted, "127.0.0.1", 0, backlog=1000)
         address = server.sockets[0].getsockname()
         keep = [await loop.create_connection(asyncio.Protocol, *address)]
-        await asyncio.sleep(0.01)
+        await made.acquire()
         import tracemalloc
 
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(count):
             keep.append(await loop.create_connection(asyncio.Protocol, *address))
-        await asyncio.sleep(0.05)
+            await made.acquire()
         gc.collect()
         used = (tracemalloc.get_traced_memory()[0] - before) / count
         tracemalloc.stop()
         for transport, _ in keep:
             transport.abort()
+            await lost.acquire()
         server.close()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         return used
 
     try:
