@@ -1408,6 +1408,21 @@ SocketTransport__start_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* start_tls put TLS over a paused protocol, `below`: TLS has to know of the pause, and so
+ * that it tells the protocol above it to resume, if that is the one.  asyncio does
+ * neither (gh-109051): tests/hostile/test_stream_faults.  0 or -1. */
+static int
+hand_pause_over(al_stream *self, PyObject *protocol, PyObject *below)
+{
+    PyObject *above = PyObject_GetAttrString(protocol, "_app_protocol");
+    int status = above == NULL ? -1 : 0;
+    if (status == 0 && above == below) {
+        status = PyObject_SetAttrString(protocol, "_app_writing_paused", Py_True);
+    }
+    Py_XDECREF(above);
+    return status < 0 ? -1 : self->sink->pause(self); /* escapes */
+}
+
 static int
 set_protocol(al_stream *self, PyObject *protocol)
 {
@@ -1420,8 +1435,13 @@ set_protocol(al_stream *self, PyObject *protocol)
     self->protocol = Py_NewRef(protocol);
     self->sink = sink;
     self->protocol_connected = true;
+    int status = 0;
+    if (AL_UNLIKELY(self->protocol_paused) && self->loop != NULL &&
+        PyObject_TypeCheck(protocol, (PyTypeObject *)st->SSLProtocol)) {
+        status = hand_pause_over(self, protocol, old); /* escapes */
+    }
     Py_XDECREF(old); /* escapes */
-    return 0;
+    return status;
 }
 
 PyDoc_STRVAR(set_protocol_doc, "set_protocol($self, /, protocol)\n--\n\n"
