@@ -621,6 +621,18 @@ al_stream_receive(al_stream *self, void *buffer, size_t size, int *status)
     return 0;
 }
 
+/* Whatever is to be sent has somebody who will send it, and only what is wanted is
+ * watched: else data or a wake-up would be lost. */
+static inline void
+check(const al_stream *self)
+{
+    AL_ASSERT(self->out.size == 0 || self->writing || self->dirty ||
+              self->conn_lost > 0 || self->loop == NULL || descriptor(self) < 0);
+    AL_ASSERT(!self->writing || self->out.size > 0);
+    AL_ASSERT(!self->reading || is_reading(self));
+    (void)self;
+}
+
 /* A slot: the descriptor is readable.  Leaves its context entered for the next one. */
 static int
 stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
@@ -656,6 +668,7 @@ stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         /* An answer at once: the kernel's memory of what was received is warm. */
         loop->dirty_hot = true;
     }
+    check(self);
     return status;
 }
 
@@ -863,6 +876,7 @@ stream_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         }
     }
     Py_XDECREF(own);
+    check(self);
     if (AL_UNLIKELY(status < 0)) {
         return report_callback(loop, op, loop->st->str._call_connection_lost, Py_None);
     }
@@ -931,6 +945,7 @@ flush_dirty(al_loop *loop)
             status = -1;
             chain(&pending);
         }
+        check(self);
         Py_DECREF(self); /* escapes */
     }
     if (AL_UNLIKELY(pending != NULL)) {
