@@ -89,6 +89,7 @@
     X(BufferedProtocol, "asyncio", "BufferedProtocol")                                 \
     X(StreamReader, "asyncio", "StreamReader")                                         \
     X(StreamReaderProtocol, "asyncio", "StreamReaderProtocol")                         \
+    X(SSLProtocol, "asyncio.sslproto", "SSLProtocol")                                  \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(socket_type, "socket", "socket")
 

@@ -594,6 +594,18 @@ al_stream_receive(al_stream *self, void *buffer, size_t size, int *status)
     return 0;
 }
 
+/* Whatever is to be sent has somebody who will send it, and only what is wanted is
+ * watched: else data or a wake-up would be lost. */
+static inline void
+check(const al_stream *self)
+{
+    AL_ASSERT(self->out.size == 0 || self->writing || self->dirty ||
+              self->conn_lost > 0 || self->loop == NULL || descriptor(self) < 0);
+    AL_ASSERT(!self->writing || self->out.size > 0);
+    AL_ASSERT(!self->reading || is_reading(self));
+    (void)self;
+}
+
 /* A slot: the descriptor is readable.  Leaves its context entered for the next one. */
 static int
 stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
@@ -629,6 +641,7 @@ stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         /* An answer at once: the kernel's memory of what was received is warm. */
         loop->dirty_hot = true;
     }
+    check(self);
     return status;
 }
 
@@ -836,6 +849,7 @@ stream_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         }
     }
     Py_XDECREF(own);
+    check(self);
     if (AL_UNLIKELY(status < 0)) {
         return al_report_method(loop, op, loop->st->str._call_connection_lost, Py_None);
     }
@@ -904,6 +918,7 @@ flush_dirty(al_loop *loop)
             status = -1;
             chain(&pending);
         }
+        check(self);
         Py_DECREF(self); /* escapes */
     }
     if (AL_UNLIKELY(pending != NULL)) {
@@ -1381,6 +1396,21 @@ SocketTransport__start_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* start_tls put TLS over a paused protocol, `below`: TLS has to know of the pause, and so
+ * that it tells the protocol above it to resume, if that is the one.  asyncio does
+ * neither (gh-109051): tests/hostile/test_stream_faults.  0 or -1. */
+static int
+hand_pause_over(al_stream *self, PyObject *protocol, PyObject *below)
+{
+    PyObject *above = PyObject_GetAttrString(protocol, "_app_protocol");
+    int status = above == NULL ? -1 : 0;
+    if (status == 0 && above == below) {
+        status = PyObject_SetAttrString(protocol, "_app_writing_paused", Py_True);
+    }
+    Py_XDECREF(above);
+    return status < 0 ? -1 : self->sink->pause(self); /* escapes */
+}
+
 static int
 set_protocol(al_stream *self, PyObject *protocol)
 {
@@ -1393,8 +1423,13 @@ set_protocol(al_stream *self, PyObject *protocol)
     self->protocol = Py_NewRef(protocol);
     self->sink = sink;
     self->protocol_connected = true;
+    int status = 0;
+    if (AL_UNLIKELY(self->protocol_paused) && self->loop != NULL &&
+        PyObject_TypeCheck(protocol, (PyTypeObject *)st->SSLProtocol)) {
+        status = hand_pause_over(self, protocol, old); /* escapes */
+    }
     Py_XDECREF(old); /* escapes */
-    return 0;
+    return status;
 }
 
 PyDoc_STRVAR(set_protocol_doc, "set_protocol($self, /, protocol)\n--\n\n"

@@ -7,6 +7,7 @@ import gc
 import os
 import resource
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -820,3 +821,60 @@ def test_ten_thousand_connections_leave_nothing_behind(way):
             assert resident_bytes() - resident < 8_000_000
     finally:
         loop.close()
+
+
+# --- TLS over a full buffer ----------------------------------------------------------
+
+
+def anonymous(protocol):
+    """Return a context for TLS without certificates."""
+    context = ssl.SSLContext(protocol)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AECDH:ADH:@SECLEVEL=0")
+    return context
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same", "another"])
+def test_start_tls_while_the_protocol_is_paused(run, loop, same):
+    """gh-109051: the TLS protocol has to know that writing is paused.
+
+    On asyncio its resume_writing() fails, and the protocol above it, if it is the one
+    that was told to pause, is never told to resume.
+    """
+    plain = b"x" * 1_000_000
+
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        transport, protocol, peer = await opened()
+        transport.write(plain)
+        assert protocol.calls == ["connection_made", "pause_writing"]
+
+        async def receive():
+            left = len(plain)
+            while left > 0:
+                left -= len(await loop.sock_recv(peer, left))
+            return await loop.connect_accepted_socket(
+                Scripted, peer, ssl=anonymous(ssl.PROTOCOL_TLS_SERVER)
+            )
+
+        above = protocol if same else Scripted()
+        secure, (theirs, receiver) = await asyncio.gather(
+            loop.start_tls(transport, above, anonymous(ssl.PROTOCOL_TLS_CLIENT)),
+            receive(),
+        )
+        assert above.calls == (
+            ["connection_made", "pause_writing", "resume_writing"] if same else []
+        )
+        secure.write(b"secret")
+        while receiver.received != b"secret":
+            await asyncio.sleep(0.001)
+        secure.close()
+        theirs.close()
+        assert await above.lost is None
+        assert await receiver.lost is None
+        assert not contexts
+
+    run(main())
