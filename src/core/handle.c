@@ -241,11 +241,20 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
 
     if (spare) {
         context = al_context_take_spare(loop);
+        if (AL_UNLIKELY(context == NULL)) {
+            Py_DECREF(callback);
+            Py_XDECREF(args);
+            return al_sched_put_back(loop,
+                                     Py_IS_TYPE(op, loop->st->ThreadSafeHandle_type)
+                                         ? al_handle_run_threadsafe
+                                         : al_handle_run,
+                                     op, NULL, NULL);
+        }
     }
     else {
         Py_INCREF(context);
     }
-    if (AL_UNLIKELY(context == NULL || PyContext_Enter(context) < 0)) {
+    if (AL_UNLIKELY(PyContext_Enter(context) < 0)) {
         goto done;
     }
     if (args == NULL) {

@@ -422,7 +422,10 @@ al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
     bool lent = context == NULL;
     context = lent ? al_context_take_spare(loop) : Py_NewRef(context);
     PyObject *result = NULL;
-    if (AL_LIKELY(context != NULL && PyContext_Enter(context) == 0)) {
+    if (AL_UNLIKELY(context == NULL)) {
+        return al_sched_put_back(loop, al_future_call_run, callback, future, NULL);
+    }
+    if (AL_LIKELY(PyContext_Enter(context) == 0)) {
         result = PyObject_CallOneArg(callback, future); /* escapes */
         if (PyContext_Exit(context) < 0) {
             Py_CLEAR(result);
@@ -435,8 +438,8 @@ al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
     else {
         Py_DECREF(result);
     }
-    if (!lent || context == NULL || !al_context_give_back_steal(loop, context, 1)) {
-        Py_XDECREF(context);
+    if (!lent || !al_context_give_back_steal(loop, context, 1)) {
+        Py_DECREF(context);
     }
     return status;
 }

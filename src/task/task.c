@@ -261,8 +261,12 @@ al_task_step_run(al_loop *loop, PyObject *op, PyObject *exc, PyObject *Py_UNUSED
         status = task_step(task, exc, loop); /* escapes */
         status = exit_context(loop, task, context, lent, status);
     }
-    return AL_LIKELY(status == 0) ? 0
-                                  : report_slot(loop, task, step_object_new, exc, NULL);
+    if (AL_LIKELY(status == 0)) {
+        return 0;
+    }
+    return context == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)
+               ? al_sched_put_back(loop, al_task_step_run, op, exc, NULL)
+               : report_slot(loop, task, step_object_new, exc, NULL);
 }
 
 int
@@ -277,8 +281,12 @@ al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
         status = task_wakeup(task, future, loop); /* escapes */
         status = exit_context(loop, task, context, lent, status);
     }
-    return AL_LIKELY(status == 0) ? 0
-                                  : report_slot(loop, task, make_wakeup, NULL, future);
+    if (AL_LIKELY(status == 0)) {
+        return 0;
+    }
+    return context == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)
+               ? al_sched_put_back(loop, al_task_wakeup_run, op, future, NULL)
+               : report_slot(loop, task, make_wakeup, NULL, future);
 }
 
 /* What asyncio's Handles for a step and a wake-up hold (al_describe_fns). */
@@ -553,6 +561,21 @@ fail(al_future *task)
     return status;
 }
 
+/* The step broke off.  For want of memory, the coroutine hears of it at its next step: a
+ * task that nobody wakes would neither go on nor end.  0, or -1 with the exception. */
+static int
+throw_shortage(al_future *task)
+{
+    if (task->state != AL_FUTURE_PENDING || task->fut_waiter != NULL ||
+        !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1;
+    }
+    PyObject *shortage = al_err_take();
+    int status = step_soon(task, shortage); /* escapes */
+    Py_XDECREF(shortage);
+    return status;
+}
+
 /* Mirrors asyncio's task_step_impl: the task is the current one already. */
 static int
 step_entered(al_future *task, PyObject *exc)
@@ -568,7 +591,8 @@ step_entered(al_future *task, PyObject *exc)
         if (exc == NULL || !PyErr_GivenExceptionMatches(exc, st->CancelledError)) {
             exc = made = al_future_make_cancelled_error(task); /* escapes */
             if (made == NULL) {
-                return -1;
+                Py_CLEAR(task->fut_waiter); /* escapes */
+                return throw_shortage(task);
             }
         }
         task->must_cancel = false;
@@ -589,6 +613,9 @@ step_entered(al_future *task, PyObject *exc)
     int status;
     if (sent == PYGEN_NEXT) {
         status = handle_yielded(task, result);
+        if (AL_UNLIKELY(status < 0)) {
+            status = throw_shortage(task); /* escapes */
+        }
     }
     else if (sent == PYGEN_RETURN) {
         status = finish(task, result);
@@ -609,7 +636,10 @@ task_step(al_future *task, PyObject *exc, al_loop *running)
     if (AL_LIKELY(running != NULL && running == task->loop)) {
         PyObject *loop = (PyObject *)running;
         if (al_registry_enter(st, loop, running, task) < 0) {
-            return -1;
+            if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
+                Py_CLEAR(task->fut_waiter); /* escapes */
+            }
+            return throw_shortage(task);
         }
         int status = step_entered(task, exc); /* escapes */
         return al_registry_exit(st, loop, running, task, status);
