@@ -63,19 +63,25 @@ al_ring_at(const al_ring *ring, size_t i)
     return &ring->slots[(ring->head + i) & ring->mask];
 }
 
+/* Makes room for one more slot, so that the next push cannot fail.
+ * 0, or -1 with MemoryError. */
+static inline int
+al_ring_reserve(al_ring *ring)
+{
+    return AL_UNLIKELY(ring->tail - ring->head > ring->mask) ? al_ring_grow(ring) : 0;
+}
+
 /* Appends a slot; steals the three references, also when it fails.
  * 0, or -1 with MemoryError. */
 static inline int
 al_ring_push_steal(al_ring *ring, al_run_fn run, PyObject *self, PyObject *arg,
                    PyObject *extra)
 {
-    if (AL_UNLIKELY(ring->tail - ring->head > ring->mask)) {
-        if (al_ring_grow(ring) < 0) {
-            Py_DECREF(self);
-            Py_XDECREF(arg);
-            Py_XDECREF(extra);
-            return -1;
-        }
+    if (al_ring_reserve(ring) < 0) {
+        Py_DECREF(self);
+        Py_XDECREF(arg);
+        Py_XDECREF(extra);
+        return -1;
     }
     ring->slots[ring->tail++ & ring->mask] = (al_slot){run, self, arg, extra};
     return 0;

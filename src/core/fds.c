@@ -40,6 +40,9 @@ wake(al_fd *entry, al_waiter *waiter)
 {
     al_waiter woken = *waiter;
     PyObject *released = NULL;
+    if (al_ring_reserve(&entry->loop->ready) < 0) {
+        return -1; /* It waits on, and the next poll tells it again. */
+    }
     if (woken.run == al_handle_run && !((al_handle *)woken.self)->cancelled) {
         Py_INCREF(woken.self);
     }

@@ -240,6 +240,15 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     PyObject *result = NULL;
     PyObject *entered = al_context_enter_idle(loop, self->context);
 
+    if (AL_UNLIKELY(entered == NULL && lent)) {
+        Py_DECREF(callback);
+        Py_XDECREF(args);
+        return al_sched_put_back(loop,
+                                 Py_IS_TYPE(op, loop->st->ThreadSafeHandle_type)
+                                     ? al_handle_run_threadsafe
+                                     : al_handle_run,
+                                 op, NULL, NULL);
+    }
     if (AL_LIKELY(entered != NULL)) {
         if (args == NULL) {
             result = PyObject_CallNoArgs(callback); /* escapes */

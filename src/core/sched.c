@@ -54,6 +54,17 @@ al_sched_time(al_loop *loop, double *now)
 }
 
 int
+al_sched_put_back(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
+                  PyObject *extra)
+{
+    PyObject *pending = al_err_take();
+    (void)al_ring_push_steal(&loop->ready, run, Py_NewRef(self), Py_XNewRef(arg),
+                             Py_XNewRef(extra));
+    al_err_put_steal(pending);
+    return -1;
+}
+
+int
 al_sched_call_soon(al_state *st, PyObject *loop, PyObject *callback, PyObject *arg,
                    PyObject *context)
 {

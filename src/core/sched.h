@@ -122,6 +122,12 @@ al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
     return al_ring_push_steal(&loop->ready, run, self, arg, extra);
 }
 
+/* For a slot that cannot run for want of memory, with the MemoryError pending: it goes to
+ * the ring's end again, which the slot itself has just left room for.  Borrows the
+ * objects.  Returns -1: the MemoryError has to leave run_forever. */
+int al_sched_put_back(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
+                      PyObject *extra);
+
 /* loop.call_soon(callback, arg, context=context) by the method's name, for any loop
  * object; arg and context may be NULL.  0 or -1.  Escapes. */
 int al_sched_call_soon(al_state *st, PyObject *loop, PyObject *callback, PyObject *arg,

@@ -218,17 +218,20 @@ al_timers_collect(al_loop *loop, double now)
         bool heap_due = timers->length > 0 && timers->heap[0].when <= now;
         bool have_due = al_timers_have_due(timers);
         al_handle *handle;
+        if (!heap_due && !have_due) {
+            return 0;
+        }
+        if (al_ring_reserve(&loop->ready) < 0) {
+            return -1; /* What is due stays where it is. */
+        }
         if (have_due &&
             !(heap_due && before(&timers->heap[0],
                                  &timers->due[timers->due_head & timers->due_mask]))) {
             handle = timers->due[timers->due_head++ & timers->due_mask].handle;
             handle->scheduled = false;
         }
-        else if (heap_due) {
-            handle = heap_pop(timers);
-        }
         else {
-            return 0;
+            handle = heap_pop(timers);
         }
         if (handle->cancelled) {
             if (timers->cancelled > 0) {
@@ -238,10 +241,8 @@ al_timers_collect(al_loop *loop, double now)
             Py_DECREF(handle); /* escapes */
             continue;
         }
-        if (al_ring_push_steal(&loop->ready, al_handle_run, (PyObject *)handle, NULL,
-                               NULL) < 0) {
-            return -1;
-        }
+        (void)al_ring_push_steal(&loop->ready, al_handle_run, (PyObject *)handle, NULL,
+                                 NULL);
     }
 }
 

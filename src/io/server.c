@@ -265,15 +265,15 @@ back_off(al_listener *self, int error)
         status = 0; /* The handler closed it. */
         goto done;
     }
-    if (al_fds_remove(loop, self->fd, AL_READ) < 0) { /* escapes */
-        goto done;
-    }
+    /* The timer first: without one nobody would listen again. */
     resume = PyObject_GetAttrString((PyObject *)self, "resume");
     delay = PyObject_GetAttrString(st->asyncio_constants, "ACCEPT_RETRY_DELAY");
     if (resume != NULL && delay != NULL) {
         timer = PyObject_CallMethod((PyObject *)loop, "call_later", "OO", delay,
                                     resume); /* escapes */
-        status = timer == NULL ? -1 : 0;
+    }
+    if (timer != NULL) {
+        status = al_fds_remove(loop, self->fd, AL_READ) < 0 ? -1 : 0; /* escapes */
     }
 
 done:

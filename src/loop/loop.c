@@ -297,29 +297,6 @@ loop_dealloc(al_loop *self)
 
 /* --- running --------------------------------------------------------------------------- */
 
-/* Calls a method without arguments; an exception that is pending already becomes the
- * context of the one it raises.  Restores it otherwise. */
-static int
-call_keeping_exception(al_loop *self, PyObject *name)
-{
-    PyObject *pending = al_err_take();
-    PyObject *result = PyObject_CallMethodNoArgs((PyObject *)self, name); /* escapes */
-    if (result == NULL) {
-        if (pending != NULL) {
-            PyObject *raised = al_err_take();
-            PyException_SetContext(raised, pending);
-            al_err_put_steal(raised);
-        }
-        return -1;
-    }
-    Py_DECREF(result);
-    if (pending != NULL) {
-        al_err_put_steal(pending);
-        return -1;
-    }
-    return 0;
-}
-
 static int
 leave_signals(al_loop *self)
 {
@@ -336,6 +313,60 @@ leave_signals(al_loop *self)
         return -1;
     }
     return status;
+}
+
+/* asyncio's set-up or clean-up, both in Python, broke off: for want of memory, or because
+ * a signal's handler raised in it.  A loop that runs no longer may not look as if it did,
+ * or nobody can run or close it.  The pending exception stays. */
+static void
+finish_clean_up(al_loop *self)
+{
+    PyObject *pending = al_err_take();
+    self->stopping = false;
+    self->thread_id = 0;
+    PyObject *running =
+        PyObject_CallMethod(self->st->asyncio_events, "_get_running_loop", NULL);
+    if (running == (PyObject *)self) {
+        Py_SETREF(running, PyObject_CallMethod(self->st->asyncio_events,
+                                               "_set_running_loop", "O", Py_None));
+    }
+    if (running == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(running);
+    /* The rest is the hooks for asynchronous generators, and coroutine origins. */
+    PyObject *result = PyObject_CallMethodNoArgs(
+        (PyObject *)self, self->st->str._run_forever_cleanup); /* escapes */
+    if (result == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(result);
+    al_err_put_steal(pending);
+}
+
+/* Calls loop._run_forever_cleanup.  0 or -1; an exception that is pending already comes
+ * back, or becomes the context of the one that the method raises. */
+static int
+clean_up(al_loop *self)
+{
+    PyObject *pending = al_err_take();
+    PyObject *result = PyObject_CallMethodNoArgs(
+        (PyObject *)self, self->st->str._run_forever_cleanup); /* escapes */
+    if (result == NULL) {
+        finish_clean_up(self); /* escapes */
+        if (pending != NULL) {
+            PyObject *raised = al_err_take();
+            PyException_SetContext(raised, pending);
+            al_err_put_steal(raised);
+        }
+        return -1;
+    }
+    Py_DECREF(result);
+    if (pending != NULL) {
+        al_err_put_steal(pending);
+        return -1;
+    }
+    return 0;
 }
 
 static int
@@ -355,9 +386,13 @@ static PyObject *
 EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     al_state *st = self->st;
-    PyObject *result =
-        PyObject_CallMethodNoArgs((PyObject *)self, st->str._run_forever_setup);
+    bool was_running = self->thread_id != 0;
+    PyObject *result = PyObject_CallMethodNoArgs(
+        (PyObject *)self, st->str._run_forever_setup); /* escapes */
     if (result == NULL) {
+        if (!was_running && self->thread_id != 0) {
+            finish_clean_up(self); /* escapes */
+        }
         return NULL;
     }
     Py_DECREF(result);
@@ -370,7 +405,7 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
         status = al_sched_run(self); /* escapes */
     }
     status = leave_signals(self);
-    status = call_keeping_exception(self, st->str._run_forever_cleanup); /* escapes */
+    status = clean_up(self); /* escapes */
     if (status < 0) {
         return NULL;
     }

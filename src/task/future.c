@@ -446,6 +446,9 @@ al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
 {
     bool lent = context == NULL;
     PyObject *entered = al_context_enter_idle(loop, context), *result = NULL;
+    if (AL_UNLIKELY(entered == NULL && lent)) {
+        return al_sched_put_back(loop, al_future_call_run, callback, future, NULL);
+    }
     if (AL_LIKELY(entered != NULL)) {
         Py_INCREF(entered);
         result = PyObject_CallOneArg(callback, future); /* escapes */

@@ -15,6 +15,8 @@
 #define STEP_NAME "_step()"
 #endif
 
+enum { NOT_ENTERED = -2 }; /* of run_step */
+
 static int task_step(al_future *task, PyObject *exc);
 static int take_outcome(al_future *task, PyObject *future, PyObject **exc);
 
@@ -433,6 +435,21 @@ fail(al_future *task)
     return status;
 }
 
+/* The step broke off.  For want of memory, the coroutine hears of it at its next step: a
+ * task that nobody wakes would neither go on nor end.  0, or -1 with the exception. */
+static int
+throw_shortage(al_future *task)
+{
+    if (task->state != AL_FUTURE_PENDING || task->fut_waiter != NULL ||
+        !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1;
+    }
+    PyObject *shortage = al_err_take();
+    int status = step_soon(task, shortage); /* escapes */
+    Py_XDECREF(shortage);
+    return status;
+}
+
 /* Mirrors asyncio's task_step_impl: the task is the current one already.  Part of each
  * of its callers: a call and what it saves is a tenth of a short step. */
 static AL_ALWAYS_INLINE int
@@ -449,7 +466,8 @@ step_entered(al_future *task, PyObject *exc)
         if (exc == NULL || !PyErr_GivenExceptionMatches(exc, st->CancelledError)) {
             exc = made = al_future_make_cancelled_error(task); /* escapes */
             if (made == NULL) {
-                return -1;
+                Py_CLEAR(task->fut_waiter); /* escapes */
+                return throw_shortage(task);
             }
         }
         task->must_cancel = false;
@@ -470,6 +488,9 @@ step_entered(al_future *task, PyObject *exc)
     int status;
     if (sent == PYGEN_NEXT) {
         status = handle_yielded(task, result);
+        if (AL_UNLIKELY(status < 0)) {
+            status = throw_shortage(task); /* escapes */
+        }
     }
     else if (sent == PYGEN_RETURN) {
         status = finish(task, result);
@@ -501,7 +522,8 @@ task_step(al_future *task, PyObject *exc)
 }
 
 /* A step as a slot of the loop: in the task's context, which an empty one borrows of the
- * loop.  It is the task's own meanwhile, so that Task.get_context() is right. */
+ * loop.  It is the task's own meanwhile, so that Task.get_context() is right.  0, -1, or
+ * NOT_ENTERED without memory for that context. */
 static AL_ALWAYS_INLINE int
 run_step(al_loop *loop, al_future *task, PyObject *exc)
 {
@@ -510,7 +532,7 @@ run_step(al_loop *loop, al_future *task, PyObject *exc)
     int status = -1;
     PyObject *entered = al_context_enter_idle(loop, task->context);
     if (AL_UNLIKELY(entered == NULL)) {
-        return -1;
+        return lent ? NOT_ENTERED : -1;
     }
     if (lent) {
         task->context = Py_NewRef(entered);
@@ -521,6 +543,12 @@ run_step(al_loop *loop, al_future *task, PyObject *exc)
     else if (AL_LIKELY(al_registry_enter_slot(loop, thread, task) == 0)) { /* escapes */
         status = step_entered(task, exc);                                  /* escapes */
         status = al_registry_exit_slot(loop, thread, task, status);
+    }
+    else {
+        if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            Py_CLEAR(task->fut_waiter); /* escapes */
+        }
+        status = throw_shortage(task); /* escapes */
     }
     bool spare = lent && task->context == entered && al_context_unused(entered, 3);
     if (spare) {
@@ -604,8 +632,10 @@ int
 al_task_step_run(al_loop *loop, PyObject *op, PyObject *exc, PyObject *Py_UNUSED(extra))
 {
     al_future *task = (al_future *)(void *)op;
-    return AL_LIKELY(run_step(loop, task, exc) == 0) /* escapes */
-               ? 0
+    int status = run_step(loop, task, exc); /* escapes */
+    return AL_LIKELY(status == 0) ? 0
+           : status == NOT_ENTERED
+               ? al_sched_put_back(loop, al_task_step_run, op, exc, NULL)
                : report_slot(loop, task, step_object_new, exc, NULL);
 }
 
@@ -621,7 +651,9 @@ al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
         Py_XDECREF(exc);
     }
     return AL_LIKELY(status == 0) ? 0
-                                  : report_slot(loop, task, make_wakeup, NULL, future);
+           : status == NOT_ENTERED
+               ? al_sched_put_back(loop, al_task_wakeup_run, op, future, NULL)
+               : report_slot(loop, task, make_wakeup, NULL, future);
 }
 
 /* What asyncio's Handles for a step and a wake-up hold (al_describe_fns). */
