@@ -210,13 +210,20 @@ def test_events_run_in_the_order_of_the_descriptors_readiness(loop):
 def test_pipes_and_many_descriptors(loop):
     pipes = [os.pipe() for _ in range(200)]
     seen = set()
+
+    def readable(fd):
+        seen.add(fd)
+        loop.remove_reader(fd)
+        if len(seen) == len(pipes):
+            loop.stop()
+
     for read_end, _ in pipes:
-        loop.add_reader(
-            read_end, lambda fd=read_end: (seen.add(fd), loop.remove_reader(fd))
-        )
+        loop.add_reader(read_end, readable, read_end)
     for _, write_end in pipes:
         os.write(write_end, b"x")
-    run_for(loop, 0.01)
+    watchdog = loop.call_later(10, loop.stop)
+    loop.run_forever()
+    watchdog.cancel()
     assert seen == {read_end for read_end, _ in pipes}
     for ends in pipes:
         for fd in ends:
