@@ -1,9 +1,12 @@
 import asyncio
 import contextvars
+import sys
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from socket import AddressFamily, SocketKind, _Address, _RetAddress, socket
+from typing import Any, TypeVar, final
 
-from typing_extensions import TypeVarTuple, Unpack
+from _typeshed import ReadableBuffer, WriteableBuffer
+from typing_extensions import TypeVarTuple, Unpack, disjoint_base
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -12,11 +15,40 @@ _Context = contextvars.Context
 
 def libev_version() -> str: ...
 
+@disjoint_base
 class Future(asyncio.Future[_T]): ...
-class Task(asyncio.Task[_T_co]): ...
-class Handle(asyncio.Handle): ...
-class TimerHandle(asyncio.TimerHandle): ...
 
+@disjoint_base
+class Task(asyncio.Task[_T_co]): ...
+
+@final
+class Handle(asyncio.Handle):
+    def __new__(
+        cls,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: _Context | None = None,
+    ) -> Handle: ...
+
+@final
+class TimerHandle(asyncio.TimerHandle):
+    def __new__(
+        cls,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: _Context | None = None,
+    ) -> TimerHandle: ...
+
+@final
+class SocketTransport(asyncio.Transport):
+    """The transport of TCP and Unix sockets. The loop makes it."""
+
+    max_size: int
+
+@disjoint_base
 class EventLoop:
     """What the C type itself defines. ``aioloop.Loop`` inherits the rest."""
 
@@ -61,9 +93,54 @@ class EventLoop:
 
     # Futures and tasks.
     def create_future(self) -> Future[Any]: ...
-    def create_task(
-        self, coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T], **kwargs: Any
-    ) -> Task[_T]: ...
+    if sys.version_info >= (3, 14):
+        def create_task(
+            self,
+            coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
+            **kwargs: Any,
+        ) -> Task[_T]: ...
+    else:
+        def create_task(
+            self,
+            coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
+            *,
+            name: object = None,
+            context: _Context | None = None,
+        ) -> Task[_T]: ...
+
+    # Sockets.
+    async def getaddrinfo(
+        self,
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[
+        tuple[
+            AddressFamily,
+            SocketKind,
+            int,
+            str,
+            tuple[str, int] | tuple[str, int, int, int],
+        ]
+    ]: ...
+    async def sock_recv(self, sock: socket, n: int) -> bytes: ...
+    async def sock_recv_into(self, sock: socket, buf: WriteableBuffer) -> int: ...
+    async def sock_recvfrom(
+        self, sock: socket, bufsize: int
+    ) -> tuple[bytes, _RetAddress]: ...
+    async def sock_recvfrom_into(
+        self, sock: socket, buf: WriteableBuffer, nbytes: int = 0
+    ) -> tuple[int, _RetAddress]: ...
+    async def sock_sendall(self, sock: socket, data: ReadableBuffer) -> None: ...
+    async def sock_sendto(
+        self, sock: socket, data: ReadableBuffer, address: _Address
+    ) -> int: ...
+    async def sock_connect(self, sock: socket, address: _Address) -> None: ...
+    async def sock_accept(self, sock: socket) -> tuple[socket, _RetAddress]: ...
 
     # For aioloop.Loop.
     def _get_debug_switches(self) -> tuple[int, int]: ...

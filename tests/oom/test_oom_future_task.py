@@ -104,9 +104,6 @@ for n in range(1, 300):
         pass
     finally:
         _testcapi.remove_mem_hooks()
-    # asyncio's own cleanup in Python may have failed as well.
-    loop._thread_id = None
-    asyncio._set_running_loop(None)
     turn(3)
     assert asyncio.current_task(loop) is None
 for task in asyncio.all_tasks(loop):

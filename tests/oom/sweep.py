@@ -1,0 +1,617 @@
+"""Run an operation again and again, with one allocation after the other failing.
+
+    python sweep.py NAME
+
+An operation is a function that prepares (with memory) and returns two functions: what
+to do while an allocation fails, and what has to hold afterwards (with memory again).
+The rules, for each allocation:
+
+- The operation may raise, or something may be reported to the loop's exception handler
+  or as unraisable; if nothing was, it has done its work: nothing is lost silently.
+- What a call accepted happens; the operations check that themselves.
+- The loop works afterwards, and nobody thinks that it still runs.
+- After the sweep no descriptor and no memory has stayed behind.
+
+asyncio's Python code and CPython itself meet the failures too; where these lose
+something it shows as reported.
+"""
+
+from __future__ import annotations
+
+import _socket
+import _testcapi
+import asyncio
+import faulthandler
+import gc
+import os
+import socket
+import sys
+import tempfile
+import warnings
+from collections import deque
+
+import aioloop
+
+# Seconds until an operation that has not ended counts as hanging, if something was
+# reported and if nothing was.
+LIMIT, SILENT_LIMIT = 0.2, 10
+NEVER = 1 << 30
+loop = aioloop.new_event_loop()
+reported: list[object] = []
+
+
+def turn(times=1):
+    for _ in range(times):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+
+class Tokens:
+    """Counts calls without an allocation: ``take`` takes one of a number of tokens."""
+
+    def __init__(self, count):
+        self.count = count
+        self._left = deque(range(count))
+        self.take = self._left.popleft
+
+    @property
+    def taken(self):
+        return self.count - len(self._left)
+
+
+# --- callbacks ------------------------------------------------------------------------
+
+
+def callbacks(schedule):
+    """Return the operation that schedules callbacks: each accepted one runs."""
+
+    def operation():
+        # More than the ready ring has room for at first, so that it grows.
+        tokens = Tokens(250)
+        take = tokens.take
+        accepted = 0
+
+        def body():
+            nonlocal accepted
+            for _ in range(tokens.count):
+                schedule(take)
+                accepted += 1
+            turn()
+
+        def verify():
+            turn(3)
+            assert tokens.taken == accepted, (tokens.taken, accepted)
+
+        return body, verify
+
+    return operation
+
+
+call_soon = callbacks(lambda take: loop.call_soon(take))
+call_soon_threadsafe = callbacks(lambda take: loop.call_soon_threadsafe(take))
+call_later_now = callbacks(lambda take: loop.call_later(0, take))
+call_at_past = callbacks(lambda take: loop.call_at(1.0, take))
+
+
+def timers_in_a_fresh_loop():
+    """Timers become due together, in a loop whose queues have not grown yet."""
+    other = aioloop.new_event_loop()
+    tokens = Tokens(250)
+    take = tokens.take
+    now = other.time()
+    for i in range(tokens.count):
+        other.call_at(now + 1e-6 * (i % 7), take)
+
+    def body():
+        while tokens.taken < tokens.count:
+            other.call_soon(other.stop)
+            other.run_forever()
+
+    def verify():
+        assert not other.is_running()
+        body()
+        other.close()
+
+    return body, verify
+
+
+def cancelled_timers():
+    handles = []
+    tokens = Tokens(250)
+    take, add = tokens.take, handles.append
+
+    def body():
+        for _ in range(100):
+            add(loop.call_later(1000, take))
+        for handle in handles:
+            handle.cancel()
+        turn()
+
+    def verify():
+        for handle in handles:
+            handle.cancel()
+        turn(2)
+        assert tokens.taken == 0
+
+    return body, verify
+
+
+def loop_life():
+    def body():
+        other = aioloop.new_event_loop()
+        try:
+            other.call_soon(other.stop)
+            other.run_forever()
+        finally:
+            other.close()
+
+    def verify():
+        pass
+
+    return body, verify
+
+
+def running():
+    agen_hooks = sys.get_asyncgen_hooks()
+
+    def body():
+        turn()
+        loop.run_until_complete(asyncio.sleep(0))
+
+    def verify():
+        assert sys.get_asyncgen_hooks() == agen_hooks
+        turn()
+
+    return body, verify
+
+
+# --- descriptors ----------------------------------------------------------------------
+
+
+def pair():
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    return ends
+
+
+def readers():
+    pairs = [pair() for _ in range(3)]
+    for _, theirs in pairs:
+        theirs.send(b"x")
+    tokens = Tokens(60)
+    take = tokens.take
+    accepted = 0
+
+    def body():
+        nonlocal accepted
+        for ours, _ in pairs:
+            loop.add_reader(ours, take)
+            loop.add_writer(ours, take)
+            accepted += 2
+        turn()
+
+    def verify():
+        before = tokens.taken
+        turn()
+        assert tokens.taken - before >= accepted
+        for ours, theirs in pairs:
+            loop.remove_reader(ours)
+            loop.remove_writer(ours)
+            ours.close()
+            theirs.close()
+
+    return body, verify
+
+
+def events_of_a_fresh_loop():
+    """More events at once than the ready ring has room for: none is forgotten."""
+    other = aioloop.new_event_loop()
+    pairs = [pair() for _ in range(80)]
+    tokens = Tokens(1000)
+    take = tokens.take
+    for ours, theirs in pairs:
+        theirs.send(b"x")
+        other.add_reader(ours, take)
+
+    def body():
+        other.call_soon(other.stop)
+        other.run_forever()
+
+    def verify():
+        before = tokens.taken
+        for _ in range(4):
+            body()
+        assert tokens.taken - before >= 3 * len(pairs)
+        other.close()
+        for ends in pairs:
+            for end in ends:
+                end.close()
+
+    return body, verify
+
+
+def coroutine(make_main):
+    """Return the operation that runs a coroutine; it has to end or to be reported."""
+
+    def operation():
+        opened = []
+        main = make_main(opened)
+
+        def body():
+            loop.run_until_complete(main())
+
+        def verify():
+            for thing in opened:
+                close = getattr(thing, "abort", None) or thing.close
+                close()
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                # A task that waits for what asyncio's Python code has lost (gather's
+                # own future, say) does not end.
+                loop.run_until_complete(asyncio.wait(tasks, timeout=LIMIT))
+            for task in tasks:
+                task._log_destroy_pending = False
+            turn(3)
+
+        return body, verify
+
+    return operation
+
+
+@coroutine
+def sock_calls(opened):
+    (ours, theirs), (sender, receiver) = pair(), pair()
+    opened += [ours, theirs, sender, receiver]
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    client = socket.socket()
+    client.setblocking(False)
+    datagrams = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
+    for sock in datagrams:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+    opened += [listener, client, *datagrams]
+    buffer = bytearray(10)
+    address, peer = listener.getsockname(), datagrams[1].getsockname()
+
+    async def main():
+        await loop.sock_sendall(ours, b"some bytes")
+        assert await loop.sock_recv(theirs, 100) == b"some bytes"
+        reading = loop.create_task(loop.sock_recv_into(theirs, buffer))
+        await asyncio.sleep(0)
+        await loop.sock_sendall(ours, b"x" * 300)
+        assert await reading == 10
+        assert len(await loop.sock_recv(theirs, 1000)) == 290
+        connecting = loop.create_task(loop.sock_connect(client, address))
+        accepted, _ = await loop.sock_accept(listener)
+        opened.append(accepted)
+        await connecting
+        await loop.sock_sendto(datagrams[0], b"to you", peer)
+        assert (await loop.sock_recvfrom(datagrams[1], 100))[0] == b"to you"
+        await loop.sock_sendto(datagrams[0], b"to you", peer)
+        assert (await loop.sock_recvfrom_into(datagrams[1], buffer))[0] == 6
+
+    return main
+
+
+@coroutine
+def getaddrinfo(opened):
+    async def main():
+        assert await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+        assert await loop.getaddrinfo("::1", "443", flags=socket.AI_NUMERICHOST)
+
+    return main
+
+
+# --- transports -----------------------------------------------------------------------
+
+
+class Peer(asyncio.Protocol):
+    """Remembers what it gets, and sends the first part back if it is to echo."""
+
+    def __init__(self, opened, echo=False):
+        self.opened = opened
+        self.echo = echo
+        self.received = 0
+        self.lost = loop.create_future()
+        self.transport = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.opened.append(transport)
+
+    def data_received(self, data):
+        self.received += len(data)
+        if self.echo:
+            self.transport.write(data)
+
+    def eof_received(self):
+        return None
+
+    def connection_lost(self, exc):
+        if not self.lost.done():
+            self.lost.set_result(exc)
+
+
+class BufferedPeer(asyncio.BufferedProtocol):
+    def __init__(self, opened):
+        self.opened = opened
+        self.buffer = bytearray(1000)
+        self.received = 0
+        self.lost = loop.create_future()
+
+    connection_made = Peer.connection_made
+    connection_lost = Peer.connection_lost
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.received += nbytes
+
+
+@coroutine
+def stream_transports(opened):
+    (ours, theirs), (more, others) = pair(), pair()
+    opened += [ours, theirs, more, others]
+    made = []
+
+    async def main():
+        for sock, factory in (
+            (ours, lambda: Peer(opened)),
+            (theirs, lambda: Peer(opened, echo=True)),
+            (more, lambda: Peer(opened)),
+            (others, lambda: BufferedPeer(opened)),
+        ):
+            _, protocol = await loop.create_connection(factory, sock=sock)
+            made.append(protocol)
+        first, second, third, fourth = made
+        first.transport.write(b"x" * 100)
+        first.transport.write(bytearray(b"y" * 100))
+        first.transport.writelines([b"a", b"b" * 1000, memoryview(b"c" * 50)])
+        third.transport.write(b"z" * 1500)
+        first.transport.pause_reading()
+        first.transport.set_write_buffer_limits(100, 10)
+        # More than the kernel takes at once.
+        first.transport.write(bytes(600_000))
+        await asyncio.sleep(0)
+        first.transport.resume_reading()
+        first.transport.get_extra_info("peername")
+        third.transport.write_eof()
+        while first.received < 601_251 and not first.lost.done():
+            await asyncio.sleep(0)
+        first.transport.close()
+        for protocol in made:
+            await protocol.lost
+        assert fourth.received == 1500
+        assert first.received == second.received == 601_251
+
+    return main
+
+
+@coroutine
+def servers(opened):
+    async def main():
+        server = await loop.create_server(
+            lambda: Peer(opened, echo=True), "127.0.0.1", 0
+        )
+        opened.append(server)
+        address = server.sockets[0].getsockname()
+        _, client = await loop.create_connection(lambda: Peer(opened), *address)
+        client.transport.write(b"x" * 100)
+        while client.received < 100 and not client.lost.done():
+            await asyncio.sleep(0)
+        client.transport.close()
+        await client.lost
+        server.close()
+        await server.wait_closed()
+
+    return main
+
+
+@coroutine
+def unix_servers(opened):
+    place = tempfile.mktemp(dir=FOLDER)
+
+    async def main():
+        served = loop.create_future()
+
+        async def serve(reader, writer):
+            opened.append(writer.transport)
+            writer.write(await reader.readline())
+            writer.write((await reader.readexactly(10)) * 3)
+            await writer.drain()
+            writer.close()
+            if not served.done():
+                served.set_result(None)
+
+        server = await asyncio.start_unix_server(serve, place)
+        opened.append(server)
+        reader, writer = await asyncio.open_unix_connection(place)
+        opened.append(writer.transport)
+        writer.writelines([b"one line\n", b"0123456789"])
+        assert await reader.read() == b"one line\n" + b"0123456789" * 3
+        writer.close()
+        await writer.wait_closed()
+        await served
+        server.close()
+        await server.wait_closed()
+
+    return main
+
+
+class DatagramPeer(asyncio.DatagramProtocol):
+    def __init__(self, opened):
+        self.opened = opened
+        self.received = asyncio.Queue()
+        self.lost = loop.create_future()
+
+    connection_made = Peer.connection_made
+    connection_lost = Peer.connection_lost
+
+    def datagram_received(self, data, addr):
+        self.received.put_nowait(data)
+
+
+@coroutine
+def datagrams(opened):
+    async def main():
+        first, one = await loop.create_datagram_endpoint(
+            lambda: DatagramPeer(opened), ("127.0.0.1", 0)
+        )
+        address = first.get_extra_info("sockname")
+        second, two = await loop.create_datagram_endpoint(
+            lambda: DatagramPeer(opened), remote_addr=address
+        )
+        for i in range(3):
+            second.sendto(b"%d" % i)
+        for i in range(3):
+            assert await one.received.get() == b"%d" % i
+        first.sendto(b"back", second.get_extra_info("sockname"))
+        assert await two.received.get() == b"back"
+        for peer in (one, two):
+            peer.transport.close()
+            await peer.lost
+
+    return main
+
+
+@coroutine
+def pipes(opened):
+    read_end, write_end = os.pipe()
+    reading, writing = os.fdopen(read_end, "rb", 0), os.fdopen(write_end, "wb", 0)
+    opened += [reading, writing]
+
+    async def main():
+        source, reader = await loop.connect_read_pipe(lambda: Peer(opened), reading)
+        target, writer = await loop.connect_write_pipe(lambda: Peer(opened), writing)
+        target.write(b"x" * 100)
+        # More than a pipe holds.
+        target.write(bytes(200_000))
+        source.pause_reading()
+        await asyncio.sleep(0)
+        source.resume_reading()
+        target.write_eof()
+        await writer.lost
+        await reader.lost
+        assert reader.received == 200_100
+
+    return main
+
+
+# --- the sweep ------------------------------------------------------------------------
+
+
+def report(exc):
+    """Note that something was reported."""
+    reported.append(exc)
+    if exc is not None:
+        # CPython has one MemoryError for emergencies; its traceback grows for ever.
+        exc.__traceback__ = None
+
+
+def attempt(operation, first, last):
+    """Run the operation; allocations from the first to the last (exclusive) fail."""
+    hung = False
+
+    def give_up(last):
+        nonlocal hung
+        if last or reported:
+            hung = True
+            loop.stop()
+
+    body, verify = operation()
+    watchdogs = [
+        loop.call_later(LIMIT, give_up, False),
+        loop.call_later(SILENT_LIMIT, give_up, True),
+    ]
+    reported.clear()
+    _testcapi.set_nomemory(first, last)
+    try:
+        body()
+    except Exception as exc:
+        # MemoryError, or what asyncio's own code turns a lack of memory into.
+        if not hung:
+            report(exc)
+    finally:
+        _testcapi.remove_mem_hooks()
+    for watchdog in watchdogs:
+        watchdog.cancel()
+    assert reported or not hung, f"allocation {first}: lost silently"
+    reported.clear()
+    assert not loop.is_running()
+    assert asyncio._get_running_loop() is None
+    verify()
+    turn(2)
+    assert asyncio.current_task(loop) is None
+    return hung
+
+
+def count_allocations(operation):
+    """Return about how many allocations the operation makes, and not fewer."""
+    many = 100_000
+    tokens = Tokens(many)
+    take, byte = tokens.take, b"x"
+    body, verify = operation()
+    _testcapi.set_nomemory(many, 0)
+    try:
+        body()
+        while True:
+            take()
+            byte * 300  # One block of memory, which no free list holds.
+    except MemoryError:
+        pass
+    finally:
+        _testcapi.remove_mem_hooks()
+    verify()
+    return many - tokens.taken
+
+
+def state():
+    gc.collect()
+    # CPython 3.11 leaks the arguments of a call for which it has no memory, and a
+    # server whose making or closing broke off in asyncio's Python code is nobody's.
+    for thing in gc.get_objects():
+        if isinstance(thing, asyncio.BaseTransport):
+            thing.close()
+        elif isinstance(thing, socket.socket):
+            _socket.socket.close(thing)  # The object may be half made.
+    for fd in loop._selector.get_map():
+        loop._remove_reader(fd)
+    turn(2)
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), sys.getallocatedblocks()
+
+
+def main(name):
+    operation = globals()[name]
+    loop.set_exception_handler(
+        lambda loop, context: reported.append(context["message"])
+    )
+    sys.unraisablehook = lambda unraisable: reported.append(unraisable.exc_value)
+    for _ in range(5):
+        attempt(operation, NEVER, NEVER + 1)
+    assert not attempt(operation, NEVER, NEVER + 1)
+    total = count_allocations(operation) + 10
+    hangs = 0
+    for n in range(1, total):
+        hangs += attempt(operation, n, n + 1)
+    before = state()
+    for n in range(1, total):
+        attempt(operation, n, n + 1)
+    after = state()
+    print(f"survived {total} failures, {hangs} hangs; {before} {after}")
+    assert after[0] == before[0], f"descriptors: {before[0]} -> {after[0]}"
+    # Free lists and CPython's own leaks make some hundred blocks more or less.
+    assert after[1] - before[1] < 300 + total, f"blocks: {before[1]} -> {after[1]}"
+    loop.close()
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as FOLDER:
+        main(sys.argv[1])
