@@ -18,6 +18,13 @@ int
 al_report_context(al_state *st, PyObject *loop, PyObject *message, ...)
 {
     int status = -1;
+    al_loop *ours = st->EventLoop_type == NULL ? NULL : al_loop_check(st, loop);
+    if (ours != NULL &&
+        (ours->thread_id == 0 || ours->thread_id == PyThread_get_thread_ident())) {
+        /* A task that dies between two slots is reported in its own context, which must
+         * not be entered any more. */
+        al_sched_settle(ours);
+    }
     PyObject *context = message == NULL ? NULL : PyDict_New();
     if (context == NULL || PyDict_SetItem(context, st->str.message, message) < 0) {
         goto done;

@@ -119,6 +119,13 @@ al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status)
 }
 
 int
+al_registry_exit_slot_slowly(al_loop *loop, al_future *Py_UNUSED(task), int status)
+{
+    leave_current(loop);
+    return status;
+}
+
+int
 al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previous)
 {
     *previous = PyDict_GetItemWithError(st->current_tasks, loop);

@@ -91,6 +91,10 @@ al_registry_exit_slot(al_loop *loop, PyThreadState *thread, al_future *task, int
 #else
     (void)thread;
 #endif
+    if (AL_UNLIKELY(task->state != AL_FUTURE_PENDING)) {
+        /* Nothing that lingers may be the last to hold it. */
+        return al_registry_exit_slot_slowly(loop, task, status);
+    }
     loop->current_task = (PyObject *)task;
     return status;
 }

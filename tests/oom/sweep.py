@@ -34,8 +34,11 @@ import aioloop
 
 # Seconds until an operation that has not ended counts as hanging, if something was
 # reported and if nothing was.
-LIMIT, SILENT_LIMIT = 0.2, 10
+LIMIT, SILENT_LIMIT = 0.05, 10
 NEVER = 1 << 30
+# A server that lacks memory for a connection waits so long before it accepts again: a
+# second, dozens of times.
+asyncio.constants.ACCEPT_RETRY_DELAY = 0.005
 loop = aioloop.new_event_loop()
 reported: list[object] = []
 

@@ -8,6 +8,7 @@ loop too: what it sees there is what the test expects.
 import asyncio
 import contextvars
 import socket
+import sys
 import threading
 
 import pytest
@@ -217,3 +218,30 @@ def test_a_context_that_a_callback_keeps_is_its_own(loop):
     loop.call_soon(loop.stop)
     run(loop)
     assert [context.get(VARIABLE) for context in kept] == [0, 1, 2, None]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_handler_of_a_lost_exception_runs_in_the_tasks_context(loop, shared):
+    # 3.12 and newer run the exception handler in the context of what it is about.
+    found = []
+
+    def handler(loop, context):
+        found.append((context["message"], *seen()))
+        loop.call_soon(loop.stop)
+
+    async def fail():
+        VARIABLE.set("task's")
+        raise ZeroDivisionError
+
+    async def go_on():
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    context = contextvars.copy_context()
+    loop.set_exception_handler(handler)
+    context.run(loop.create_task, fail(), **({"context": context} if shared else {}))
+    other = loop.create_task(go_on(), context=context)
+    run(loop)
+    assert other is not None
+    value = "task's" if sys.version_info >= (3, 12) else "nothing"
+    assert found == [("Task exception was never retrieved", value, None)]
