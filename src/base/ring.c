@@ -18,18 +18,21 @@ al_ring_init(al_ring *ring)
 }
 
 int
-al_ring_grow(al_ring *ring)
+al_ring_grow(al_ring *ring, size_t n)
 {
     size_t length = al_ring_len(ring);
-    size_t capacity = ring->mask + 1;
-    al_slot *slots = ring->slots == NULL ? NULL : PyMem_New(al_slot, capacity * 2);
+    size_t capacity = (ring->mask + 1) * 2;
+    while (capacity <= length + n) {
+        capacity *= 2;
+    }
+    al_slot *slots = ring->slots == NULL ? NULL : PyMem_New(al_slot, capacity);
     if (slots == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    size_t mask = capacity * 2 - 1;
+    size_t mask = capacity - 1;
     if (ring->notes != NULL) {
-        PyObject **notes = PyMem_Calloc(capacity * 2, sizeof(*notes));
+        PyObject **notes = PyMem_Calloc(capacity, sizeof(*notes));
         if (notes == NULL) {
             PyMem_Free(slots);
             PyErr_NoMemory();

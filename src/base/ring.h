@@ -3,6 +3,7 @@
  * A slot is one unit of work for the scheduler: a C function and up to three objects
  * that it needs.  The ring owns the objects of the slots inside it.  Capacity is a
  * power of two; head and tail are free-running counters that growing does not change.
+ * Pushing leaves one slot free, in reserve for al_ring_put_steal.
  *
  * A ring may keep a note for each slot: an object, or NULL, that says where the slot
  * comes from.  Notes of free slots are NULL.  In debug mode they are stacks. */
@@ -36,8 +37,9 @@ typedef struct {
 
 /* 0, or -1 with MemoryError. */
 int al_ring_init(al_ring *ring);
-/* Doubles the capacity.  0, or -1 with MemoryError and the ring as it was. */
-int al_ring_grow(al_ring *ring);
+/* Doubles the capacity until `n` slots more have room.  0, or -1 with MemoryError and
+ * the ring as it was. */
+int al_ring_grow(al_ring *ring, size_t n);
 /* Releases every slot's objects; foreign code may run and may push again, so the
  * ring is empty only when it returns with length 0 (it loops until it is). */
 void al_ring_clear(al_ring *ring);
@@ -63,12 +65,26 @@ al_ring_at(const al_ring *ring, size_t i)
     return &ring->slots[(ring->head + i) & ring->mask];
 }
 
-/* Makes room for one more slot, so that the next push cannot fail.
+static inline bool
+al_ring_has_room(const al_ring *ring, size_t n)
+{
+    return AL_LIKELY(al_ring_len(ring) + n <= ring->mask);
+}
+
+/* Makes room for `n` more slots, so that the next `n` pushes cannot fail.
  * 0, or -1 with MemoryError. */
 static inline int
-al_ring_reserve(al_ring *ring)
+al_ring_reserve(al_ring *ring, size_t n)
 {
-    return AL_UNLIKELY(ring->tail - ring->head > ring->mask) ? al_ring_grow(ring) : 0;
+    return al_ring_has_room(ring, n) ? 0 : al_ring_grow(ring, n);
+}
+
+/* Appends a slot without looking for room: there is some, if only the reserve. */
+static inline void
+al_ring_put_steal(al_ring *ring, al_run_fn run, PyObject *self, PyObject *arg,
+                  PyObject *extra)
+{
+    ring->slots[ring->tail++ & ring->mask] = (al_slot){run, self, arg, extra};
 }
 
 /* Appends a slot; steals the three references, also when it fails.
@@ -77,13 +93,13 @@ static inline int
 al_ring_push_steal(al_ring *ring, al_run_fn run, PyObject *self, PyObject *arg,
                    PyObject *extra)
 {
-    if (al_ring_reserve(ring) < 0) {
+    if (AL_UNLIKELY(al_ring_reserve(ring, 1) < 0)) {
         Py_DECREF(self);
         Py_XDECREF(arg);
         Py_XDECREF(extra);
         return -1;
     }
-    ring->slots[ring->tail++ & ring->mask] = (al_slot){run, self, arg, extra};
+    al_ring_put_steal(ring, run, self, arg, extra);
     return 0;
 }
 

@@ -40,7 +40,7 @@ wake(al_fd *entry, al_waiter *waiter)
 {
     al_waiter woken = *waiter;
     PyObject *released = NULL;
-    if (al_ring_reserve(&entry->loop->ready) < 0) {
+    if (al_ring_reserve(&entry->loop->ready, 1) < 0) {
         return -1; /* It waits on, and the next poll tells it again. */
     }
     if (woken.run == al_handle_run && !((al_handle *)woken.self)->cancelled) {

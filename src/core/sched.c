@@ -58,8 +58,15 @@ al_sched_put_back(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                   PyObject *extra)
 {
     PyObject *pending = al_err_take();
-    (void)al_ring_push_steal(&loop->ready, run, Py_NewRef(self), Py_XNewRef(arg),
-                             Py_XNewRef(extra));
+    if (al_ring_len(&loop->ready) <= loop->ready.mask) {
+        al_ring_put_steal(&loop->ready, run, Py_NewRef(self), Py_XNewRef(arg),
+                          Py_XNewRef(extra));
+    }
+    else {
+        /* A step called by hand, again and again in one slot. */
+        (void)al_ring_push_steal(&loop->ready, run, Py_NewRef(self), Py_XNewRef(arg),
+                                 Py_XNewRef(extra));
+    }
     al_err_put_steal(pending);
     return -1;
 }

@@ -123,8 +123,8 @@ al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
 }
 
 /* For a slot that cannot run for want of memory, with the MemoryError pending: it goes to
- * the ring's end again, which the slot itself has just left room for.  Borrows the
- * objects.  Returns -1: the MemoryError has to leave run_forever. */
+ * the ring's end again, where the ring's reserve is for it: a slot leaves one place when
+ * it begins and may use one in this way.  Borrows the objects.  Returns -1: the MemoryError has to leave run_forever. */
 int al_sched_put_back(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                       PyObject *extra);
 

@@ -221,7 +221,7 @@ al_timers_collect(al_loop *loop, double now)
         if (!heap_due && !have_due) {
             return 0;
         }
-        if (al_ring_reserve(&loop->ready) < 0) {
+        if (al_ring_reserve(&loop->ready, 1) < 0) {
             return -1; /* What is due stays where it is. */
         }
         if (have_due &&

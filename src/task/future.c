@@ -507,6 +507,22 @@ schedule_steal(al_future *self, PyObject *callback, PyObject *context, bool wait
     return status;
 }
 
+/* Makes room in the ready ring for all callbacks, before the state changes: without
+ * memory the future stays pending and keeps them.  Where call_soon hands them over
+ * there is nothing to prepare.  0, or -1 with MemoryError. */
+static inline int
+make_room(const al_future *self)
+{
+    al_loop *loop = self->loop;
+    PyObject *others = self->callbacks;
+    size_t n = others == NULL ? 1 : 1 + (size_t)PyList_GET_SIZE(others);
+    if (loop == NULL || al_ring_has_room(&loop->ready, n) || !al_loop_direct(loop) ||
+        (self->callback0 == NULL && others == NULL)) {
+        return 0;
+    }
+    return al_ring_reserve(&loop->ready, n);
+}
+
 /* Mirrors asyncio's future_schedule_callbacks: the callbacks are detached before any of
  * them is handed over, because call_soon may be foreign code (gh-125969, gh-125984). */
 static int
@@ -808,7 +824,7 @@ check_pending(al_future *self)
 int
 al_future_set_result(al_future *self, PyObject *result)
 {
-    if (check_pending(self) < 0) {
+    if (check_pending(self) < 0 || make_room(self) < 0) {
         return -1;
     }
     AL_ASSERT(self->result == NULL);
@@ -889,6 +905,10 @@ al_future_set_exception(al_future *self, PyObject *exc)
             return -1;
         }
     }
+    if (make_room(self) < 0) {
+        Py_DECREF(exc);
+        return -1;
+    }
     AL_ASSERT(self->exception == NULL);
     self->exception = exc;
     self->exception_tb = PyException_GetTraceback(exc);
@@ -907,10 +927,15 @@ al_future_cancel(al_future *self, PyObject *message)
     if (self->state != AL_FUTURE_PENDING) {
         return 0;
     }
+    if (make_room(self) < 0) {
+        return -1;
+    }
     self->state = AL_FUTURE_CANCELLED;
-    Py_XINCREF(message);
-    Py_XSETREF(self->cancel_message, message); /* escapes */
-    return schedule_callbacks(self) < 0 ? -1 : 1;
+    PyObject *old_message = self->cancel_message;
+    self->cancel_message = Py_XNewRef(message);
+    int status = schedule_callbacks(self); /* escapes */
+    Py_XDECREF(old_message);               /* escapes */
+    return status < 0 ? -1 : 1;
 }
 
 static int

@@ -142,7 +142,8 @@ al_future *al_future_alloc(al_state *st, PyTypeObject *type);
 /* Mirrors asyncio's future_init: an empty pending future of the loop (None: the
  * current one).  0 or -1.  Escapes. */
 int al_future_init(al_future *self, al_state *st, PyObject *loop_obj);
-/* Completes a pending future.  0 or -1.  Escapes. */
+/* Completes a pending future.  0 or -1; without memory for its callbacks it stays
+ * pending.  Escapes. */
 int al_future_set_result(al_future *self, PyObject *result);
 int al_future_set_exception(al_future *self, PyObject *exc);
 /* Future.cancel(), never Task's; message may be NULL.  1 cancelled, 0 was done, -1. */

@@ -395,18 +395,69 @@ throw_into(al_state *st, PyObject *coro, PyObject *exc, PyObject **result)
     return PYGEN_RETURN;
 }
 
+static int finish_run(al_loop *loop, PyObject *op, PyObject *result, PyObject *exc);
+
+/* What the coroutine has come to is known, but the future was not completed.  Without
+ * memory for its callbacks a slot tries again.  -1. */
+static int
+finish_later(al_future *task, PyObject *result, PyObject *exc)
+{
+    al_loop *loop = task->loop;
+    if (task->state != AL_FUTURE_PENDING || loop == NULL || !al_loop_direct(loop) ||
+        !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1;
+    }
+    return al_sched_put_back(loop, finish_run, (PyObject *)task, result, exc);
+}
+
+/* Completes a task whose coroutine was cancelled, or right before it ended. */
+static int
+finish_cancelled(al_future *task)
+{
+    PyObject *message =
+        task->cancelled_exc != NULL ? NULL : Py_XNewRef(task->cancel_message);
+    int status = al_future_cancel(task, message); /* escapes */
+    Py_XDECREF(message);
+    return status < 0 ? finish_later(task, NULL, NULL) : 0;
+}
+
 static int
 finish(al_future *task, PyObject *result)
 {
     if (AL_UNLIKELY(task->must_cancel)) {
         /* Cancelled right before the coroutine ended. */
         task->must_cancel = false;
-        PyObject *message = Py_XNewRef(task->cancel_message);
-        int status = al_future_cancel(task, message); /* escapes */
-        Py_XDECREF(message);
-        return status < 0 ? -1 : 0;
+        return finish_cancelled(task);
     }
-    return al_future_set_result(task, result);
+    int status = al_future_set_result(task, result); /* escapes */
+    return AL_LIKELY(status == 0) ? 0 : finish_later(task, result, NULL);
+}
+
+static int
+finish_raised(al_future *task, PyObject *exc)
+{
+    if (AL_UNLIKELY(al_future_set_exception(task, exc) < 0)) { /* escapes */
+        return finish_later(task, NULL, exc);
+    }
+    if (PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt) ||
+        PyErr_GivenExceptionMatches(exc, PyExc_SystemExit)) {
+        al_err_put_steal(Py_NewRef(exc));
+        return -1;
+    }
+    return 0;
+}
+
+/* The end of a task's last step that lacked memory (an al_run_fn). */
+static int
+finish_run(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *result, PyObject *exc)
+{
+    al_future *task = (al_future *)(void *)op;
+    if (task->state != AL_FUTURE_PENDING) {
+        return 0;
+    }
+    return result != NULL ? finish(task, result)
+           : exc != NULL  ? finish_raised(task, exc)
+                          : finish_cancelled(task);
 }
 
 /* The coroutine raised.  0, or -1 with an exception for the loop. */
@@ -422,15 +473,10 @@ fail(al_future *task)
         /* Kept, so that whoever awaits the task sees where it was cancelled. */
         PyObject *cancelled = al_err_take();
         Py_XSETREF(task->cancelled_exc, cancelled); /* escapes */
-        return al_future_cancel(task, NULL) < 0 ? -1 : 0;
+        return finish_cancelled(task);
     }
     PyObject *exc = al_err_take();
-    int status = al_future_set_exception(task, exc); /* escapes */
-    if (status == 0 && (PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt) ||
-                        PyErr_GivenExceptionMatches(exc, PyExc_SystemExit))) {
-        al_err_put_steal(exc);
-        return -1;
-    }
+    int status = finish_raised(task, exc); /* escapes */
     Py_XDECREF(exc);
     return status;
 }
@@ -663,7 +709,8 @@ describe_step(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback
 {
     al_future *task = (al_future *)(void *)slot->self;
     *context = Py_XNewRef(al_task_context(task));
-    *callback = *context == NULL ? NULL : step_object_new(task, slot->arg);
+    PyObject *exc = slot->run == al_task_step_run ? slot->arg : NULL;
+    *callback = *context == NULL ? NULL : step_object_new(task, exc);
     if (*callback == NULL) {
         Py_CLEAR(*context);
         return -1;
@@ -1356,6 +1403,7 @@ al_task_init_types(PyObject *module, al_state *st)
     }
     st->Task_type->tp_vectorcall = Task_vectorcall;
     if (al_debug_describe(st, al_task_step_run, describe_step, 0) < 0 ||
+        al_debug_describe(st, finish_run, describe_step, 0) < 0 ||
         al_debug_describe(st, al_task_wakeup_run, describe_wakeup, 0) < 0) {
         return -1;
     }
