@@ -245,7 +245,8 @@ def test_processes(loop, repeat):
             await asyncio.create_subprocess_exec("/nowhere")
         await asyncio.sleep(0)
 
-    repeat(main)
+    # Caches of CPython's fill slowly here: they grow for hundreds of rounds.
+    repeat(main, rounds=250)
 
 
 def test_sock_calls(loop, repeat):
