@@ -21,6 +21,7 @@ c_files = $(shell find src benchmarks -name '*.[ch]')
 .DEFAULT_GOAL := help
 .PHONY: run test help build format lint asan hard leaks bench test-all clean set-up
 
+run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
 	@$(in_venv) $(bin)/python -m aioloop aioloop/demo.py
 
@@ -33,8 +34,9 @@ help: ## List the targets
 build: set-up ## Build the extension in place
 	@$(bin)/python setup.py -q build_ext --inplace
 
+tools = test
 set-up:
-	@.ci/set-up test
+	@.ci/set-up $(tools)
 
 format: ## Format the C and the Python sources
 	@.ci/set-up test && .ci/set-up lint
