@@ -2,7 +2,8 @@
 #
 #   PYTHON=  the interpreter (python3 if it is 3.11 or newer, else the newest python3.X)
 #   VENV=    the virtual environment (.venv)
-#   ARGS=    more arguments for pytest (test, asan, hard, leaks) or the benchmarks
+#   ARGS=    more arguments for pytest (test, asan, hard, leaks) or the benchmarks;
+#            `make test ARGS=tests/unit` runs that part alone
 #   NET_ARGS=  more arguments for the benchmarks of the network
 
 PYTHON ?=
@@ -26,7 +27,7 @@ run: build ## Set up, build, and run the demo on aioloop
 	@$(in_venv) $(bin)/python -m aioloop aioloop/demo.py
 
 test: build ## Set up, build, and run the tests
-	@$(pytest) tests $(ARGS)
+	@$(pytest) $(ARGS)
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
