@@ -2,7 +2,8 @@
 #
 #   PYTHON=  the interpreter (python3 if it is 3.11 or newer, else the newest python3.X)
 #   VENV=    the virtual environment (.venv)
-#   ARGS=    more arguments for pytest (test, asan, hard, leaks) or the benchmarks
+#   ARGS=    more arguments for pytest (test, asan, hard, leaks) or the benchmarks;
+#            `make test ARGS=tests/unit` runs that part alone
 #   NET_ARGS=  more arguments for the benchmarks of the network
 
 PYTHON ?=
@@ -21,11 +22,12 @@ c_files = $(shell find src benchmarks -name '*.[ch]')
 .DEFAULT_GOAL := help
 .PHONY: run test help build format lint asan hard leaks bench test-all clean set-up
 
+run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
 	@$(in_venv) $(bin)/python -m aioloop aioloop/demo.py
 
 test: build ## Set up, build, and run the tests
-	@$(pytest) tests $(ARGS)
+	@$(pytest) $(ARGS)
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -33,8 +35,9 @@ help: ## List the targets
 build: set-up ## Build the extension in place
 	@$(bin)/python setup.py -q build_ext --inplace
 
+tools = test
 set-up:
-	@.ci/set-up test
+	@.ci/set-up $(tools)
 
 format: ## Format the C and the Python sources
 	@.ci/set-up test && .ci/set-up lint

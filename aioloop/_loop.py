@@ -61,7 +61,13 @@ class LibevSelector(selectors.BaseSelector):
             " add_writer()"
         )
 
-    register = unregister = modify = select = _refuse
+    register = unregister = modify = _refuse
+
+    def select(self, timeout: float | None = None) -> NoReturn:
+        raise RuntimeError(
+            "an aioloop loop waits in its own _run_once(): a replacement that calls"
+            " select(), such as nest_asyncio's, does not work on it"
+        )
 
     def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey] | None:
         """Return the watched files, or None once the loop is closed."""
