@@ -4,6 +4,7 @@ Each operation runs in a child process; sweep.py says what has to hold. Debug mo
 left out, as in test_oom_future_task.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ SWEEP = Path(__file__).parent / "sweep.py"
         "cancelled_timers",
         "loop_life",
         "running",
+        "completed_with_result",
+        "completed_with_exception",
+        "completed_by_cancelling",
+        "task_returns",
+        "task_raises",
+        "task_is_cancelled",
         "readers",
         "events_of_a_fresh_loop",
         "sock_calls",
@@ -36,6 +43,7 @@ SWEEP = Path(__file__).parent / "sweep.py"
     ],
 )
 def test_every_allocation_fails_once(python, operation):
-    result = python("-X", "faulthandler", SWEEP, operation)
+    flavour = {"AIOLOOP_FLAVOUR": os.environ.get("AIOLOOP_FLAVOUR", "")}
+    result = python("-X", "faulthandler", SWEEP, operation, env=flavour)
     assert result.stdout.startswith("survived"), result.stderr[-3000:]
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
