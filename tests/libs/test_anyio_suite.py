@@ -29,6 +29,8 @@ NEEDS += ["truststore", "exceptiongroup", "hypothesis"]
 # The oldest and the newest release: what may differ between them differs there.
 INTERPRETERS = [(3, 11), (3, 14)]
 LIMIT = 300
+# Counts the process's threads, of which one of the test before may be about to end.
+RACE = "tests/test_to_thread.py::TestBlockingPortalProvider::test_single_thread"
 HERE = Path(__file__).parent / "anyio_suite"
 
 
@@ -98,10 +100,14 @@ def run_suite(sources, child_env, tmp_path):
 
 @pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.skipif(
+    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    reason="anyio's tests take each receive for a whole message",
+)
+@pytest.mark.skipif(
     sys.version_info[:2] not in INTERPRETERS, reason="runs on 3.11 and on 3.14"
 )
 def test_what_passes_on_asyncio_passes_on_aioloop(run_suite):
-    ours = run_suite("tests", "-k", "uvloop and not trio")
+    ours = run_suite("tests", "-k", "uvloop and not trio", "--deselect", RACE)
     assert len(ours["passed"]) > 600
     failed = ours["failed"]
     on_asyncio = {name: name.replace("asyncio+uvloop", "asyncio") for name in failed}
