@@ -7,9 +7,9 @@
  * run one at a time, so one spare is enough.
  *
  * Slot after slot often wants the same context: the spare, or that of the only busy
- * task.  What the scheduler runs most therefore leaves its context
- * entered, as loop->idle_context, and the next such slot goes on in it.  al_sched_settle
- * leaves it before anything else runs.  While a slot is inside a context nothing is idle. */
+ * task.  What the scheduler runs most therefore leaves its context entered, as
+ * loop->idle_context, and the next such slot goes on in it.  al_sched_settle leaves it
+ * before anything else runs.  While a slot is inside a context nothing is idle. */
 #ifndef AL_CORE_CONTEXT_H
 #define AL_CORE_CONTEXT_H
 
@@ -88,8 +88,9 @@ al_context_unused(PyObject *entered, Py_ssize_t holders)
     return Py_REFCNT(entered) == holders && al_context_is_empty(entered);
 }
 
-/* `thread` is the calling one.  Steals `entered`; `spare` says that it is an empty context which nobody else holds.
- * 0, or -1 with an exception, which replaces a pending one. */
+/* `thread` is the calling one.  Steals `entered`; `spare` says that it is an empty
+ * context which nobody else holds.  0, or -1 with an exception, which replaces a pending
+ * one. */
 static inline int
 al_context_leave_idle_steal(al_loop *loop, PyThreadState *thread, PyObject *entered,
                             bool spare)

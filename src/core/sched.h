@@ -124,7 +124,8 @@ al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
 
 /* For a slot that cannot run for want of memory, with the MemoryError pending: it goes to
  * the ring's end again, where the ring's reserve is for it: a slot leaves one place when
- * it begins and may use one in this way.  Borrows the objects.  Returns -1: the MemoryError has to leave run_forever. */
+ * it begins and may use one in this way.  Borrows the objects.  Returns -1: the
+ * MemoryError has to leave run_forever. */
 int al_sched_put_back(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                       PyObject *extra);
 

@@ -6,7 +6,8 @@
  * leave: the entry *lingers*, and the next step overwrites it, at a third of the price of
  * leaving and entering.  While an entry lingers, loop->current_task is that task
  * (borrowed; the entry owns it), and it is NULL at all other times, also while a step
- * runs.  The scheduler ends the lingering (st->leave_current) before it runs anything but
+ * runs.  The entry of a task that is done does not linger: the entry must not be the last
+ * to hold it.  The scheduler ends the lingering (st->leave_current) before it runs anything but
  * a slot of st->task_step or st->task_wakeup, and before it polls or returns, so that
  * neither a callback, nor a Handle with a step of one of asyncio's own tasks, nor an idle
  * loop ever sees it.
