@@ -9,7 +9,11 @@
  * Slot after slot often wants the same context: the spare, or that of the only busy
  * task.  What the scheduler runs most therefore leaves its context entered, as
  * loop->idle_context, and the next such slot goes on in it.  al_sched_settle leaves it
- * before anything else runs.  While a slot is inside a context nothing is idle. */
+ * before anything else runs.  While a slot is inside a context nothing is idle.
+ *
+ * What dies when a slot is over may enter the context that it ran in: a task reports the
+ * exception that nobody retrieved there.  So only a context that nobody can name stays
+ * entered, which is the spare, and that of a task that goes on. */
 #ifndef AL_CORE_CONTEXT_H
 #define AL_CORE_CONTEXT_H
 
@@ -89,18 +93,18 @@ al_context_unused(PyObject *entered, Py_ssize_t holders)
 }
 
 /* `thread` is the calling one.  Steals `entered`; `spare` says that it is an empty
- * context which nobody else holds.  0, or -1 with an exception, which replaces a pending
- * one. */
+ * context which nobody else holds, `wanted` that it stays entered although it is not.
+ * 0, or -1 with an exception, which replaces a pending one. */
 static inline int
 al_context_leave_idle_steal(al_loop *loop, PyThreadState *thread, PyObject *entered,
-                            bool spare)
+                            bool spare, bool wanted)
 {
-    if (AL_LIKELY(thread->context == entered)) {
+    if (AL_LIKELY((spare || wanted) && thread->context == entered)) {
         loop->idle_context = entered;
         loop->idle_is_spare = spare;
         return 0;
     }
-    int status = PyContext_Exit(entered); /* Fails, and says how. */
+    int status = PyContext_Exit(entered);
     Py_DECREF(entered);
     return status;
 }

@@ -265,7 +265,7 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
             self->context = Py_NewRef(entered);
         }
         if (AL_UNLIKELY(al_context_leave_idle_steal(loop, PyThreadState_Get(), entered,
-                                                    spare) < 0)) {
+                                                    spare, false) < 0)) {
             Py_CLEAR(result);
         }
     }

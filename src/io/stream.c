@@ -634,7 +634,7 @@ stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         *place = Py_NewRef(entered);
     }
     if (AL_UNLIKELY(al_context_leave_idle_steal(loop, PyThreadState_Get(), entered,
-                                                spare) < 0)) {
+                                                spare, false) < 0)) {
         status = -1;
     }
     if (self->dirty) {

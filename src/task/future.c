@@ -454,7 +454,7 @@ al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
         result = PyObject_CallOneArg(callback, future); /* escapes */
         bool spare = lent && al_context_unused(entered, 3);
         if (AL_UNLIKELY(al_context_leave_idle_steal(loop, PyThreadState_Get(), entered,
-                                                    spare) < 0)) {
+                                                    spare, false) < 0)) {
             Py_CLEAR(result);
         }
     }

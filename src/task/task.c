@@ -601,7 +601,10 @@ run_step(al_loop *loop, al_future *task, PyObject *exc)
         task->context = NULL;
         Py_DECREF(entered); /* There is another reference. */
     }
-    return al_context_leave_idle_steal(loop, thread, entered, spare) < 0 ? -1 : status;
+    bool wanted = task->state == AL_FUTURE_PENDING;
+    return al_context_leave_idle_steal(loop, thread, entered, spare, wanted) < 0
+               ? -1
+               : status;
 }
 
 /* What the task is to be thrown now that `future` is done: NULL for nothing, else a new

@@ -221,7 +221,8 @@ def test_a_context_that_a_callback_keeps_is_its_own(loop):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_handler_of_a_lost_exception_runs_in_the_tasks_context(loop, shared):
+@pytest.mark.parametrize("cls", [asyncio.Task, aioloop.Task, asyncio.tasks._PyTask])
+def test_the_handler_of_a_lost_exception_runs_in_the_tasks_context(loop, cls, shared):
     # 3.12 and newer run the exception handler in the context of what it is about.
     found = []
 
@@ -239,7 +240,8 @@ def test_the_handler_of_a_lost_exception_runs_in_the_tasks_context(loop, shared)
 
     context = contextvars.copy_context()
     loop.set_exception_handler(handler)
-    context.run(loop.create_task, fail(), **({"context": context} if shared else {}))
+    chosen = {"context": context} if shared else {}
+    context.run(lambda: cls(fail(), loop=loop, **chosen) and None)
     other = loop.create_task(go_on(), context=context)
     run(loop)
     assert other is not None
