@@ -11,6 +11,7 @@
 #include "io/flow.h"
 #include "io/sock.h"
 #include "io/sockops.h"
+#include "io/transport.h"
 
 enum {
     PEERS = 64, /* addresses remembered, a power of two */
@@ -877,29 +878,16 @@ Dgram_set_write_buffer_limits(al_dgram *self, PyObject *const *args, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
-/* What asyncio's loop calls when the descriptor is ready, and what debug mode names: has
- * it done in the next iteration. */
-static PyObject *
-dgram_soon(al_dgram *self, al_run_fn run)
-{
-    if (self->loop == NULL || self->loop->closed ||
-        al_sched_push_steal(self->loop, run, Py_NewRef((PyObject *)self), NULL, NULL) ==
-            0) {
-        Py_RETURN_NONE;
-    }
-    return NULL;
-}
-
 static PyObject *
 Dgram__read_ready(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
-    return dgram_soon(self, dgram_readable);
+    return al_transport_soon(self->loop, (PyObject *)self, dgram_readable);
 }
 
 static PyObject *
 Dgram__sendto_ready(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
-    return dgram_soon(self, dgram_writable);
+    return al_transport_soon(self->loop, (PyObject *)self, dgram_writable);
 }
 
 /* --- making and freeing ----------------------------------------------------------------- */
@@ -911,17 +899,11 @@ dgram_start(al_loop *loop, PyObject *op, PyObject *waiter, PyObject *Py_UNUSED(e
 {
     al_dgram *self = (al_dgram *)op;
     self->started = true;
-    update_watch(self); /* escapes */
-    if (waiter != NULL) {
-        PyObject *done = PyObject_CallFunctionObjArgs(
-            loop->st->set_result_unless_cancelled, waiter, Py_None, NULL); /* escapes */
-        if (done == NULL) {
-            return al_flow_report(loop, "Exception in DatagramTransport", op,
-                                  self->protocol);
-        }
-        Py_DECREF(done);
-    }
-    return 0;
+    update_watch(self);                         /* escapes */
+    return al_transport_tell(loop, waiter) == 0 /* escapes */
+               ? 0
+               : al_flow_report(loop, "Exception in DatagramTransport", op,
+                                self->protocol);
 }
 
 bool
@@ -982,7 +964,7 @@ al_dgram_new(al_loop *loop, PyObject *sock, PyObject *protocol, PyObject *addres
     al_state *st = loop->st;
     PyTypeObject *type = st->DatagramTransport_type;
     al_dgram *self = (al_dgram *)type->tp_alloc(type, 0);
-    PyObject *fileno = NULL, *method = NULL;
+    PyObject *fileno = NULL;
     if (self == NULL) {
         return NULL;
     }
@@ -1011,24 +993,15 @@ al_dgram_new(al_loop *loop, PyObject *sock, PyObject *protocol, PyObject *addres
         goto error;
     }
     self->loop = (al_loop *)Py_NewRef((PyObject *)loop);
-    method = PyObject_GetAttr(protocol, st->str.connection_made); /* escapes */
-    if (method == NULL ||
-        al_sched_call_soon(st, (PyObject *)loop, method, (PyObject *)self, NULL) <
-            0) { /* escapes */
-        goto error;
-    }
-    waiter = waiter == Py_None ? NULL : waiter;
-    if (al_sched_push_steal(loop, dgram_start, Py_NewRef((PyObject *)self),
-                            Py_XNewRef(waiter), NULL) < 0) {
+    if (al_transport_begin(loop, (PyObject *)self, protocol, waiter, dgram_start) <
+        0) { /* escapes */
         goto error;
     }
     Py_DECREF(fileno);
-    Py_DECREF(method);
     return (PyObject *)self;
 
 error:
     Py_XDECREF(fileno);
-    Py_XDECREF(method);
     Py_CLEAR(self->sock); /* Still its maker's. */
     Py_DECREF(self);
     return NULL;
@@ -1081,29 +1054,11 @@ dgram_finalize(PyObject *op)
         return;
     }
     PyObject *pending = al_err_take();
-    if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
-        PyErr_WriteUnraisable(op);
-    }
-    if (release(self) < 0) { /* escapes */
+    al_transport_warn_unclosed(op); /* escapes */
+    if (release(self) < 0) {        /* escapes */
         PyErr_WriteUnraisable(op);
     }
     al_err_put_steal(pending);
-}
-
-static void
-dgram_dealloc(al_dgram *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
-        return;
-    }
-    PyObject_GC_UnTrack(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self);
-    }
-    (void)dgram_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
 }
 
 static PyObject *
@@ -1185,7 +1140,7 @@ static PyGetSetDef dgram_getsets[] = {
 static char dgram_doc[] = PyDoc_STR("The transport of a datagram endpoint.");
 
 static PyType_Slot dgram_slots[] = {
-    {Py_tp_doc, dgram_doc},           {Py_tp_dealloc, dgram_dealloc},
+    {Py_tp_doc, dgram_doc},           {Py_tp_dealloc, al_transport_dealloc},
     {Py_tp_finalize, dgram_finalize}, {Py_tp_traverse, dgram_traverse},
     {Py_tp_clear, dgram_clear},       {Py_tp_repr, dgram_repr},
     {Py_tp_methods, dgram_methods},   {Py_tp_members, dgram_members},

@@ -19,6 +19,7 @@
 #include "io/flow.h"
 #include "io/outbuf.h"
 #include "io/sock.h"
+#include "io/transport.h"
 
 enum {
     SMALL = 16 * 1024,  /* up to here what is read is copied into an exact `bytes` */
@@ -628,29 +629,16 @@ Pipe_get_protocol(al_pipe *self, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
 }
 
-/* What asyncio's loop calls when the descriptor is ready, and what debug mode names: has
- * it done in the next iteration. */
-static PyObject *
-pipe_soon(al_pipe *self, al_run_fn run)
-{
-    if (self->loop == NULL || self->loop->closed ||
-        al_sched_push_steal(self->loop, run, Py_NewRef((PyObject *)self), NULL, NULL) ==
-            0) {
-        Py_RETURN_NONE;
-    }
-    return NULL;
-}
-
 static PyObject *
 Pipe__read_ready(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    return pipe_soon(self, pipe_readable);
+    return al_transport_soon(self->loop, (PyObject *)self, pipe_readable);
 }
 
 static PyObject *
 Pipe__write_ready(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    return pipe_soon(self, pipe_writable);
+    return al_transport_soon(self->loop, (PyObject *)self, pipe_writable);
 }
 
 /* --- making and freeing ------------------------------------------------------------------- */
@@ -662,15 +650,10 @@ pipe_start(al_loop *loop, PyObject *op, PyObject *waiter, PyObject *Py_UNUSED(ex
 {
     al_pipe *self = (al_pipe *)op;
     self->started = true;
-    int status = update_waits(self); /* escapes */
-    if (waiter != NULL && status == 0) {
-        PyObject *done = PyObject_CallFunctionObjArgs(
-            loop->st->set_result_unless_cancelled, waiter, Py_None, NULL); /* escapes */
-        if (done == NULL) {
-            return al_flow_report(loop, "Exception in a pipe transport", op,
-                                  self->protocol);
-        }
-        Py_DECREF(done);
+    int status = update_waits(self);                          /* escapes */
+    if (status == 0 && al_transport_tell(loop, waiter) < 0) { /* escapes */
+        return al_flow_report(loop, "Exception in a pipe transport", op,
+                              self->protocol);
     }
     return status;
 }
@@ -733,7 +716,6 @@ pipe_new(al_loop *loop, PyTypeObject *type, PyObject *pipe, PyObject *protocol,
          PyObject *waiter, PyObject *extra)
 {
     al_state *st = loop->st;
-    PyObject *method = NULL;
     al_pipe *self = (al_pipe *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -750,22 +732,13 @@ pipe_new(al_loop *loop, PyTypeObject *type, PyObject *pipe, PyObject *protocol,
     }
     self->loop = (al_loop *)Py_NewRef((PyObject *)loop);
     self->protocol = Py_NewRef(protocol);
-    method = PyObject_GetAttr(protocol, st->str.connection_made); /* escapes */
-    if (method == NULL ||
-        al_sched_call_soon(st, (PyObject *)loop, method, (PyObject *)self, NULL) <
-            0) { /* escapes */
+    if (al_transport_begin(loop, (PyObject *)self, protocol, waiter, pipe_start) <
+        0) { /* escapes */
         goto error;
     }
-    waiter = waiter == Py_None ? NULL : waiter;
-    if (al_sched_push_steal(loop, pipe_start, Py_NewRef((PyObject *)self),
-                            Py_XNewRef(waiter), NULL) < 0) {
-        goto error;
-    }
-    Py_DECREF(method);
     return (PyObject *)self;
 
 error:
-    Py_XDECREF(method);
     Py_CLEAR(self->pipe); /* Still its maker's. */
     Py_DECREF(self);
     return NULL;
@@ -819,29 +792,11 @@ pipe_finalize(PyObject *op)
         return;
     }
     PyObject *pending = al_err_take();
-    if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
-        PyErr_WriteUnraisable(op);
-    }
-    if (release(self) < 0) { /* escapes */
+    al_transport_warn_unclosed(op); /* escapes */
+    if (release(self) < 0) {        /* escapes */
         PyErr_WriteUnraisable(op);
     }
     al_err_put_steal(pending);
-}
-
-static void
-pipe_dealloc(al_pipe *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
-        return;
-    }
-    PyObject_GC_UnTrack(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self);
-    }
-    (void)pipe_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
 }
 
 static PyObject *
@@ -945,7 +900,7 @@ add_type(PyObject *module, PyTypeObject **slot, const char *name, const char *do
     }
     PyType_Slot slots[] = {
         {Py_tp_doc, (void *)(uintptr_t)doc},
-        {Py_tp_dealloc, pipe_dealloc},
+        {Py_tp_dealloc, al_transport_dealloc},
         {Py_tp_finalize, pipe_finalize},
         {Py_tp_traverse, pipe_traverse},
         {Py_tp_clear, pipe_clear},

@@ -709,29 +709,15 @@ attempt(al_sockop *op, PyObject **result)
 
 /* Resolves the future if it still wants it. */
 static int
-resolve(al_loop *loop, PyObject *future)
+resolve(PyObject *future)
 {
-#ifdef AL_TASK_FUTURE_H
-    (void)loop;
     al_future *own = (al_future *)future;
     return own->state == AL_FUTURE_PENDING ? al_future_set_result(own, Py_None) : 0;
-#else
-    (void)loop;
-    PyObject *done = PyObject_CallMethod(future, "done", NULL);
-    int is_done = done == NULL ? -1 : PyObject_IsTrue(done);
-    Py_XDECREF(done);
-    if (is_done != 0) {
-        return is_done < 0 ? -1 : 0;
-    }
-    PyObject *set = PyObject_CallMethod(future, "set_result", "O", Py_None);
-    Py_XDECREF(set);
-    return set == NULL ? -1 : 0;
-#endif
 }
 
 /* The descriptor's event (an al_run_fn). */
 static int
-op_ready(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
+op_ready(al_loop *Py_UNUSED(loop), PyObject *self, PyObject *Py_UNUSED(arg),
          PyObject *Py_UNUSED(extra))
 {
     const al_sockop *op = (const al_sockop *)self;
@@ -739,7 +725,7 @@ op_ready(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
         return 0; /* Cancelled or closed meanwhile. */
     }
     PyObject *future = Py_NewRef(op->future);
-    int status = resolve(loop, future); /* escapes */
+    int status = resolve(future); /* escapes */
     Py_DECREF(future);
     return status;
 }

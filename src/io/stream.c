@@ -19,6 +19,7 @@
 #include "core/report.h"
 #include "io/protocol.h"
 #include "io/sock.h"
+#include "io/transport.h"
 #include "task/future.h"
 
 enum {
@@ -1362,29 +1363,16 @@ SocketTransport_resume_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* What asyncio's loop calls when the descriptor is ready, and what debug mode names: has
- * it done in the next iteration. */
-static PyObject *
-stream_soon(al_stream *self, al_run_fn run)
-{
-    if (self->loop == NULL || self->loop->closed ||
-        al_sched_push_steal(self->loop, run, Py_NewRef((PyObject *)self), NULL, NULL) ==
-            0) {
-        Py_RETURN_NONE;
-    }
-    return NULL;
-}
-
 static PyObject *
 SocketTransport__read_ready(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
-    return stream_soon(self, stream_readable);
+    return al_transport_soon(self->loop, (PyObject *)self, stream_readable);
 }
 
 static PyObject *
 SocketTransport__write_ready(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
-    return stream_soon(self, stream_writable);
+    return al_transport_soon(self->loop, (PyObject *)self, stream_writable);
 }
 
 static PyObject *
@@ -2098,22 +2086,6 @@ stream_finalize(PyObject *op)
     }
 }
 
-static void
-stream_dealloc(al_stream *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
-        return;
-    }
-    PyObject_GC_UnTrack(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self); /* escapes */
-    }
-    (void)stream_clear(self); /* escapes */
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
-}
-
 static PyObject *
 get_extra(al_stream *self, void *Py_UNUSED(closure))
 {
@@ -2209,7 +2181,7 @@ static PyMethodDef stream_methods[] = {
 static char stream_doc[] = PyDoc_STR("The transport of a connected stream socket.");
 
 static PyType_Slot stream_slots[] = {
-    {Py_tp_doc, stream_doc},           {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_doc, stream_doc},           {Py_tp_dealloc, al_transport_dealloc},
     {Py_tp_finalize, stream_finalize}, {Py_tp_traverse, stream_traverse},
     {Py_tp_clear, stream_clear},       {Py_tp_repr, stream_repr},
     {Py_tp_methods, stream_methods},   {Py_tp_members, stream_members},
