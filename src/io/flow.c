@@ -25,6 +25,31 @@ static const al_signature limits_signature = {
     .total = 2,
 };
 
+/* A mark as the bytes that we count; more than the largest size is as good as that. */
+static int
+to_size(PyObject *mark, size_t *size)
+{
+    if (PyIndex_Check(mark)) {
+        Py_ssize_t number = PyNumber_AsSsize_t(mark, NULL); /* escapes */
+        *size = (size_t)number;
+        return number == -1 && PyErr_Occurred() ? -1 : 0;
+    }
+    double number = PyFloat_AsDouble(mark); /* escapes */
+    if (number == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    *size = number >= (double)PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX : (size_t)number;
+    return 0;
+}
+
+/* high >= low >= 0: 1, 0 or -1.  Escapes. */
+static int
+in_order(PyObject *high, PyObject *low, PyObject *zero)
+{
+    int status = PyObject_RichCompareBool(high, low, Py_GE);
+    return status == 1 ? PyObject_RichCompareBool(low, zero, Py_GE) : status;
+}
+
 int
 al_flow_set_limits(al_flow *flow, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames)
@@ -33,43 +58,43 @@ al_flow_set_limits(al_flow *flow, PyObject *const *args, Py_ssize_t nargs,
     if (al_args_parse(&limits_signature, args, nargs, kwnames, values, NULL) < 0) {
         return -1;
     }
-    Py_ssize_t numbers[2] = {-1, -1}; /* -1: not given */
-    for (int i = 0; i < 2; i++) {
-        if (values[i] != NULL && values[i] != Py_None) {
-            numbers[i] = PyNumber_AsSsize_t(values[i], PyExc_OverflowError);
-            if (numbers[i] == -1 && PyErr_Occurred()) {
-                return -1;
-            }
-            if (numbers[i] < 0) {
-                numbers[i] = -2;
-            }
-        }
+    /* Whatever can be multiplied and compared is a mark, as in asyncio. */
+    bool have_high = values[0] != NULL && values[0] != Py_None;
+    bool have_low = values[1] != NULL && values[1] != Py_None;
+    int status = -1;
+    PyObject *high = NULL, *low = NULL;
+    PyObject *zero = PyLong_FromLong(0), *four = PyLong_FromLong(4);
+    if (zero == NULL || four == NULL) {
+        goto done;
     }
-    Py_ssize_t high = numbers[0], low = numbers[1];
-    if (high == -1) {
-        high = low == -1                  ? HIGH_WATER
-               : low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX
-                                          : 4 * low;
+    high = have_high  ? Py_NewRef(values[0])
+           : have_low ? PyNumber_Multiply(four, values[1])
+                      : PyLong_FromLong(HIGH_WATER); /* escapes */
+    if (high == NULL) {
+        goto done;
     }
-    if (low == -1) {
-        low = high / 4;
+    low = have_low ? Py_NewRef(values[1])
+                   : PyNumber_FloorDivide(high, four); /* escapes */
+    if (low == NULL) {
+        goto done;
     }
-    if (!(high >= low && low >= 0)) {
-        PyObject *shown[2] = {values[0], values[1]};
-        PyObject *made =
-            PyLong_FromSsize_t(shown[0] == NULL || shown[0] == Py_None ? high : low);
-        if (made != NULL) {
-            shown[0] = shown[0] == NULL || shown[0] == Py_None ? made : shown[0];
-            shown[1] = shown[1] == NULL || shown[1] == Py_None ? made : shown[1];
-            PyErr_Format(PyExc_ValueError, "high (%R) must be >= low (%R) must be >= 0",
-                         shown[0], shown[1]);
-            Py_DECREF(made);
-        }
-        return -1;
+    int good = in_order(high, low, zero); /* escapes */
+    if (good == 0) {
+        PyErr_Format(PyExc_ValueError, "high (%R) must be >= low (%R) must be >= 0",
+                     high, low);
     }
-    flow->high = (size_t)high;
-    flow->low = (size_t)low;
-    return 0;
+    al_flow set = *flow;
+    if (good == 1 && to_size(high, &set.high) == 0 && to_size(low, &set.low) == 0) {
+        flow->high = set.high;
+        flow->low = set.low;
+        status = 0;
+    }
+done:
+    Py_XDECREF(low);
+    Py_XDECREF(high);
+    Py_XDECREF(four);
+    Py_XDECREF(zero);
+    return status;
 }
 
 int

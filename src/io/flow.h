@@ -14,7 +14,8 @@ typedef struct {
 void al_flow_init(al_flow *flow);
 /* (low, high), as get_write_buffer_limits returns it. */
 PyObject *al_flow_limits(const al_flow *flow);
-/* The arguments of set_write_buffer_limits(high=None, low=None).  0, or -1. */
+/* The arguments of set_write_buffer_limits(high=None, low=None); fractions of a byte are
+ * dropped.  0, or -1.  Escapes. */
 int al_flow_set_limits(al_flow *flow, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames);
 

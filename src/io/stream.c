@@ -651,22 +651,22 @@ stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
 static int
 maybe_pause(al_stream *self)
 {
-    if ((Py_ssize_t)self->out.size <= self->high || self->protocol_paused ||
+    if (self->out.size <= self->flow.high || self->flow.paused ||
         self->protocol == NULL) {
         return 0;
     }
-    self->protocol_paused = true;
+    self->flow.paused = true;
     return self->sink->pause(self); /* escapes */
 }
 
 static int
 maybe_resume(al_stream *self)
 {
-    if (!self->protocol_paused || (Py_ssize_t)self->out.size > self->low ||
+    if (!self->flow.paused || self->out.size > self->flow.low ||
         self->protocol == NULL) {
         return 0;
     }
-    self->protocol_paused = false;
+    self->flow.paused = false;
     return self->sink->resume(self); /* escapes */
 }
 
@@ -1012,7 +1012,7 @@ static int
 after_write(al_stream *self)
 {
     if (self->out.size > 0 && !self->writing && self->conn_lost == 0) {
-        if (self->loop->in_slot && (Py_ssize_t)self->out.size <= self->high &&
+        if (self->loop->in_slot && self->out.size <= self->flow.high &&
             self->out.count < CORK_PIECES) {
             mark_dirty(self);
             if (self->out.size > CORK_LARGE) {
@@ -1412,7 +1412,7 @@ set_protocol(al_stream *self, PyObject *protocol)
     self->sink = sink;
     self->protocol_connected = true;
     int status = 0;
-    if (AL_UNLIKELY(self->protocol_paused) && self->loop != NULL &&
+    if (AL_UNLIKELY(self->flow.paused) && self->loop != NULL &&
         PyObject_TypeCheck(protocol, (PyTypeObject *)st->SSLProtocol)) {
         status = hand_pause_over(self, protocol, old); /* escapes */
     }
@@ -1470,22 +1470,7 @@ PyDoc_STRVAR(get_write_buffer_limits_doc,
 static PyObject *
 SocketTransport_get_write_buffer_limits(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("nn", self->low, self->high);
-}
-
-/* A number of bytes; what does not fit is as good as the largest size. */
-static int
-read_mark(PyObject *value, Py_ssize_t *mark)
-{
-    if (PyFloat_Check(value)) {
-        double number = PyFloat_AS_DOUBLE(value);
-        *mark = number >= (double)PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX
-                : number >= 0                    ? (Py_ssize_t)number
-                                                 : -1;
-        return 0;
-    }
-    *mark = PyNumber_AsSsize_t(value, NULL);
-    return *mark == -1 && PyErr_Occurred() ? -1 : 0;
+    return al_flow_limits(&self->flow);
 }
 
 PyDoc_STRVAR(
@@ -1500,41 +1485,11 @@ static PyObject *
 SocketTransport_set_write_buffer_limits(al_stream *self, PyObject *const *args,
                                         Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const al_signature signature = {
-        .function = "_FlowControlMixin.set_write_buffer_limits",
-        .names = {"high", "low"},
-        .positional = 2,
-        .total = 2,
-    };
-    PyObject *values[2];
-    if (al_args_parse(&signature, args, nargs, kwnames, values, NULL) < 0) {
+    /* What was corked was written under the old marks. */
+    if (flush(self) < 0 ||                                           /* escapes */
+        al_flow_set_limits(&self->flow, args, nargs, kwnames) < 0) { /* escapes */
         return NULL;
     }
-    bool have_high = values[0] != NULL && values[0] != Py_None;
-    bool have_low = values[1] != NULL && values[1] != Py_None;
-    Py_ssize_t high = 64 * 1024, low = 0;
-    if (have_low) {
-        if (read_mark(values[1], &low) < 0) {
-            return NULL;
-        }
-        high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
-    }
-    if (have_high && read_mark(values[0], &high) < 0) {
-        return NULL;
-    }
-    if (!have_low) {
-        low = high < 0 ? -1 : high / 4;
-    }
-    if (high < low || low < 0) {
-        PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
-                     high, low);
-        return NULL;
-    }
-    if (flush(self) < 0) { /* escapes */
-        return NULL;
-    }
-    self->high = high;
-    self->low = low;
     if (maybe_pause(self) < 0) { /* escapes */
         return NULL;
     }
@@ -1791,8 +1746,7 @@ stream_alloc(al_loop *loop, int fd)
     }
     memset((char *)self + sizeof(PyObject), 0, sizeof(*self) - sizeof(PyObject));
     al_outbuf_init(&self->out);
-    self->high = 64 * 1024;
-    self->low = 16 * 1024;
+    al_flow_init(&self->flow);
     self->fd = fd;
     self->loop = (al_loop *)Py_NewRef((PyObject *)loop);
     PyObject_GC_Track(self);
@@ -2117,9 +2071,9 @@ static PyMemberDef stream_members[] = {
     {"_eof", T_BOOL, offsetof(al_stream, eof), READONLY, NULL},
     {"_protocol_connected", T_BOOL, offsetof(al_stream, protocol_connected), READONLY,
      NULL},
-    {"_protocol_paused", T_BOOL, offsetof(al_stream, protocol_paused), READONLY, NULL},
-    {"_high_water", T_PYSSIZET, offsetof(al_stream, high), READONLY, NULL},
-    {"_low_water", T_PYSSIZET, offsetof(al_stream, low), READONLY, NULL},
+    {"_protocol_paused", T_BOOL, offsetof(al_stream, flow.paused), READONLY, NULL},
+    {"_high_water", T_PYSSIZET, offsetof(al_stream, flow.high), READONLY, NULL},
+    {"_low_water", T_PYSSIZET, offsetof(al_stream, flow.low), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(al_stream, weakrefs), READONLY, NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(al_stream, dict), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},

@@ -22,6 +22,7 @@
 
 #include "core/sched.h"
 #include "io/addr.h"
+#include "io/flow.h"
 #include "io/outbuf.h"
 #include "io/sink.h"
 
@@ -57,12 +58,12 @@ typedef struct al_stream {
     bool paused;           /* by pause_reading */
     bool closing;
     bool eof; /* write_eof was called */
-    bool protocol_connected, protocol_paused;
+    bool protocol_connected;
     bool dirty;         /* in loop->dirty, which holds a reference */
     bool complete_info; /* `extra` has the names and the socket */
     short family, proto;
     uint32_t last_read; /* bytes that the last read gave */
-    Py_ssize_t high, low;
+    al_flow flow;
     al_outbuf out;
     struct al_stream *next_dirty;
     PyObject *context;      /* given by the program (3.15), or NULL */

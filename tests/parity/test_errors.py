@@ -2,6 +2,12 @@
 
 import asyncio
 import inspect
+import math
+import os
+import socket
+import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -120,3 +126,106 @@ def test_every_method_exists_with_asyncios_signature(name):
     )
     # "self" of a C method is positional only; no call can tell.
     assert ours[1:] == theirs[1:]
+
+
+WATER_MARKS = [
+    {},
+    {"high": 10},
+    {"low": 10},
+    {"low": True},
+    {"high": 10, "low": 10},
+    {"high": 10, "low": 20},
+    {"high": 0},
+    {"high": 3},
+    {"high": None, "low": None},
+    {"high": -1},
+    {"low": -1},
+    {"high": -5, "low": None},
+    {"high": 10, "low": -3},
+    {"high": 2**62, "low": 2**62},
+    {"high": 8.0},
+    {"high": 1.5, "low": 2},
+    {"low": -0.5},
+    {"high": math.nan},
+    {"low": -math.inf},
+    {"high": Fraction(8)},
+    {"high": Decimal(8), "low": Decimal(9)},
+    {"high": "a"},
+    {"low": "a"},
+    {"high": 1, "low": "a"},
+    {"high": [1]},
+    {"high": 1j},
+    {"limit": 1},
+    {"high": asyncio},
+]
+
+
+async def open_stream(loop):
+    here, there = socket.socketpair()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=here)
+    return transport, there.close
+
+
+async def open_datagrams(loop):
+    transport, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+    )
+    return transport, lambda: None
+
+
+async def open_pipe(loop):
+    read_end, write_end = os.pipe()
+    transport, _ = await loop.connect_write_pipe(
+        asyncio.BaseProtocol, os.fdopen(write_end, "wb")
+    )
+    return transport, lambda: os.close(read_end)
+
+
+@pytest.mark.parametrize("open_one", [open_stream, open_datagrams, open_pipe])
+@pytest.mark.parametrize("marks", WATER_MARKS, ids=repr)
+def test_water_marks(open_one, marks):
+    def of(factory):
+        async def main():
+            transport, end = await open_one(loop)
+
+            def set_and_get(loop):
+                transport.set_write_buffer_limits(**marks)
+                return transport.get_write_buffer_limits()
+
+            try:
+                transport.set_write_buffer_limits(high=123)
+                seen = outcome(set_and_get, loop)
+                return seen, transport.get_write_buffer_limits()
+            finally:
+                transport.close()
+                await asyncio.sleep(0)
+                end()
+
+        loop = factory()
+        try:
+            return loop.run_until_complete(main())
+        finally:
+            loop.close()
+
+    assert of(aioloop.new_event_loop) == of(asyncio.SelectorEventLoop)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"high": 10.5}, (2, 10)),
+        ({"high": math.inf, "low": 2**70}, (sys.maxsize, sys.maxsize)),
+    ],
+    ids=repr,
+)
+def test_water_marks_are_kept_as_whole_bytes(given, kept):
+    """asyncio keeps the objects; nobody has half a byte or as many as these."""
+
+    async def main():
+        transport, end = await open_stream(asyncio.get_running_loop())
+        transport.set_write_buffer_limits(**given)
+        assert transport.get_write_buffer_limits() == kept
+        transport.close()
+        end()
+
+    aioloop.run(main())

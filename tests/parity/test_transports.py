@@ -341,16 +341,6 @@ async def limits_lowered_below_the_buffer(stage):
     await stage.until("resume")
 
 
-async def wrong_limits(stage):
-    transport = await stage.open()
-    for given in ({"high": -1}, {"low": -1}, {"high": 1, "low": 2}, {"low": 5}, {}):
-        try:
-            transport.set_write_buffer_limits(**given)
-        except ValueError as exc:
-            stage.note("ValueError", str(exc))
-        stage.note(transport.get_write_buffer_limits())
-
-
 async def writing_while_resuming(stage):
     def write_more(protocol):
         if not stage.state.setdefault(id(stage.loop), False):
@@ -752,7 +742,6 @@ PROGRAMS = [
     backpressure,
     limits_of_zero,
     limits_lowered_below_the_buffer,
-    wrong_limits,
     writing_while_resuming,
     write_eof_at_once,
     write_eof_behind_data,

@@ -341,19 +341,6 @@ def test_abort_drops_what_is_queued(run, tmp_path):
         run(main())
 
 
-@pytest.mark.parametrize("high", [-1, 10**30, "x"])
-def test_wrong_limits(run, high):
-    async def main():
-        transport, _ = await endpoint(local_addr=LOCAL)
-        with pytest.raises((ValueError, OverflowError, TypeError)):
-            transport.set_write_buffer_limits(high)
-        with pytest.raises(ValueError, match=r"high \(1\) must be >= low \(2\)"):
-            transport.set_write_buffer_limits(1, 2)
-        await close(transport)
-
-    run(main())
-
-
 def test_pause_inside_a_batch_keeps_the_rest(run):
     """Datagrams that have left the kernel wait for resume_reading."""
 
