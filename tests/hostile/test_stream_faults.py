@@ -713,21 +713,24 @@ async def closed_by_protocols(loop, folder):
     class Echo(asyncio.Protocol):
         def connection_made(self, transport):
             self.transport = transport
+            self.left = 64
 
         def data_received(self, data):
             self.transport.write(data)
-            self.transport.close()
+            self.left -= len(data)
+            if self.left == 0:
+                self.transport.close()
 
     class Client(asyncio.Protocol):
         def __init__(self):
             self.lost = loop.create_future()
+            self.received = b""
 
         def connection_made(self, transport):
-            self.transport = transport
             transport.write(b"x" * 64)
 
         def data_received(self, data):
-            self.received = data
+            self.received += data
 
         def connection_lost(self, exc):
             self.lost.set_result(exc)
