@@ -171,6 +171,13 @@
 struct al_loop;
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
 
+/* Dead objects of one type, chained through a word of their bodies; each keeps the
+ * reference to its type. */
+typedef struct {
+    PyObject *first;
+    int count;
+} al_free_list;
+
 typedef struct al_state {
 #define X(name) PyTypeObject *name##_type;
     AL_TYPES(X)
@@ -224,8 +231,7 @@ typedef struct al_state {
     int free_handle_count[3];
     struct al_future *free_futures[2]; /* [0] Future, [1] Task */
     int free_future_count[2];
-    PyObject *free_sockops;
-    int free_sockop_count;
+    al_free_list free_sockops;
     int socket_layout; /* 1: the struct of socket.socket is as io/sockops.c believes */
     PyObject *free_iters;
     int free_iter_count;

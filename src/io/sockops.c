@@ -8,6 +8,7 @@
 #include "io/arena.h"
 #include "io/sock.h"
 #include "task/future.h"
+#include "task/lazy.h"
 
 enum {
     /* Up to this many bytes are received on the C stack and copied into an exact
@@ -20,38 +21,18 @@ enum {
     FILE_TURN = 1024 * 1024,
 };
 
-enum { NEW, RUNNING, WAITING, CONNECTING, DONE };
-
 typedef struct al_sockop {
-    PyObject_HEAD
-    al_loop *loop;    /* owned */
-    const char *name; /* asyncio's name of the method */
-    PyObject *sock;   /* owned; NULL for a ready value */
-    PyObject *arg;    /* owned: buffer, data, address, file or value; or NULL */
-    PyObject *extra;  /* owned: a second one, or NULL */
-    PyObject *waiter; /* owned: the iterator of the future that is awaited, or NULL */
-#if PY_VERSION_HEX >= 0x030E0000
-    /* Debuggers ("python -m asyncio ps") take a task's coroutine for a generator object,
-     * and find the state of its frame in the fourth of these: cleared. */
-    uint8_t frame_state[8];
-#endif
-    PyObject *future; /* owned: that future */
-    PyObject *weakrefs;
+    al_lazy base; /* subject: the socket; NULL for a ready value.  arg: a buffer, data,
+                       * address, file or value */
+    PyObject *extra;     /* owned: a second one, or NULL */
     Py_buffer view;      /* what sock_sendall sends; view.obj NULL: none */
     Py_ssize_t size;     /* bytes asked for */
     Py_ssize_t position; /* bytes sent */
     long long offset;    /* in the file */
     int fd;              /* that it waits for */
     int file;            /* descriptor of the file */
-    uint8_t kind, state;
-    bool started; /* it has been resumed from a wait once */
+    uint8_t operation;
 } al_sockop;
-
-#if PY_VERSION_HEX >= 0x030F0000
-enum { FRAME_IS_CLEARED = 5 };
-#elif PY_VERSION_HEX >= 0x030E0000
-enum { FRAME_IS_CLEARED = 4 };
-#endif
 
 /* The beginning of a socket.socket as socketmodule.c lays it out in every supported
  * version; layout_known compares it with live sockets before it is believed. */
@@ -187,7 +168,7 @@ al_sockop_non_blocking(PyObject *sock)
 static bool
 non_blocking(const al_sockop *op)
 {
-    return al_sockop_non_blocking(op->sock);
+    return al_sockop_non_blocking(op->base.subject);
 }
 
 /* --- attempts -----------------------------------------------------------------------------
@@ -232,7 +213,7 @@ receive_large(al_sockop *op, int fd, size_t size, size_t *received, PyObject **r
     if (bytes == NULL) {
         return -1;
     }
-    ssize_t n = layout(op->sock)->type == SOCK_STREAM
+    ssize_t n = layout(op->base.subject)->type == SOCK_STREAM
                     ? al_sock_recv_stream(fd, PyBytes_AS_STRING(bytes), size)
                     : al_sock_recv(fd, PyBytes_AS_STRING(bytes), size);
     if (n < 0) {
@@ -251,17 +232,17 @@ receive_large(al_sockop *op, int fd, size_t size, size_t *received, PyObject **r
 static int
 attempt_recv(al_sockop *op, PyObject **result)
 {
-    int fd = layout(op->sock)->fd;
+    int fd = layout(op->base.subject)->fd;
     size_t size = (size_t)op->size;
     size_t received;
     if (AL_UNLIKELY(!non_blocking(op))) {
-        return attempt_method(PyObject_CallMethod(op->sock, "recv", "n", op->size),
-                              result);
+        return attempt_method(
+            PyObject_CallMethod(op->base.subject, "recv", "n", op->size), result);
     }
-    if (layout(op->sock)->type != SOCK_STREAM) {
+    if (layout(op->base.subject)->type != SOCK_STREAM) {
         /* What does not fit of a message is lost: room for all that was asked for. */
         if (size <= AL_ARENA_BYTES) {
-            char *arena = al_arena(op->loop);
+            char *arena = al_arena(op->base.loop);
             if (arena == NULL) {
                 return -1;
             }
@@ -274,7 +255,7 @@ attempt_recv(al_sockop *op, PyObject **result)
         }
         return receive_large(op, fd, size, &received, result);
     }
-    al_fd *entry = al_fds_find(&op->loop->fds, fd);
+    al_fd *entry = al_fds_find(&op->base.loop->fds, fd);
     if (size > SMALL && entry != NULL && entry->received >= SMALL) {
         /* The last receive filled the small buffer: this one may be as long. */
         size_t room = entry->received;
@@ -299,7 +280,7 @@ attempt_recv(al_sockop *op, PyObject **result)
         return failed();
     }
     if (n == SMALL && entry == NULL) {
-        entry = al_fds_ensure(op->loop, fd);
+        entry = al_fds_ensure(op->base.loop, fd);
         if (entry == NULL) {
             PyErr_Clear(); /* Only a hint is lost. */
         }
@@ -316,14 +297,15 @@ attempt_recv_into(al_sockop *op, PyObject **result)
 {
     Py_buffer view;
     if (!non_blocking(op) ||
-        PyObject_GetBuffer(op->arg, &view, PyBUF_WRITABLE) < 0) { /* escapes */
+        PyObject_GetBuffer(op->base.arg, &view, PyBUF_WRITABLE) < 0) { /* escapes */
         PyErr_Clear(); /* The method raises its own error for the buffer. */
         return attempt_method(
-            PyObject_CallMethod(op->sock, "recv_into", "(O)", op->arg), result);
+            PyObject_CallMethod(op->base.subject, "recv_into", "(O)", op->base.arg),
+            result);
     }
     ssize_t n = 0;
     if (view.len > 0) {
-        n = al_sock_recv(layout(op->sock)->fd, view.buf, (size_t)view.len);
+        n = al_sock_recv(layout(op->base.subject)->fd, view.buf, (size_t)view.len);
     }
     int error = errno;
     PyBuffer_Release(&view);
@@ -357,15 +339,16 @@ attempt_recvfrom(al_sockop *op, PyObject **result)
 {
     al_addr from;
     if (!non_blocking(op) || op->size > AL_ARENA_BYTES ||
-        !al_addr_known(layout(op->sock)->family)) {
-        return attempt_method(PyObject_CallMethod(op->sock, "recvfrom", "n", op->size),
-                              result);
+        !al_addr_known(layout(op->base.subject)->family)) {
+        return attempt_method(
+            PyObject_CallMethod(op->base.subject, "recvfrom", "n", op->size), result);
     }
-    char *arena = al_arena(op->loop);
+    char *arena = al_arena(op->base.loop);
     if (arena == NULL) {
         return -1;
     }
-    ssize_t n = al_sock_recvfrom(layout(op->sock)->fd, arena, (size_t)op->size, &from);
+    ssize_t n =
+        al_sock_recvfrom(layout(op->base.subject)->fd, arena, (size_t)op->size, &from);
     if (n < 0) {
         return failed();
     }
@@ -378,14 +361,14 @@ attempt_recvfrom_into(al_sockop *op, PyObject **result)
     Py_buffer view;
     al_addr from;
     if (op->size == 0) { /* asyncio: "if not nbytes: nbytes = len(buf)" */
-        op->size = PyObject_Size(op->arg); /* escapes */
+        op->size = PyObject_Size(op->base.arg); /* escapes */
         if (op->size < 0) {
             return -1;
         }
     }
     int status = -1;
-    if (non_blocking(op) && al_addr_known(layout(op->sock)->family)) {
-        status = PyObject_GetBuffer(op->arg, &view, PyBUF_WRITABLE); /* escapes */
+    if (non_blocking(op) && al_addr_known(layout(op->base.subject)->family)) {
+        status = PyObject_GetBuffer(op->base.arg, &view, PyBUF_WRITABLE); /* escapes */
     }
     if (status == 0 && op->size > view.len) {
         PyBuffer_Release(&view);
@@ -393,12 +376,12 @@ attempt_recvfrom_into(al_sockop *op, PyObject **result)
     }
     if (status < 0) {
         PyErr_Clear(); /* The method raises its own error for the buffer. */
-        return attempt_method(
-            PyObject_CallMethod(op->sock, "recvfrom_into", "On", op->arg, op->size),
-            result);
+        return attempt_method(PyObject_CallMethod(op->base.subject, "recvfrom_into",
+                                                  "On", op->base.arg, op->size),
+                              result);
     }
-    ssize_t n =
-        al_sock_recvfrom(layout(op->sock)->fd, view.buf, (size_t)op->size, &from);
+    ssize_t n = al_sock_recvfrom(layout(op->base.subject)->fd, view.buf,
+                                 (size_t)op->size, &from);
     int error = errno;
     PyBuffer_Release(&view);
     if (n < 0) {
@@ -413,18 +396,19 @@ attempt_sendall(al_sockop *op, PyObject **result)
 {
     Py_buffer *view = &op->view;
     if (AL_UNLIKELY(!non_blocking(op))) {
-        return attempt_method(PyObject_CallMethod(op->sock, "sendall", "(O)", op->arg),
-                              result);
+        return attempt_method(
+            PyObject_CallMethod(op->base.subject, "sendall", "(O)", op->base.arg),
+            result);
     }
     if (view->obj == NULL &&
-        PyObject_GetBuffer(op->arg, view, PyBUF_SIMPLE) < 0) { /* escapes */
+        PyObject_GetBuffer(op->base.arg, view, PyBUF_SIMPLE) < 0) { /* escapes */
         PyErr_Clear(); /* The method raises its own error for the buffer. */
-        return attempt_method(PyObject_CallMethod(op->sock, "send", "(O)", op->arg),
-                              result);
+        return attempt_method(
+            PyObject_CallMethod(op->base.subject, "send", "(O)", op->base.arg), result);
     }
-    ssize_t n =
-        al_sock_send_stream(layout(op->sock)->fd, (char *)view->buf + op->position,
-                            (size_t)(view->len - op->position));
+    ssize_t n = al_sock_send_stream(layout(op->base.subject)->fd,
+                                    (char *)view->buf + op->position,
+                                    (size_t)(view->len - op->position));
     if (n < 0) {
         return failed();
     }
@@ -443,21 +427,24 @@ attempt_sendto(al_sockop *op, PyObject **result)
     Py_buffer view;
     int status = 0;
     if (non_blocking(op)) {
-        status = al_addr_parse(&to, layout(op->sock)->family, op->extra);
-        if (status < 0 || PySys_Audit("socket.sendto", "OO", op->sock, op->extra) < 0) {
+        status = al_addr_parse(&to, layout(op->base.subject)->family, op->extra);
+        if (status < 0 ||
+            PySys_Audit("socket.sendto", "OO", op->base.subject, op->extra) < 0) {
             return -1;
         }
     }
     if (status == 1 &&
-        PyObject_GetBuffer(op->arg, &view, PyBUF_SIMPLE) < 0) { /* escapes */
+        PyObject_GetBuffer(op->base.arg, &view, PyBUF_SIMPLE) < 0) { /* escapes */
         PyErr_Clear(); /* The method raises its own error for the buffer. */
         status = 0;
     }
     if (status == 0) {
-        return attempt_method(
-            PyObject_CallMethod(op->sock, "sendto", "OO", op->arg, op->extra), result);
+        return attempt_method(PyObject_CallMethod(op->base.subject, "sendto", "OO",
+                                                  op->base.arg, op->extra),
+                              result);
     }
-    ssize_t n = al_sock_sendto(layout(op->sock)->fd, view.buf, (size_t)view.len, &to);
+    ssize_t n =
+        al_sock_sendto(layout(op->base.subject)->fd, view.buf, (size_t)view.len, &to);
     int error = errno;
     PyBuffer_Release(&view);
     if (n < 0) {
@@ -472,18 +459,18 @@ attempt_sendto(al_sockop *op, PyObject **result)
 static PyObject *
 resolved_address(const al_sockop *op)
 {
-    if (layout(op->sock)->family != AF_INET6) {
-        return Py_NewRef(op->arg);
+    if (layout(op->base.subject)->family != AF_INET6) {
+        return Py_NewRef(op->base.arg);
     }
     PyObject *flow = NULL, *scope = NULL, *zero = PyLong_FromLong(0);
     if (zero == NULL) {
         return NULL;
     }
-    Py_ssize_t n = PyTuple_GET_SIZE(op->arg);
-    flow = n > 2 ? PyTuple_GET_ITEM(op->arg, 2) : zero;
-    scope = n > 3 ? PyTuple_GET_ITEM(op->arg, 3) : zero;
-    PyObject *full = PyTuple_Pack(4, PyTuple_GET_ITEM(op->arg, 0),
-                                  PyTuple_GET_ITEM(op->arg, 1), flow, scope);
+    Py_ssize_t n = PyTuple_GET_SIZE(op->base.arg);
+    flow = n > 2 ? PyTuple_GET_ITEM(op->base.arg, 2) : zero;
+    scope = n > 3 ? PyTuple_GET_ITEM(op->base.arg, 3) : zero;
+    PyObject *full = PyTuple_Pack(4, PyTuple_GET_ITEM(op->base.arg, 0),
+                                  PyTuple_GET_ITEM(op->base.arg, 1), flow, scope);
     Py_DECREF(zero);
     return full;
 }
@@ -491,28 +478,29 @@ resolved_address(const al_sockop *op)
 static int
 attempt_connect(al_sockop *op, PyObject **result)
 {
-    if (!op->started) {
+    if (!op->base.started) {
         al_addr to;
         int status = 0;
         if (non_blocking(op)) {
-            status = al_addr_parse(&to, layout(op->sock)->family, op->arg);
+            status = al_addr_parse(&to, layout(op->base.subject)->family, op->base.arg);
         }
         if (status < 0) {
             return -1;
         }
         if (status == 0) {
             return attempt_method(
-                PyObject_CallMethod(op->sock, "connect", "(O)", op->arg), result);
+                PyObject_CallMethod(op->base.subject, "connect", "(O)", op->base.arg),
+                result);
         }
-        if (PySys_Audit("socket.connect", "OO", op->sock, op->arg) < 0) {
+        if (PySys_Audit("socket.connect", "OO", op->base.subject, op->base.arg) < 0) {
             return -1;
         }
-        if (al_sock_connect(layout(op->sock)->fd, &to) < 0) {
+        if (al_sock_connect(layout(op->base.subject)->fd, &to) < 0) {
             return errno == EINPROGRESS || errno == EALREADY ? 0 : failed();
         }
     }
     else {
-        int error = al_sock_pending_error(layout(op->sock)->fd);
+        int error = al_sock_pending_error(layout(op->base.subject)->fd);
         if (error != 0) {
             PyObject *address = resolved_address(op);
             PyObject *text = address == NULL ? NULL
@@ -537,12 +525,12 @@ attempt_connect(al_sockop *op, PyObject **result)
 static int
 attempt_accept(al_sockop *op, PyObject **result)
 {
-    const socket_layout *listener = layout(op->sock);
+    const socket_layout *listener = layout(op->base.subject);
     al_addr peer;
     if (!non_blocking(op) || !al_addr_known(listener->family)) {
         PyObject *pair = NULL;
-        int status =
-            attempt_method(PyObject_CallMethod(op->sock, "accept", NULL), &pair);
+        int status = attempt_method(
+            PyObject_CallMethod(op->base.subject, "accept", NULL), &pair);
         if (status <= 0) {
             return status;
         }
@@ -564,7 +552,7 @@ attempt_accept(al_sockop *op, PyObject **result)
 #ifdef SOCK_NONBLOCK
     type |= SOCK_NONBLOCK; /* The object takes it as "timeout 0" and asks no kernel. */
 #endif
-    PyObject *sock = PyObject_CallFunction(op->loop->st->socket_type, "iiii",
+    PyObject *sock = PyObject_CallFunction(op->base.loop->st->socket_type, "iiii",
                                            listener->family, type, listener->proto, fd);
     if (sock == NULL) {
         al_sock_close(fd); /* Nobody else owns it. */
@@ -586,7 +574,7 @@ attempt_accept(al_sockop *op, PyObject **result)
 static int
 sendfile_unavailable(al_sockop *op, const char *message)
 {
-    PyErr_SetString(op->loop->st->SendfileNotAvailableError, message);
+    PyErr_SetString(op->base.loop->st->SendfileNotAvailableError, message);
     return -1;
 }
 
@@ -596,10 +584,10 @@ static int
 start_sendfile(al_sockop *op, PyObject **result)
 {
     struct stat info;
-    PyObject *number = PyObject_CallMethod(op->arg, "fileno", NULL); /* escapes */
+    PyObject *number = PyObject_CallMethod(op->base.arg, "fileno", NULL); /* escapes */
     if (number == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_AttributeError) &&
-            !PyErr_ExceptionMatches(op->loop->st->UnsupportedOperation)) {
+            !PyErr_ExceptionMatches(op->base.loop->st->UnsupportedOperation)) {
             return -1;
         }
         return sendfile_unavailable(op, "not a regular file");
@@ -636,10 +624,10 @@ attempt_sendfile(al_sockop *op, PyObject **result)
             left = (size_t)(op->size - op->position);
         }
         off_t offset = (off_t)op->offset;
-        ssize_t n = left == 0
-                        ? 0
-                        : al_sock_sendfile(layout(op->sock)->fd, op->file, &offset,
-                                           left < FILE_TURN ? left : FILE_TURN);
+        ssize_t n =
+            left == 0 ? 0
+                      : al_sock_sendfile(layout(op->base.subject)->fd, op->file,
+                                         &offset, left < FILE_TURN ? left : FILE_TURN);
         if (n < 0) {
             int error = errno;
             if (al_sock_again(error)) {
@@ -650,7 +638,7 @@ attempt_sendfile(al_sockop *op, PyObject **result)
                 return sendfile_unavailable(op, "os.sendfile call failed");
             }
             al_sock_raise(error);
-            if (error == ENOTCONN && op->started) {
+            if (error == ENOTCONN && op->base.started) {
                 /* The connection went away meanwhile: one error on all systems. */
                 PyObject *cause = al_err_take();
                 PyObject *exc = PyObject_CallFunction(
@@ -679,7 +667,7 @@ attempt_sendfile(al_sockop *op, PyObject **result)
 static int
 attempt(al_sockop *op, PyObject **result)
 {
-    switch (op->kind) {
+    switch (op->operation) {
     case AL_SOCKOP_RECV:
         return attempt_recv(op, result);
     case AL_SOCKOP_RECV_INTO:
@@ -699,8 +687,8 @@ attempt(al_sockop *op, PyObject **result)
     case AL_SOCKOP_SENDFILE:
         return attempt_sendfile(op, result);
     default:
-        *result = op->arg;
-        op->arg = NULL;
+        *result = op->base.arg;
+        op->base.arg = NULL;
         return 1;
     }
 }
@@ -721,25 +709,25 @@ op_ready(al_loop *Py_UNUSED(loop), PyObject *self, PyObject *Py_UNUSED(arg),
          PyObject *Py_UNUSED(extra))
 {
     const al_sockop *op = (const al_sockop *)self;
-    if (op->state != WAITING || op->future == NULL) {
+    if (op->base.state != AL_LAZY_WAITING || op->base.future == NULL) {
         return 0; /* Cancelled or closed meanwhile. */
     }
-    PyObject *future = Py_NewRef(op->future);
+    PyObject *future = Py_NewRef(op->base.future);
     int status = resolve(future); /* escapes */
     Py_DECREF(future);
     return status;
 }
 
-/* Leaves the table of waiters; drops the future.  Escapes. */
+/* Leaves the table of waiters (a kind's `woken`).  Escapes. */
 static void
-stop_waiting(al_sockop *op)
+leave_table(al_lazy *base)
 {
-    if (op->waiter != NULL) {
-        if (op->loop->poll != NULL) {
-            al_fds_unwait(op->loop, op->fd, event_of(op->kind), (PyObject *)op);
-        }
-        Py_CLEAR(op->waiter);
-        Py_CLEAR(op->future);
+    al_sockop *op = (al_sockop *)base;
+    if (op->operation == AL_SOCKOP_SENDFILE) {
+        set_file_position(op);
+    }
+    if (base->loop->poll != NULL) {
+        al_fds_unwait(base->loop, op->fd, event_of(op->operation), (PyObject *)op);
     }
 }
 
@@ -747,8 +735,8 @@ stop_waiting(al_sockop *op)
 static int
 start_waiting(al_sockop *op, PyObject **result)
 {
-    al_loop *loop = op->loop;
-    op->fd = layout(op->sock)->fd;
+    al_loop *loop = op->base.loop;
+    op->fd = layout(op->base.subject)->fd;
     if (loop->closed || loop->poll == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return -1;
@@ -765,290 +753,79 @@ start_waiting(al_sockop *op, PyObject **result)
         }
         Py_DECREF(checked);
     }
-    op->future = al_future_new(loop);
-    if (op->future == NULL) {
+    if (al_lazy_wait(&op->base, result) < 0) {
         return -1;
     }
-    op->waiter = Py_TYPE(op->future)->tp_as_async->am_await(op->future);
-    if (op->waiter == NULL) {
-        Py_CLEAR(op->future);
-        return -1;
-    }
-    if (PyIter_Send(op->waiter, Py_None, result) != PYGEN_NEXT) {
-        PyErr_SetString(PyExc_RuntimeError, "a new future is done");
-        Py_CLEAR(op->waiter);
-        Py_CLEAR(op->future);
-        return -1;
-    }
-    if (al_fds_wait(loop, op->fd, event_of(op->kind), op_ready, (PyObject *)op,
-                    op->sock) < 0) { /* escapes */
+    if (al_fds_wait(loop, op->fd, event_of(op->operation), op_ready, (PyObject *)op,
+                    op->base.subject) < 0) { /* escapes */
         Py_CLEAR(*result);
-        stop_waiting(op);
+        al_lazy_give_up(&op->base);
         return -1;
     }
-    op->started = true;
     return 0;
 }
 
-/* Ends the operation, whatever its state.  Escapes. */
-static void
-finish(al_sockop *op)
-{
-    op->state = DONE;
-    stop_waiting(op);
-    if (op->view.obj != NULL) {
-        PyBuffer_Release(&op->view);
-    }
-    Py_CLEAR(op->arg);
-    Py_CLEAR(op->extra);
-}
-
-/* asyncio's checks, made when the operation is first awaited. */
+/* asyncio's checks, made when the operation is first awaited.  1: there is a result; 0
+ * or -1. */
 static int
 start(al_sockop *op, PyObject **result)
 {
-    if (op->sock == NULL) {
+    if (op->base.subject == NULL) {
         return 0;
     }
-    if ((op->loop->debug & AL_DEBUG_FDS) && !non_blocking(op)) {
+    if ((op->base.loop->debug & AL_DEBUG_FDS) && !non_blocking(op)) {
         PyErr_SetString(PyExc_ValueError, "the socket must be non-blocking");
         return -1;
     }
-    return op->kind == AL_SOCKOP_SENDFILE ? start_sendfile(op, result) : 0;
+    return op->operation == AL_SOCKOP_SENDFILE ? start_sendfile(op, result) : 0;
 }
 
-static PySendResult
-op_send(al_sockop *op, PyObject *value, PyObject **result)
+static int
+step(al_lazy *base, PyObject **result)
 {
-    int status = 0;
-    *result = NULL;
-    switch (op->state) {
-    case NEW:
-        if (value != Py_None) {
-            PyErr_SetString(PyExc_TypeError,
-                            "can't send non-None value to a just-started coroutine");
-            return PYGEN_ERROR;
-        }
-        op->state = RUNNING;
-        status = start(op, result); /* escapes */
-        break;
-    case WAITING: {
-        op->state = RUNNING;
-        PySendResult sent = PyIter_Send(op->waiter, value, result); /* escapes */
-        if (sent == PYGEN_NEXT) {
-            op->state = WAITING;
-            return PYGEN_NEXT;
-        }
-        stop_waiting(op); /* escapes */
-        Py_CLEAR(*result);
-        status = sent == PYGEN_ERROR ? -1 : 0;
-        break;
-    }
-    case RUNNING:
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return PYGEN_ERROR;
-    default:
-        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-        return PYGEN_ERROR;
-    }
+    al_sockop *op = (al_sockop *)base;
+    int status = base->started ? 0 : start(op, result); /* escapes */
     if (status == 0) {
         status = attempt(op, result); /* escapes */
     }
-    if (status == 0) {
-        if (start_waiting(op, result) == 0) { /* escapes */
-            op->state = WAITING;
-            return PYGEN_NEXT;
-        }
-        status = -1;
-    }
-    if (status < 0) {
-        PyObject *exc = al_err_take();
-        finish(op); /* escapes */
-        al_err_put_steal(exc);
-        return PYGEN_ERROR;
-    }
-    finish(op); /* escapes */
-    return PYGEN_RETURN;
+    return status == 0 ? start_waiting(op, result) : status; /* escapes */
 }
 
-/* Raises StopIteration(value); steals it. */
 static void
-raise_stop_steal(PyObject *value)
+ended(al_lazy *base)
 {
-    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-    Py_DECREF(value);
-    if (stop != NULL) {
-        PyErr_SetObject(PyExc_StopIteration, stop);
-        Py_DECREF(stop);
+    al_sockop *op = (al_sockop *)base;
+    if (op->view.obj != NULL) {
+        PyBuffer_Release(&op->view);
     }
+    Py_CLEAR(op->extra);
 }
 
-static PyObject *
-op_iternext(al_sockop *op)
-{
-    PyObject *result;
-    switch (op_send(op, Py_None, &result)) {
-    case PYGEN_NEXT:
-        return result;
-    case PYGEN_RETURN:
-        if (result == Py_None) {
-            Py_DECREF(result);
-            return NULL; /* tp_iternext may end without an exception. */
-        }
-        raise_stop_steal(result);
-        return NULL;
-    default:
-        return NULL;
-    }
-}
-
-PyDoc_STRVAR(send_doc, "send($self, value, /)\n--\n\n"
-                       "Start or resume the operation: coroutine.send.");
-
-static PyObject *
-SockOp_send(al_sockop *op, PyObject *value)
-{
-    PyObject *result;
-    switch (op_send(op, value, &result)) {
-    case PYGEN_NEXT:
-        return result;
-    case PYGEN_RETURN:
-        raise_stop_steal(result);
-        return NULL;
-    default:
-        return NULL;
-    }
-}
-
-PyDoc_STRVAR(throw_doc, "throw($self, type, value=None, traceback=None, /)\n--\n\n"
-                        "End the operation with an exception: coroutine.throw.");
-
-static PyObject *
-SockOp_throw(al_sockop *op, PyObject *const *args, Py_ssize_t nargs)
-{
-    PyObject *value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
-    PyObject *traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
-    if (nargs < 1 || nargs > 3) {
-        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd",
-                     nargs);
-        return NULL;
-    }
-    if (traceback != NULL && !PyTraceBack_Check(traceback)) {
-        PyErr_SetString(PyExc_TypeError,
-                        "throw() third argument must be a traceback object");
-        return NULL;
-    }
-    if (op->state == RUNNING) {
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return NULL;
-    }
-    if (op->state == DONE) {
-        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-        return NULL;
-    }
-    PyObject *type = args[0];
-    if (PyExceptionInstance_Check(type)) {
-        if (value != NULL) {
-            PyErr_SetString(PyExc_TypeError,
-                            "instance exception may not have a separate value");
-            return NULL;
-        }
-        value = type;
-        type = (PyObject *)Py_TYPE(value);
-    }
-    else if (!PyExceptionClass_Check(type)) {
-        PyErr_Format(PyExc_TypeError,
-                     "exceptions must be classes or instances deriving from "
-                     "BaseException, not %s",
-                     Py_TYPE(type)->tp_name);
-        return NULL;
-    }
-    Py_INCREF(type);
-    Py_XINCREF(value);
-    Py_XINCREF(traceback);
-    if (op->kind == AL_SOCKOP_SENDFILE && op->state == WAITING) {
-        set_file_position(op);
-    }
-    finish(op); /* escapes */
-    PyErr_Restore(type, value, traceback);
-    return NULL;
-}
-
-PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
-                        "Give the operation up: coroutine.close.");
-
-static PyObject *
-SockOp_close(al_sockop *op, PyObject *Py_UNUSED(ignored))
-{
-    if (op->state == RUNNING) {
-        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
-        return NULL;
-    }
-    finish(op); /* escapes */
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-op_await(PyObject *op)
-{
-    return Py_NewRef(op);
-}
-
-static PyObject *
-get_name(al_sockop *op, void *Py_UNUSED(closure))
-{
-    return PyUnicode_FromString(op->name);
-}
-
-static PyObject *
-get_qualname(al_sockop *op, void *Py_UNUSED(closure))
-{
-    return PyUnicode_FromFormat("EventLoop.%s", op->name);
-}
+static const al_lazy_kind sockop_kind = {"EventLoop", step, leave_table, ended};
 
 static PyObject *
 op_repr(al_sockop *op)
 {
-    static const char *const states[] = {"not started", "running", "waiting", "waiting",
-                                         "done"};
-    if (op->sock == NULL) {
-        return PyUnicode_FromFormat("<%s (%s)>", op->name, states[op->state]);
-    }
-    return PyUnicode_FromFormat("<%s of fd %d (%s)>", op->name, layout(op->sock)->fd,
-                                states[op->state]);
+    const char *state = al_lazy_state_names[op->base.state];
+    return op->base.subject == NULL
+               ? PyUnicode_FromFormat("<%s (%s)>", op->base.name, state)
+               : PyUnicode_FromFormat("<%s of fd %d (%s)>", op->base.name,
+                                      layout(op->base.subject)->fd, state);
 }
 
 /* --- life ------------------------------------------------------------------------------- */
 
 static al_sockop *
-op_alloc(al_loop *loop, al_sockop_kind kind)
+op_alloc(al_loop *loop, al_sockop_kind kind, const char *name)
 {
     al_state *st = loop->st;
-    al_sockop *op = (al_sockop *)st->free_sockops;
+    al_sockop *op = (al_sockop *)al_lazy_alloc(&st->free_sockops, st->SockOp_type, loop,
+                                               &sockop_kind, name);
     if (op != NULL) {
-        st->free_sockops = op->arg;
-        st->free_sockop_count--;
-        op->arg = NULL;
-        (void)PyObject_Init((PyObject *)op, st->SockOp_type);
-        Py_DECREF(st->SockOp_type); /* The object in the list had a reference. */
+        op->operation = (uint8_t)kind;
+        op->size = op->position = 0;
+        op->fd = op->file = -1;
     }
-    else {
-        op = PyObject_GC_New(al_sockop, st->SockOp_type);
-        if (op == NULL) {
-            return NULL;
-        }
-        memset((char *)op + sizeof(PyObject), 0, sizeof(*op) - sizeof(PyObject));
-#if PY_VERSION_HEX >= 0x030E0000
-        op->frame_state[3] = FRAME_IS_CLEARED;
-#endif
-    }
-    op->loop = (al_loop *)Py_NewRef((PyObject *)loop);
-    op->kind = (uint8_t)kind;
-    op->name = names[kind];
-    op->state = NEW;
-    op->started = false;
-    op->size = op->position = 0;
-    op->fd = op->file = -1;
     return op;
 }
 
@@ -1056,10 +833,10 @@ PyObject *
 al_sockop_new(al_loop *loop, al_sockop_kind kind, PyObject *sock, PyObject *arg,
               PyObject *extra)
 {
-    al_sockop *op = op_alloc(loop, kind);
+    al_sockop *op = op_alloc(loop, kind, names[kind]);
     if (op != NULL) {
-        op->sock = Py_NewRef(sock);
-        op->arg = Py_XNewRef(arg);
+        op->base.subject = Py_NewRef(sock);
+        op->base.arg = Py_XNewRef(arg);
         op->extra = Py_XNewRef(extra);
         PyObject_GC_Track(op);
     }
@@ -1093,13 +870,12 @@ al_sockop_new_sendfile(al_loop *loop, PyObject *sock, PyObject *file, long long 
 PyObject *
 al_sockop_new_value_steal(al_loop *loop, const char *name, PyObject *value)
 {
-    al_sockop *op = value == NULL ? NULL : op_alloc(loop, AL_SOCKOP_VALUE);
+    al_sockop *op = value == NULL ? NULL : op_alloc(loop, AL_SOCKOP_VALUE, name);
     if (op == NULL) {
         Py_XDECREF(value);
         return NULL;
     }
-    op->name = name;
-    op->arg = value;
+    op->base.arg = value;
     PyObject_GC_Track(op);
     return (PyObject *)op;
 }
@@ -1107,100 +883,24 @@ al_sockop_new_value_steal(al_loop *loop, const char *name, PyObject *value)
 static int
 op_traverse(al_sockop *op, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE(op));
-    Py_VISIT(op->loop);
-    Py_VISIT(op->sock);
-    Py_VISIT(op->arg);
     Py_VISIT(op->extra);
-    Py_VISIT(op->waiter);
-    Py_VISIT(op->future);
     Py_VISIT(op->view.obj);
-    return 0;
-}
-
-static int
-op_clear(al_sockop *op)
-{
-    if (op->loop != NULL) {
-        finish(op);
-    }
-    Py_CLEAR(op->sock);
-    Py_CLEAR(op->loop);
-    return 0;
-}
-
-static void
-op_finalize(PyObject *self)
-{
-    al_sockop *op = (al_sockop *)self;
-    if (op->state != NEW || op->loop == NULL) {
-        return;
-    }
-    PyObject *pending = al_err_take();
-    op->state = DONE;
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                         "coroutine 'EventLoop.%s' was never awaited",
-                         op->name) < 0) { /* escapes */
-        PyErr_WriteUnraisable(self);
-    }
-    al_err_put_steal(pending);
+    return al_lazy_traverse(&op->base, visit, arg);
 }
 
 static void
 op_dealloc(al_sockop *op)
 {
-    PyTypeObject *type = Py_TYPE(op);
-    bool plain = op->state == DONE && op->loop != NULL &&
-                 !PyObject_GC_IsFinalized((PyObject *)op);
-    if (op->state == NEW && PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0) {
-        return; /* Resurrected. */
-    }
-    PyObject_GC_UnTrack(op);
-    if (op->weakrefs != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)op);
-    }
-    al_state *st = op->loop == NULL ? NULL : op->loop->st;
-    (void)op_clear(op); /* escapes */
-    if (plain && st->SockOp_type == type && st->free_sockop_count < AL_FREELIST_MAX) {
-        op->arg = st->free_sockops;
-        st->free_sockops = (PyObject *)op;
-        st->free_sockop_count++;
-        return; /* It keeps its reference to the type. */
-    }
-    PyObject_GC_Del(op);
-    Py_DECREF(type);
+    al_state *st = op->base.loop == NULL ? NULL : op->base.loop->st;
+    bool plain = st != NULL && Py_IS_TYPE(op, st->SockOp_type);
+    al_lazy_dealloc(&op->base, plain ? &st->free_sockops : NULL); /* escapes */
 }
 
 void
 al_sockop_clear_free_list(al_state *st)
 {
-    while (st->free_sockops != NULL) {
-        al_sockop *op = (al_sockop *)st->free_sockops;
-        PyTypeObject *type = Py_TYPE(op);
-        st->free_sockops = op->arg;
-        PyObject_GC_Del(op);
-        Py_DECREF(type);
-    }
-    st->free_sockop_count = 0;
+    al_lazy_clear_list(&st->free_sockops);
 }
-
-static PyMethodDef op_methods[] = {
-    {"send", (PyCFunction)SockOp_send, METH_O, send_doc},
-    {"throw", (PyCFunction)(void (*)(void))SockOp_throw, METH_FASTCALL, throw_doc},
-    {"close", (PyCFunction)SockOp_close, METH_NOARGS, close_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef op_getsets[] = {
-    {"__name__", (getter)get_name, NULL, NULL, NULL},
-    {"__qualname__", (getter)get_qualname, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyMemberDef op_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_sockop, weakrefs), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
 
 static char op_doc[] = PyDoc_STR("An operation on a socket, to be awaited once: what\n"
                                  "loop.sock_recv() and its kin return.");
@@ -1208,16 +908,9 @@ static char op_doc[] = PyDoc_STR("An operation on a socket, to be awaited once: 
 static PyType_Slot op_slots[] = {
     {Py_tp_doc, op_doc},
     {Py_tp_dealloc, op_dealloc},
-    {Py_tp_finalize, op_finalize},
     {Py_tp_traverse, op_traverse},
-    {Py_tp_clear, op_clear},
     {Py_tp_repr, op_repr},
-    {Py_tp_iternext, op_iternext},
-    {Py_tp_methods, op_methods},
-    {Py_tp_getset, op_getsets},
-    {Py_tp_members, op_members},
-    {Py_am_await, op_await},
-    {Py_am_send, op_send},
+    AL_LAZY_SLOTS,
     {0, NULL},
 };
 
@@ -1235,15 +928,15 @@ describe_ready(al_loop *loop, const al_slot *slot, PyObject **callback, PyObject
                PyObject **Py_UNUSED(context))
 {
     const al_sockop *op = (al_sockop *)slot->self;
-    const char *format = op->kind == AL_SOCKOP_CONNECT    ? "_%s_cb"
-                         : op->kind == AL_SOCKOP_SENDFILE ? "%s_impl"
-                                                          : "_%s";
-    PyObject *name = PyUnicode_FromFormat(format, op->name);
+    const char *format = op->operation == AL_SOCKOP_CONNECT    ? "_%s_cb"
+                         : op->operation == AL_SOCKOP_SENDFILE ? "%s_impl"
+                                                               : "_%s";
+    PyObject *name = PyUnicode_FromFormat(format, op->base.name);
     if (name == NULL) {
         return -1;
     }
-    *args = PyTuple_Pack(2, op->future == NULL ? Py_None : op->future,
-                         op->sock == NULL ? Py_None : op->sock);
+    *args = PyTuple_Pack(2, op->base.future == NULL ? Py_None : op->base.future,
+                         op->base.subject == NULL ? Py_None : op->base.subject);
     *callback =
         *args == NULL ? NULL : PyObject_GetAttr((PyObject *)loop, name); /* escapes */
     Py_DECREF(name);

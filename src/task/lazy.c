@@ -1,0 +1,377 @@
+/* lazy.c: see lazy.h. */
+#include "task/lazy.h"
+
+#include <string.h>
+
+#include "task/future.h"
+
+#if PY_VERSION_HEX >= 0x030F0000
+enum { FRAME_IS_CLEARED = 5 };
+#elif PY_VERSION_HEX >= 0x030E0000
+enum { FRAME_IS_CLEARED = 4 };
+#endif
+
+const char *const al_lazy_state_names[] = {"not started", "running", "waiting", "done"};
+
+/* --- waiting -------------------------------------------------------------------------- */
+
+int
+al_lazy_wait(al_lazy *op, PyObject **result)
+{
+    op->future = al_future_new(op->loop);
+    if (op->future == NULL) {
+        return -1;
+    }
+    op->waiter = Py_TYPE(op->future)->tp_as_async->am_await(op->future);
+    if (op->waiter == NULL) {
+        Py_CLEAR(op->future);
+        return -1;
+    }
+    if (PyIter_Send(op->waiter, Py_None, result) != PYGEN_NEXT) {
+        PyErr_SetString(PyExc_RuntimeError, "a new future is done");
+        al_lazy_give_up(op);
+        return -1;
+    }
+    op->started = true;
+    return 0;
+}
+
+void
+al_lazy_give_up(al_lazy *op)
+{
+    Py_CLEAR(op->waiter);
+    Py_CLEAR(op->future);
+}
+
+static void
+stop_waiting(al_lazy *op)
+{
+    if (op->waiter != NULL) {
+        op->kind->woken(op); /* escapes */
+        al_lazy_give_up(op); /* escapes */
+    }
+}
+
+/* Ends the operation, whatever its state; keeps the pending exception.  Escapes. */
+static void
+finish(al_lazy *op)
+{
+    op->state = AL_LAZY_DONE;
+    stop_waiting(op);
+    op->kind->ended(op);
+    Py_CLEAR(op->arg);
+}
+
+PySendResult
+al_lazy_send(al_lazy *op, PyObject *value, PyObject **result)
+{
+    int status = 0;
+    *result = NULL;
+    switch (op->state) {
+    case AL_LAZY_NEW:
+        if (value != Py_None) {
+            PyErr_SetString(PyExc_TypeError,
+                            "can't send non-None value to a just-started coroutine");
+            return PYGEN_ERROR;
+        }
+        op->state = AL_LAZY_RUNNING;
+        break;
+    case AL_LAZY_WAITING: {
+        op->state = AL_LAZY_RUNNING;
+        PySendResult sent = PyIter_Send(op->waiter, value, result); /* escapes */
+        if (sent == PYGEN_NEXT) {
+            op->state = AL_LAZY_WAITING;
+            return PYGEN_NEXT;
+        }
+        status = sent == PYGEN_ERROR ? -1 : 0;
+        stop_waiting(op); /* escapes */
+        Py_CLEAR(*result);
+        break;
+    }
+    case AL_LAZY_RUNNING:
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return PYGEN_ERROR;
+    default:
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return PYGEN_ERROR;
+    }
+    if (status == 0) {
+        status = op->kind->step(op, result); /* escapes */
+        if (status == 0) {
+            op->state = AL_LAZY_WAITING;
+            return PYGEN_NEXT;
+        }
+    }
+    if (status < 0) {
+        PyObject *exc = al_err_take();
+        finish(op); /* escapes */
+        al_err_put_steal(exc);
+        return PYGEN_ERROR;
+    }
+    finish(op); /* escapes */
+    return PYGEN_RETURN;
+}
+
+/* --- the methods of a coroutine ----------------------------------------------------------- */
+
+/* Raises StopIteration(value); steals it. */
+static void
+raise_stop_steal(PyObject *value)
+{
+    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+    Py_DECREF(value);
+    if (stop != NULL) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
+}
+
+PyObject *
+al_lazy_iternext(al_lazy *op)
+{
+    PyObject *result;
+    switch (al_lazy_send(op, Py_None, &result)) {
+    case PYGEN_NEXT:
+        return result;
+    case PYGEN_RETURN:
+        if (result == Py_None) {
+            Py_DECREF(result);
+            return NULL; /* tp_iternext may end without an exception. */
+        }
+        raise_stop_steal(result);
+        return NULL;
+    default:
+        return NULL;
+    }
+}
+
+PyDoc_STRVAR(send_doc, "send($self, value, /)\n--\n\n"
+                       "Start or resume the operation: coroutine.send.");
+
+static PyObject *
+lazy_send(al_lazy *op, PyObject *value)
+{
+    PyObject *result;
+    switch (al_lazy_send(op, value, &result)) {
+    case PYGEN_NEXT:
+        return result;
+    case PYGEN_RETURN:
+        raise_stop_steal(result);
+        return NULL;
+    default:
+        return NULL;
+    }
+}
+
+PyDoc_STRVAR(throw_doc, "throw($self, type, value=None, traceback=None, /)\n--\n\n"
+                        "End the operation with an exception: coroutine.throw.");
+
+static PyObject *
+lazy_throw(al_lazy *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
+    PyObject *traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd",
+                     nargs);
+        return NULL;
+    }
+    if (traceback != NULL && !PyTraceBack_Check(traceback)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "throw() third argument must be a traceback object");
+        return NULL;
+    }
+    if (op->state == AL_LAZY_RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return NULL;
+    }
+    if (op->state == AL_LAZY_DONE) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return NULL;
+    }
+    PyObject *type = args[0];
+    if (PyExceptionInstance_Check(type)) {
+        if (value != NULL) {
+            PyErr_SetString(PyExc_TypeError,
+                            "instance exception may not have a separate value");
+            return NULL;
+        }
+        value = type;
+        type = (PyObject *)Py_TYPE(value);
+    }
+    else if (!PyExceptionClass_Check(type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "exceptions must be classes or instances deriving from "
+                     "BaseException, not %s",
+                     Py_TYPE(type)->tp_name);
+        return NULL;
+    }
+    Py_INCREF(type);
+    Py_XINCREF(value);
+    Py_XINCREF(traceback);
+    finish(op); /* escapes */
+    PyErr_Restore(type, value, traceback);
+    return NULL;
+}
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
+                        "Give the operation up: coroutine.close.");
+
+static PyObject *
+lazy_close(al_lazy *op, PyObject *Py_UNUSED(ignored))
+{
+    if (op->state == AL_LAZY_RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return NULL;
+    }
+    finish(op); /* escapes */
+    Py_RETURN_NONE;
+}
+
+PyObject *
+al_lazy_await(PyObject *op)
+{
+    return Py_NewRef(op);
+}
+
+static PyObject *
+get_name(al_lazy *op, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(op->name);
+}
+
+static PyObject *
+get_qualname(al_lazy *op, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromFormat("%s.%s", op->kind->owner, op->name);
+}
+
+PyMethodDef al_lazy_methods[] = {
+    {"send", (PyCFunction)lazy_send, METH_O, send_doc},
+    {"throw", (PyCFunction)(void (*)(void))lazy_throw, METH_FASTCALL, throw_doc},
+    {"close", (PyCFunction)lazy_close, METH_NOARGS, close_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyGetSetDef al_lazy_getsets[] = {
+    {"__name__", (getter)get_name, NULL, NULL, NULL},
+    {"__qualname__", (getter)get_qualname, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyMemberDef al_lazy_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_lazy, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* --- life ------------------------------------------------------------------------------- */
+
+al_lazy *
+al_lazy_alloc(al_free_list *list, PyTypeObject *type, al_loop *loop,
+              const al_lazy_kind *kind, const char *name)
+{
+    al_lazy *op = (al_lazy *)list->first;
+    if (op != NULL) {
+        list->first = op->arg;
+        list->count--;
+        op->arg = NULL;
+        (void)PyObject_Init((PyObject *)op, type);
+        Py_DECREF(type); /* The object in the list had a reference. */
+    }
+    else {
+        op = PyObject_GC_New(al_lazy, type);
+        if (op == NULL) {
+            return NULL;
+        }
+        memset((char *)op + sizeof(PyObject), 0,
+               (size_t)type->tp_basicsize - sizeof(PyObject));
+#if PY_VERSION_HEX >= 0x030E0000
+        op->frame_state[3] = FRAME_IS_CLEARED;
+#endif
+    }
+    op->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    op->kind = kind;
+    op->name = name;
+    op->state = AL_LAZY_NEW;
+    op->started = false;
+    return op;
+}
+
+int
+al_lazy_traverse(al_lazy *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(op->loop);
+    Py_VISIT(op->subject);
+    Py_VISIT(op->arg);
+    Py_VISIT(op->waiter);
+    Py_VISIT(op->future);
+    return 0;
+}
+
+int
+al_lazy_clear(al_lazy *op)
+{
+    if (op->loop != NULL) {
+        PyObject *pending = al_err_take();
+        finish(op);
+        al_err_put_steal(pending);
+    }
+    Py_CLEAR(op->subject);
+    Py_CLEAR(op->loop);
+    return 0;
+}
+
+void
+al_lazy_finalize(PyObject *self)
+{
+    al_lazy *op = (al_lazy *)self;
+    if (op->state != AL_LAZY_NEW || op->loop == NULL) {
+        return;
+    }
+    PyObject *pending = al_err_take();
+    op->state = AL_LAZY_DONE;
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s.%s' was never awaited",
+                         op->kind->owner, op->name) < 0) { /* escapes */
+        PyErr_WriteUnraisable(self);
+    }
+    al_err_put_steal(pending);
+}
+
+void
+al_lazy_dealloc(al_lazy *op, al_free_list *list)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    bool plain = op->state == AL_LAZY_DONE && op->loop != NULL &&
+                 !PyObject_GC_IsFinalized((PyObject *)op);
+    if (op->state == AL_LAZY_NEW &&
+        PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0) {
+        return; /* Resurrected. */
+    }
+    PyObject_GC_UnTrack(op);
+    if (op->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)op);
+    }
+    (void)al_lazy_clear(op); /* escapes */
+    if (plain && list != NULL && list->count < AL_FREELIST_MAX) {
+        op->arg = list->first;
+        list->first = (PyObject *)op;
+        list->count++;
+        return; /* It keeps its reference to the type. */
+    }
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+}
+
+void
+al_lazy_clear_list(al_free_list *list)
+{
+    while (list->first != NULL) {
+        al_lazy *op = (al_lazy *)list->first;
+        PyTypeObject *type = Py_TYPE(op);
+        list->first = op->arg;
+        PyObject_GC_Del(op);
+        Py_DECREF(type);
+    }
+    list->count = 0;
+}
