@@ -7,6 +7,7 @@
 #include "io/dgram.h"
 #include "io/pipe.h"
 #include "io/server.h"
+#include "io/reader.h"
 #include "io/sockops.h"
 #include "io/stream.h"
 #include "loop/loop.h"
@@ -76,9 +77,9 @@ core_exec(PyObject *module)
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_sockop_init_types(module, st) < 0 ||
-        al_dgram_init_types(module, st) < 0 || al_pipe_init_types(module, st) < 0 ||
-        al_loop_init_types(module, st) < 0 || al_stream_init_type(module, st) < 0 ||
-        al_server_init_type(module, st) < 0) {
+        al_reader_init_types(module, st) < 0 || al_dgram_init_types(module, st) < 0 ||
+        al_pipe_init_types(module, st) < 0 || al_loop_init_types(module, st) < 0 ||
+        al_stream_init_type(module, st) < 0 || al_server_init_type(module, st) < 0) {
         return -1;
     }
     if (PyModule_AddType(module, st->EventLoop_type) < 0 ||
@@ -105,6 +106,7 @@ core_clear(PyObject *module)
     al_handle_clear_free_lists(st);
     al_future_clear_free_lists(st);
     al_sockop_clear_free_list(st);
+    al_reader_clear_free_list(st);
     al_registry_clear(st);
     al_state_clear(st);
     return 0;

@@ -45,16 +45,6 @@ al_state_init(al_state *st)
         return -1;
     }
 #endif
-    st->feed_data = PyObject_GetAttrString(st->StreamReader, "feed_data");
-    st->wakeup_waiter = PyObject_GetAttrString(st->StreamReader, "_wakeup_waiter");
-    st->stream_data_received =
-        PyObject_GetAttrString(st->StreamReaderProtocol, "data_received");
-    st->stream_reader_property =
-        PyObject_GetAttrString(st->StreamReaderProtocol, "_stream_reader");
-    if (st->feed_data == NULL || st->wakeup_waiter == NULL ||
-        st->stream_data_received == NULL || st->stream_reader_property == NULL) {
-        return -1;
-    }
     st->minus_one = PyLong_FromLong(-1);
     st->empty_tuple = PyTuple_New(0);
     st->addrinfo_templates = PyDict_New();
@@ -82,10 +72,10 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
     Py_VISIT(st->handle_run);
     Py_VISIT(st->base_create_task);
     Py_VISIT(st->eager_task_factory);
-    Py_VISIT(st->feed_data);
-    Py_VISIT(st->wakeup_waiter);
-    Py_VISIT(st->stream_data_received);
-    Py_VISIT(st->stream_reader_property);
+    for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
+        Py_VISIT(st->stream_functions[i]);
+    }
+    Py_VISIT(st->adopted_reader);
     return 0;
 }
 
@@ -109,10 +99,10 @@ al_state_clear(al_state *st)
     Py_CLEAR(st->handle_run);
     Py_CLEAR(st->base_create_task);
     Py_CLEAR(st->eager_task_factory);
-    Py_CLEAR(st->feed_data);
-    Py_CLEAR(st->wakeup_waiter);
-    Py_CLEAR(st->stream_data_received);
-    Py_CLEAR(st->stream_reader_property);
+    for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
+        Py_CLEAR(st->stream_functions[i]);
+    }
+    Py_CLEAR(st->adopted_reader);
     Py_CLEAR(st->minus_one);
 }
 

@@ -30,6 +30,9 @@
     X(TaskStep)                                                                        \
     X(TaskSet)                                                                         \
     X(SockOp)                                                                          \
+    X(StopIteration)                                                                   \
+    X(StreamRead)                                                                      \
+    X(StreamReaderMethod)                                                              \
     X(DatagramTransport)                                                               \
     X(Stack)
 
@@ -89,6 +92,8 @@
     X(BufferedProtocol, "asyncio", "BufferedProtocol")                                 \
     X(StreamReader, "asyncio", "StreamReader")                                         \
     X(StreamReaderProtocol, "asyncio", "StreamReaderProtocol")                         \
+    X(IncompleteReadError, "asyncio.exceptions", "IncompleteReadError")                \
+    X(LimitOverrunError, "asyncio.exceptions", "LimitOverrunError")                    \
     X(SSLProtocol, "asyncio.sslproto", "SSLProtocol")                                  \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(socket_type, "socket", "socket")
@@ -135,6 +140,9 @@
     X(_timer_handle_cancelled)                                                         \
     X(_accept_connection2)                                                             \
     X(_attach)                                                                         \
+    X(_exception)                                                                      \
+    X(_maybe_resume_transport)                                                         \
+    X(create_future)                                                                   \
     X(_buffer)                                                                         \
     X(_call_connection_lost)                                                           \
     X(_read_ready)                                                                     \
@@ -171,6 +179,8 @@
 struct al_loop;
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
 
+enum { AL_WATCHED_STREAM_NAMES = 11 }; /* see io/reader.c */
+
 /* Dead objects of one type, chained through a word of their bodies; each keeps the
  * reference to its type. */
 typedef struct {
@@ -194,7 +204,7 @@ typedef struct al_state {
     uint32_t forks; /* forks that this process is the child of */
 
     /* What higher rooms give the scheduler, which includes none of them. */
-    PyCFunction loop_time, loop_call_soon, loop_call_at,
+    PyCFunction loop_time, loop_call_soon, loop_call_at, loop_create_future,
         loop_run_once;                       /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
     int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->dirty */
@@ -211,9 +221,10 @@ typedef struct al_state {
     PyObject
         *addrinfo_templates; /* loop/sockets.c: what getaddrinfo gives for literals */
     PyObject *minus_one;
-    /* asyncio's StreamReader.feed_data and what it and its protocol use, as they were at
-     * import, and the classes' version tags when that was last found still true. */
-    PyObject *feed_data, *wakeup_waiter, *stream_data_received, *stream_reader_property;
+    /* What io/reader.c stands in for and calls, as it was at import, and the classes'
+     * version tags when that was last looked at. */
+    PyObject *stream_functions[AL_WATCHED_STREAM_NAMES];
+    PyObject *adopted_reader; /* the class of adopted readers */
     unsigned int seen_reader_tag, seen_reader_protocol_tag;
     bool streams_intact;
     PyObject *kwnames_context; /* ("context",): for vectorcall */
@@ -231,7 +242,7 @@ typedef struct al_state {
     int free_handle_count[3];
     struct al_future *free_futures[2]; /* [0] Future, [1] Task */
     int free_future_count[2];
-    al_free_list free_sockops;
+    al_free_list free_sockops, free_reads, free_stops;
     int socket_layout; /* 1: the struct of socket.socket is as io/sockops.c believes */
     PyObject *free_iters;
     int free_iter_count;

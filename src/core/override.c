@@ -34,8 +34,9 @@ al_override_refresh(al_loop *loop)
     int time = is_ours(loop, st->str.time, st->loop_time);
     int call_soon = is_ours(loop, st->str.call_soon, st->loop_call_soon);
     int call_at = is_ours(loop, st->str.call_at, st->loop_call_at);
+    int create_future = is_ours(loop, st->str.create_future, st->loop_create_future);
     int run_once = is_ours(loop, st->str._run_once, st->loop_run_once);
-    if (time < 0 || call_soon < 0 || call_at < 0 || run_once < 0) {
+    if (time < 0 || call_soon < 0 || call_at < 0 || create_future < 0 || run_once < 0) {
         return -1;
     }
     PyObject *run = PyObject_GetAttr(st->asyncio_Handle, st->str._run); /* escapes */
@@ -46,6 +47,7 @@ al_override_refresh(al_loop *loop)
     loop->until_check = 0;
     loop->own_call_soon = !call_soon;
     loop->own_call_at = !call_at;
+    loop->own_create_future = !create_future;
     loop->own_run_once = !run_once;
     loop->handle_patched = run != st->handle_run;
     Py_DECREF(run);
@@ -64,7 +66,7 @@ al_override_setattr(PyObject *self, PyObject *name, PyObject *value)
     const al_state *st = loop->st;
     if (st != NULL && PyUnicode_Check(name)) {
         PyObject *const watched[] = {st->str.time, st->str.call_soon, st->str.call_at,
-                                     st->str._run_once};
+                                     st->str.create_future, st->str._run_once};
         for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++) {
             if (PyUnicode_Compare(name, watched[i]) == 0) {
                 return al_override_refresh(loop);

@@ -1,7 +1,7 @@
 /* override.h: notices when somebody replaces a method that C would bypass.
  *
  * A subclass, an instance attribute or a test's patch may replace loop.time,
- * loop.call_soon, loop.call_at or loop._run_once, and tools patch asyncio.Handle._run.
+ * loop.call_soon, loop.call_at, loop.create_future or loop._run_once, and tools patch asyncio.Handle._run.
  * CPython renews a type's version tag at each change of the type or of a base, so
  * comparing two tags per iteration is enough for classes; assignments to the instance
  * pass through al_override_setattr. */

@@ -65,11 +65,12 @@ typedef struct al_loop {
     /* Overrides: see override.h. */
     unsigned int seen_type_tag;
     unsigned int seen_handle_tag;
-    bool own_time;       /* loop.time is not ours */
-    bool own_call_soon;  /* loop.call_soon is not ours */
-    bool own_call_at;    /* loop.call_at is not ours */
-    bool own_run_once;   /* loop._run_once is not ours */
-    bool handle_patched; /* asyncio.Handle._run is not the one found at import */
+    bool own_time;          /* loop.time is not ours */
+    bool own_call_soon;     /* loop.call_soon is not ours */
+    bool own_call_at;       /* loop.call_at is not ours */
+    bool own_create_future; /* loop.create_future is not ours */
+    bool own_run_once;      /* loop._run_once is not ours */
+    bool handle_patched;    /* asyncio.Handle._run is not the one found at import */
 
     /* Debug mode: see debug.h. */
     unsigned debug;         /* switches AL_DEBUG_*, 0 outside debug mode */

@@ -4,10 +4,11 @@
 #ifndef AL_IO_PROTOCOL_H
 #define AL_IO_PROTOCOL_H
 
-#include "base/state.h"
+#include "core/sched.h"
 #include "io/sink.h"
 
-/* The sink for a protocol, or NULL with an exception. */
-const al_sink *al_protocol_sink(al_state *st, PyObject *protocol);
+/* The sink for a protocol of the loop (NULL: of none any more), or NULL with an
+ * exception.  Escapes. */
+const al_sink *al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol);
 
 #endif

@@ -1403,7 +1403,7 @@ static int
 set_protocol(al_stream *self, PyObject *protocol)
 {
     al_state *st = PyType_GetModuleState(Py_TYPE(self));
-    const al_sink *sink = al_protocol_sink(st, protocol); /* escapes */
+    const al_sink *sink = al_protocol_sink(st, self->loop, protocol); /* escapes */
     if (sink == NULL) {
         return -1;
     }

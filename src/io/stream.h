@@ -46,11 +46,12 @@ typedef struct al_stream {
     PyObject *protocol;
     PyObject *weakrefs;
     const al_sink *sink;
-    PyObject *server;   /* a Server that has us attached, or NULL */
-    al_io *io;          /* NULL once lost */
-    PyObject *sock;     /* owns the descriptor, or NULL: we do */
-    const int *sock_fd; /* the number inside `sock`: -1 if somebody closed it */
-    int fd;             /* stays readable in repr once lost */
+    struct al_read *read_op; /* a read() of io/reader.c that waits for data, or NULL */
+    PyObject *server;        /* a Server that has us attached, or NULL */
+    al_io *io;               /* NULL once lost */
+    PyObject *sock;          /* owns the descriptor, or NULL: we do */
+    const int *sock_fd;      /* the number inside `sock`: -1 if somebody closed it */
+    int fd;                  /* stays readable in repr once lost */
     int conn_lost;
     bool fd_open;
     bool registered;       /* the watcher has been set for this file */

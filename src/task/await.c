@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "task/future.h"
+#include "task/stop.h"
 
 typedef struct {
     PyObject_HEAD
@@ -131,21 +132,6 @@ await_am_send(PyObject *op, PyObject *Py_UNUSED(sent), PyObject **result)
     return status;
 }
 
-/* Raises StopIteration(value).  A tuple or an exception must be wrapped by hand. */
-static void
-raise_stop_iteration(PyObject *value)
-{
-    if (!PyTuple_Check(value) && !PyExceptionInstance_Check(value)) {
-        PyErr_SetObject(PyExc_StopIteration, value);
-        return;
-    }
-    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-    if (stop != NULL) {
-        PyErr_SetObject(PyExc_StopIteration, stop);
-        Py_DECREF(stop);
-    }
-}
-
 static PyObject *
 await_iternext(al_await *self)
 {
@@ -155,7 +141,7 @@ await_iternext(al_await *self)
         return Py_NewRef(value);
     case PYGEN_RETURN:
         if (value != Py_None) {
-            raise_stop_iteration(value);
+            al_stop_raise_steal(PyType_GetModuleState(Py_TYPE(self)), Py_NewRef(value));
         }
         return NULL;
     default:
@@ -169,11 +155,18 @@ PyDoc_STRVAR(send_doc, "send($self, value, /)\n--\n\n"
 static PyObject *
 FutureIter_send(al_await *self, PyObject *Py_UNUSED(value))
 {
-    PyObject *result = await_iternext(self);
-    if (result == NULL && !PyErr_Occurred()) {
-        PyErr_SetNone(PyExc_StopIteration); /* only tp_iternext may leave it out */
+    PyObject *value;
+    switch (turn(self, &value)) {
+    case PYGEN_NEXT:
+        return Py_NewRef(value);
+    case PYGEN_RETURN:
+        Py_INCREF(value);
+        al_stop_raise(value);
+        Py_DECREF(value);
+        return NULL;
+    default:
+        return NULL;
     }
-    return result;
 }
 
 PyDoc_STRVAR(throw_doc, "throw($self, typ, val=None, tb=None, /)\n--\n\n"

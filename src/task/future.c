@@ -10,6 +10,7 @@
 #include "core/stack.h"
 #include "core/report.h"
 #include "task/await.h"
+#include "task/stop.h"
 #include "task/registry.h"
 #include "task/task.h"
 
@@ -205,6 +206,7 @@ al_future_clear_free_lists(al_state *st)
         st->free_future_count[kind] = AL_FREELIST_MAX;
     }
     al_await_clear_free_list(st);
+    al_stop_clear_free_list(st);
 }
 
 /* asyncio.get_event_loop() by the events module, as asyncio's own constructor. */
@@ -1522,5 +1524,5 @@ al_future_init_types(PyObject *module, al_state *st)
     if (al_debug_describe(st, al_future_call_run, describe_call, 0) < 0) {
         return -1;
     }
-    return al_await_init_types(module, st);
+    return al_stop_init_type(module, st) < 0 ? -1 : al_await_init_types(module, st);
 }

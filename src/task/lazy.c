@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "task/future.h"
+#include "task/stop.h"
 
 #if PY_VERSION_HEX >= 0x030F0000
 enum { FRAME_IS_CLEARED = 5 };
@@ -114,18 +115,6 @@ al_lazy_send(al_lazy *op, PyObject *value, PyObject **result)
 
 /* --- the methods of a coroutine ----------------------------------------------------------- */
 
-/* Raises StopIteration(value); steals it. */
-static void
-raise_stop_steal(PyObject *value)
-{
-    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-    Py_DECREF(value);
-    if (stop != NULL) {
-        PyErr_SetObject(PyExc_StopIteration, stop);
-        Py_DECREF(stop);
-    }
-}
-
 PyObject *
 al_lazy_iternext(al_lazy *op)
 {
@@ -138,7 +127,7 @@ al_lazy_iternext(al_lazy *op)
             Py_DECREF(result);
             return NULL; /* tp_iternext may end without an exception. */
         }
-        raise_stop_steal(result);
+        al_stop_raise_steal(PyType_GetModuleState(Py_TYPE(op)), result);
         return NULL;
     default:
         return NULL;
@@ -156,7 +145,8 @@ lazy_send(al_lazy *op, PyObject *value)
     case PYGEN_NEXT:
         return result;
     case PYGEN_RETURN:
-        raise_stop_steal(result);
+        al_stop_raise(result);
+        Py_DECREF(result);
         return NULL;
     default:
         return NULL;

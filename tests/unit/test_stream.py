@@ -254,7 +254,8 @@ async def stream_of(loop, peer_data, **kwargs):
 def test_stream_readers_are_fed(run, loop):
     async def main():
         reader, writer, theirs = await stream_of(loop, b"line\nrest")
-        assert type(reader) is asyncio.StreamReader
+        assert isinstance(reader, asyncio.StreamReader)
+        assert type(reader).__name__ == "StreamReader"
         assert await reader.readline() == b"line\n"
         assert await reader.readexactly(4) == b"rest"
         theirs.close()
