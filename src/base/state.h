@@ -179,7 +179,7 @@
 struct al_loop;
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
 
-enum { AL_WATCHED_STREAM_NAMES = 11 }; /* see io/reader.c */
+enum { AL_WATCHED_STREAM_NAMES = 13 }; /* see io/reader.c */
 
 /* Dead objects of one type, chained through a word of their bodies; each keeps the
  * reference to its type. */

@@ -260,7 +260,8 @@ receive_for(al_stream *stream, PyObject *reader, PyObject *waiter)
     size_t wanted = al_reader_wants(stream, reader, waiter);
     size_t size = direct_size(stream);
     int status;
-    if (size > 0 && size <= wanted) {
+    if (size > 0 && wanted >= DIRECT_FROM) {
+        size = size < wanted ? size : wanted;
         PyObject *data = receive_directly(stream, size, &status);
         return data == NULL ? status
                : al_reader_hand_steal(stream, data) < 0 /* escapes */
@@ -295,22 +296,13 @@ reader_readable(al_stream *stream)
     return status;
 }
 
-/* What was handed to a read() belongs into the buffer when the end is seen before it. */
-static int
-reader_eof(al_stream *stream, bool *keep_open)
-{
-    if (al_reader_settle(stream) < 0) {
-        return al_stream_fatal(stream, EOF_RECEIVED_FAILED);
-    }
-    return protocol_eof(stream, keep_open); /* escapes */
-}
-
 /* --- the sinks ---------------------------------------------------------------------------- */
 
-#define COMMON protocol_connected, protocol_lost, protocol_pause, protocol_resume
-static const al_sink data_sink = {data_readable, protocol_eof, COMMON};
-static const al_sink buffer_sink = {buffer_readable, protocol_eof, COMMON};
-static const al_sink reader_sink = {reader_readable, reader_eof, COMMON};
+#define COMMON                                                                         \
+    protocol_eof, protocol_connected, protocol_lost, protocol_pause, protocol_resume
+static const al_sink data_sink = {data_readable, COMMON};
+static const al_sink buffer_sink = {buffer_readable, COMMON};
+static const al_sink reader_sink = {reader_readable, COMMON};
 #undef COMMON
 
 const al_sink *

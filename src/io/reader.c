@@ -13,8 +13,12 @@ typedef enum {
     READUNTIL,
     READEXACTLY,
     EXCEPTION,
+    /* asyncio's, after what a read() was given is back in the buffer: */
+    FEED_DATA,
+    FEED_EOF,
+    AT_EOF,
 } al_read_method;
-enum { METHODS = EXCEPTION + 1 };
+enum { METHODS = AT_EOF + 1 };
 
 /* What a reader has as StreamReader.__init__ leaves it; more attributes than these may
  * be methods that somebody has replaced. */
@@ -25,6 +29,7 @@ typedef struct al_read {
     al_stream *stream; /* owned: its `read_op` is this, or NULL */
     PyObject *data;    /* what a read() was given past the buffer, or NULL */
     Py_ssize_t size;   /* bytes asked for */
+    Py_ssize_t most;   /* that may be given past the buffer, while `stream` is set */
     Py_ssize_t offset; /* of the buffer that hold no separator */
     uint8_t method;
 } al_read;
@@ -42,7 +47,8 @@ typedef struct {
 static const char *const names[METHODS] = {
     [READ] = "read",           [READLINE] = "readline",
     [READUNTIL] = "readuntil", [READEXACTLY] = "readexactly",
-    [EXCEPTION] = "exception",
+    [EXCEPTION] = "exception", [FEED_DATA] = "feed_data",
+    [FEED_EOF] = "feed_eof",   [AT_EOF] = "at_eof",
 };
 
 /* --- whether asyncio is as we know it ------------------------------------------------------ */
@@ -50,12 +56,21 @@ static const char *const names[METHODS] = {
 /* What C stands in for, as al_read_method counts it, and then what that would call: of
  * the reader, and of the protocol that feeds it. */
 static const char *const watched[AL_WATCHED_STREAM_NAMES] = {
-    "read",           "readline",       "readuntil",
-    "readexactly",    "exception",      "feed_data",
-    "_wakeup_waiter", "_wait_for_data", "_maybe_resume_transport",
-    "data_received",  "_stream_reader",
+    "read",
+    "readline",
+    "readuntil",
+    "readexactly",
+    "exception",
+    "feed_data",
+    "feed_eof",
+    "at_eof",
+    "_wakeup_waiter",
+    "_wait_for_data",
+    "_maybe_resume_transport",
+    "data_received",
+    "_stream_reader",
 };
-enum { FEED_DATA = METHODS, DATA_RECEIVED = AL_WATCHED_STREAM_NAMES - 2 };
+enum { DATA_RECEIVED = AL_WATCHED_STREAM_NAMES - 2 };
 
 /* Where a replacement would be seen: the adopted class inherits all but the methods. */
 static PyObject *
@@ -81,11 +96,17 @@ streams_intact(al_state *st)
     st->streams_intact = true;
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
         PyObject *found = PyObject_GetAttrString(owner(st, i), watched[i]);
-        if (found == NULL) {
-            PyErr_Clear(); /* It has been deleted. */
+        PyObject *ours = i >= METHODS
+                             ? Py_NewRef(Py_None)
+                             : PyObject_GetAttrString(st->adopted_reader, names[i]);
+        bool same = found == st->stream_functions[i] && ours != NULL &&
+                    (i >= METHODS || Py_IS_TYPE(ours, st->StreamReaderMethod_type));
+        if (!same) {
+            PyErr_Clear(); /* One that was deleted. */
         }
-        st->streams_intact = st->streams_intact && found == st->stream_functions[i];
+        st->streams_intact = st->streams_intact && same;
         Py_XDECREF(found);
+        Py_XDECREF(ours);
     }
     st->seen_reader_tag = reader->tp_version_tag;
     st->seen_reader_protocol_tag = protocol->tp_version_tag;
@@ -97,6 +118,18 @@ is_reader(const al_state *st, PyObject *obj)
 {
     return Py_IS_TYPE(obj, (PyTypeObject *)st->adopted_reader) ||
            Py_IS_TYPE(obj, (PyTypeObject *)st->StreamReader);
+}
+
+/* Whether the instance has an attribute of its own, or no memory to look. */
+static bool
+has_own(PyObject *obj, PyObject *name)
+{
+    PyObject *dict = PyObject_GenericGetDict(obj, NULL);
+    int found = dict == NULL                          ? -1
+                : PyDict_GET_SIZE(dict) <= ATTRIBUTES ? 0
+                                                      : PyDict_Contains(dict, name);
+    Py_XDECREF(dict);
+    return found != 0;
 }
 
 /* The instance has no attribute that stands in for one of the methods from `first` on. */
@@ -165,8 +198,7 @@ al_reader_find(al_state *st, PyObject *protocol, PyObject **waiter)
     if (reader == NULL) {
         return NULL;
     }
-    if (!is_reader(st, reader) ||
-        !al_method_is(reader, st->str.feed_data, st->stream_functions[FEED_DATA]) ||
+    if (!is_reader(st, reader) || has_own(reader, st->str.feed_data) ||
         al_getattr_optional(reader, st->str._waiter, waiter) <= 0) {
         PyErr_Clear(); /* As above. */
         Py_CLEAR(reader);
@@ -277,8 +309,9 @@ put_back(al_read *op)
     return status;
 }
 
-int
-al_reader_settle(al_stream *stream)
+/* What a read() was given and has not returned goes into the buffer.  0 or -1. */
+static int
+settle(al_stream *stream)
 {
     al_read *op = stream->read_op;
     return op == NULL || op->data == NULL ? 0 : put_back(op);
@@ -292,7 +325,7 @@ al_reader_wants(const al_stream *stream, PyObject *reader, PyObject *waiter)
     return op != NULL && op->method == READ && op->base.subject == reader &&
                    op->base.future == waiter &&
                    ((al_future *)waiter)->state == AL_FUTURE_PENDING
-               ? (size_t)op->size
+               ? (size_t)op->most
                : 0;
 }
 
@@ -320,7 +353,7 @@ al_reader_feed(al_stream *stream, PyObject *reader, PyObject *waiter, const char
     al_state *st = stream->loop->st;
     PyObject *limit = NULL, *buffer = NULL;
     int status = -1;
-    if (al_reader_settle(stream) < 0) {
+    if (settle(stream) < 0) {
         return -1;
     }
     buffer = buffer_of(st, reader);
@@ -480,6 +513,28 @@ raise_overrun(al_read *op, PyObject *dict, PyObject *buffer, const char *message
     return -1;
 }
 
+/* A read() waits: its stream may give it what would not make the buffer too full. */
+static void
+expect_data(al_read *op, PyObject *dict)
+{
+    al_state *st = op->base.loop->st;
+    PyObject *transport = attribute(dict, st->str._transport);
+    PyObject *limit = attribute(dict, st->str._limit);
+    Py_ssize_t most =
+        limit != NULL && PyLong_CheckExact(limit) ? PyLong_AsSsize_t(limit) : -1;
+    if (most > 0 && transport != NULL &&
+        Py_IS_TYPE(transport, st->SocketTransport_type) &&
+        ((al_stream *)transport)->read_op == NULL) {
+        most = most > PY_SSIZE_T_MAX / 2 ? PY_SSIZE_T_MAX : 2 * most;
+        op->most = op->size < most ? op->size : most;
+        op->stream = (al_stream *)Py_NewRef(transport);
+        op->stream->read_op = op;
+    }
+    Py_XDECREF(limit);
+    Py_XDECREF(transport);
+    PyErr_Clear(); /* Without a stream it takes its data from the buffer. */
+}
+
 /* Mirrors StreamReader._wait_for_data: *result is the future to yield.  0 or -1. */
 static int
 wait(al_read *op, PyObject *dict, PyObject **result)
@@ -517,14 +572,7 @@ wait(al_read *op, PyObject *dict, PyObject **result)
         return -1;
     }
     if (op->method == READ) {
-        PyObject *transport = attribute(dict, st->str._transport);
-        if (transport != NULL && Py_IS_TYPE(transport, st->SocketTransport_type) &&
-            ((al_stream *)transport)->read_op == NULL) {
-            op->stream = (al_stream *)Py_NewRef(transport);
-            op->stream->read_op = op;
-        }
-        Py_XDECREF(transport);
-        PyErr_Clear(); /* Without one it takes its data from the buffer. */
+        expect_data(op, dict);
     }
     return 0;
 }
@@ -801,9 +849,28 @@ parse(al_read_method method, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t
             return PyBytes_GET_SIZE(args[0]) > 0;
         }
         return nargs == 0;
-    default:
+    case READLINE:
+    case EXCEPTION:
         return nargs == 0;
+    default:
+        return 1;
     }
+}
+
+/* The same for a reader, whoever feeds it. */
+static int
+settle_reader(al_state *st, PyObject *reader, PyObject *dict)
+{
+    PyObject *transport = attribute(dict, st->str._transport);
+    int status = transport == NULL ? -1 : 0;
+    if (transport != NULL && Py_IS_TYPE(transport, st->SocketTransport_type)) {
+        const al_read *op = ((al_stream *)transport)->read_op;
+        if (op != NULL && op->base.subject == reader) {
+            status = settle((al_stream *)transport);
+        }
+    }
+    Py_XDECREF(transport);
+    return status;
 }
 
 /* What the method returns, or NULL without exception if asyncio's function has to be
@@ -821,6 +888,11 @@ call_in_c(al_reader_method *self, PyObject *reader, PyObject *const *args,
     }
     PyObject *dict = PyObject_GenericGetDict(reader, NULL);
     if (dict == NULL) {
+        return NULL;
+    }
+    if (self->method >= FEED_DATA) {
+        (void)settle_reader(st, reader, dict);
+        Py_DECREF(dict);
         return NULL;
     }
     if (self->method == EXCEPTION) {
@@ -848,6 +920,40 @@ call_in_c(al_reader_method *self, PyObject *reader, PyObject *const *args,
     return (PyObject *)op;
 }
 
+/* What super().<name>(...) would call: asyncio's function, or what has replaced it. */
+static PyObject *
+call_asyncios(al_reader_method *self, PyObject *const *args, size_t nargsf,
+              PyObject *kwnames)
+{
+    const al_state *st = self->st;
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    PyTypeObject *base = (PyTypeObject *)st->StreamReader;
+    PyObject *name = PyUnicode_InternFromString(names[self->method]);
+    PyObject *found = name == NULL ? NULL : Py_XNewRef(_PyType_Lookup(base, name));
+    PyObject *result = NULL;
+    if (found == NULL && name != NULL) {
+        PyErr_Format(PyExc_AttributeError,
+                     "type object 'StreamReader' has no attribute %R", name);
+    }
+    else if (found != NULL && (found == self->function || nargs == 0)) {
+        result = PyObject_Vectorcall(found, args, nargsf, kwnames); /* escapes */
+    }
+    else if (found != NULL) {
+        descrgetfunc get = Py_TYPE(found)->tp_descr_get;
+        PyObject *bound = get == NULL ? Py_NewRef(found)
+                                      : get(found, args[0],
+                                            (PyObject *)Py_TYPE(args[0])); /* escapes */
+        if (bound != NULL) {
+            result = PyObject_Vectorcall(bound, args + 1, (size_t)(nargs - 1),
+                                         kwnames); /* escapes */
+            Py_DECREF(bound);
+        }
+    }
+    Py_XDECREF(found);
+    Py_XDECREF(name);
+    return result;
+}
+
 static PyObject *
 method_vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf,
                   PyObject *kwnames)
@@ -860,7 +966,7 @@ method_vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf,
             return result;
         }
     }
-    return PyObject_Vectorcall(self->function, args, nargsf, kwnames); /* escapes */
+    return call_asyncios(self, args, nargsf, kwnames); /* escapes */
 }
 
 static PyObject *
@@ -914,6 +1020,25 @@ method_dealloc(al_reader_method *self)
     Py_DECREF(type);
 }
 
+/* The two attributes that every type has of its own. */
+static PyObject *
+method_get_doc(al_reader_method *self, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(self->function, "__doc__");
+}
+
+static PyObject *
+method_get_module(al_reader_method *self, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(self->function, "__module__");
+}
+
+static PyGetSetDef method_getsets[] = {
+    {"__doc__", (getter)method_get_doc, NULL, NULL, NULL},
+    {"__module__", (getter)method_get_module, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef method_members[] = {
     {"__wrapped__", T_OBJECT, offsetof(al_reader_method, function), READONLY, NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(al_reader_method, dict), READONLY, NULL},
@@ -923,15 +1048,11 @@ static PyMemberDef method_members[] = {
 };
 
 static PyType_Slot method_slots[] = {
-    {Py_tp_dealloc, method_dealloc},
-    {Py_tp_traverse, method_traverse},
-    {Py_tp_clear, method_clear},
-    {Py_tp_repr, method_repr},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_descr_get, method_get},
-    {Py_tp_getattro, method_getattro},
-    {Py_tp_members, method_members},
-    {0, NULL},
+    {Py_tp_dealloc, method_dealloc},   {Py_tp_traverse, method_traverse},
+    {Py_tp_clear, method_clear},       {Py_tp_repr, method_repr},
+    {Py_tp_call, PyVectorcall_Call},   {Py_tp_descr_get, method_get},
+    {Py_tp_getattro, method_getattro}, {Py_tp_members, method_members},
+    {Py_tp_getset, method_getsets},    {0, NULL},
 };
 
 static PyType_Spec method_spec = {
@@ -998,7 +1119,7 @@ make_class(al_state *st)
     for (int i = 0; i < METHODS; i++) {
         PyObject *method = make_method(st, (al_read_method)i);
         if (method == NULL ||
-            (i != EXCEPTION && mark_as_coroutine_function(method) < 0) ||
+            (i < EXCEPTION && mark_as_coroutine_function(method) < 0) ||
             PyDict_SetItemString(dict, names[i], method) < 0) {
             Py_XDECREF(method);
             goto done;

@@ -3,7 +3,9 @@
  * A reader of exactly asyncio's class, behind a StreamReaderProtocol of exactly asyncio's
  * class, on a transport of ours is adopted: its __class__ becomes a subclass of the same
  * name whose read, readline, readuntil, readexactly and exception are in C.  What the
- * first four return are lazy awaitables (task/lazy.h).  The state stays where asyncio
+ * first four return are lazy awaitables (task/lazy.h).  A read() that waits is given
+ * what arrives past the buffer; should anything else come between before its task runs
+ * (more data, the end, cancellation), that goes into the buffer after all.  The state stays where asyncio
  * has it, in the instance's attributes: whoever looks there, feeds a reader by hand or
  * calls asyncio's functions unbound sees no difference.
  *
@@ -37,8 +39,5 @@ size_t al_reader_wants(const al_stream *stream, PyObject *reader, PyObject *wait
 /* Gives it a bytes object; steals that, which may be NULL with an exception.  0 or -1.
  * Escapes. */
 int al_reader_hand_steal(al_stream *stream, PyObject *data);
-/* What a read() was given and has not returned yet goes back to the front of the
- * reader's buffer.  0 or -1. */
-int al_reader_settle(al_stream *stream);
 
 #endif
