@@ -129,8 +129,8 @@ def test_sockets_and_streams(driven, pair):
     ours, theirs = pair
 
     async def main():
-        driven.call_later(0.001, theirs.send, b"late")
-        assert await driven.sock_recv(ours, 10) == b"late"
+        driven.call_later(0.001, theirs.send, b"x")
+        assert await driven.sock_recv(ours, 10) == b"x"
 
         async def serve(reader, writer):
             writer.write((await reader.readline()).upper())
@@ -276,14 +276,14 @@ def test_a_nested_loop_sends_what_the_outer_slot_wrote(nesting):
         server = await nesting.create_server(Server, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
         transport, client = await nesting.create_connection(Client, *address)
-        transport.write(b"hello")
+        transport.write(b"x")
         nesting.nest(client.done)
         transport.close()
         server.close()
         await asyncio.sleep(0.001)
 
     nesting.run_until_complete(asyncio.wait_for(main(), 20))
-    assert b"".join(answers) == b"hello!"
+    assert b"".join(answers) == b"x!"
 
 
 def test_more_data_for_a_protocol_that_nests(nesting):
@@ -597,9 +597,9 @@ def test_a_pump_of_stop_and_run_forever(loop, pair):
     running = loop.create_task(task())
     for frame in range(10_000):
         if frame == 5:
-            theirs.send(b"input")
+            theirs.send(b"x")
         loop.stop()
         loop.run_forever()
         if running.done():
             break
-    assert seen == [0, 1, 2, b"input"]
+    assert seen == [0, 1, 2, b"x"]
