@@ -46,7 +46,7 @@ class WatchedFiles(Mapping):
 
 
 class LibevSelector(selectors.BaseSelector):
-    """The loop's selector as asyncio's code sees it: to look at and to close.
+    """The loop's selector as asyncio's code sees it: to wait, to look at, to close.
 
     The C type owns the libev selector and fills it through add_reader and
     add_writer. asyncio reads the class name for its "Using selector" message.
@@ -63,11 +63,18 @@ class LibevSelector(selectors.BaseSelector):
 
     register = unregister = modify = _refuse
 
-    def select(self, timeout: float | None = None) -> NoReturn:
-        raise RuntimeError(
-            "an aioloop loop waits in its own _run_once(): a replacement that calls"
-            " select(), such as nest_asyncio's, does not work on it"
-        )
+    def select(
+        self, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, for a program that has an iteration of its own, such as nest_asyncio's.
+
+        What is ready, and every timer that is due, goes to the loop's ``_ready``, so
+        there are no events to return. It waits no longer than the next timer allows.
+        """
+        if self._loop is None:
+            raise RuntimeError("Event loop is closed")
+        self._loop._select(timeout)
+        return []
 
     def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey] | None:
         """Return the watched files, or None once the loop is closed."""

@@ -19,6 +19,7 @@
     X(WritePipeTransport)                                                              \
     X(EventLoop)                                                                       \
     X(QueueView)                                                                       \
+    X(SlotHandle)                                                                      \
     X(SocketTransport)                                                                 \
     X(Listener)                                                                        \
     X(Handle)                                                                          \

@@ -25,6 +25,17 @@ al_context_leave_idle(al_loop *loop)
     }
 }
 
+PyObject *
+al_context_enter_copy(PyObject *context)
+{
+    PyErr_Clear(); /* "cannot enter context: it is already entered" */
+    PyObject *copy = PyContext_Copy(context);
+    if (copy != NULL && PyContext_Enter(copy) < 0) {
+        Py_CLEAR(copy);
+    }
+    return copy;
+}
+
 int
 al_context_enter(al_loop *loop, PyObject **place, PyObject **entered)
 {
@@ -35,8 +46,10 @@ al_context_enter(al_loop *loop, PyObject **place, PyObject **entered)
         return -1;
     }
     if (AL_UNLIKELY(PyContext_Enter(context) < 0)) {
-        Py_DECREF(context);
-        return -1;
+        Py_SETREF(context, al_context_enter_copy(context));
+        if (context == NULL) {
+            return -1;
+        }
     }
     *entered = context;
     return 0;

@@ -56,7 +56,14 @@ int al_context_capture(PyObject **context);
 /* Leaves the idle context; there is one, and no exception is pending. */
 void al_context_leave_idle(al_loop *loop);
 
-/* Enters the context kept in *place; *entered is for al_context_leave.  0 or -1. */
+/* Enters a copy of a context that could not be entered, with that exception pending:
+ * somebody who runs in it has a loop run inside of himself.  asyncio's transports report
+ * an error then, and read and write nothing until the context is left.  New reference, or
+ * NULL with an exception. */
+PyObject *al_context_enter_copy(PyObject *context);
+
+/* Enters the context kept in *place, or a copy as above; *entered is for
+ * al_context_leave.  0 or -1. */
 int al_context_enter(al_loop *loop, PyObject **place, PyObject **entered);
 /* Leaves it; a pending exception stays pending.  `place` is the same as before, and what
  * holds it must be alive.  0, or -1 with an exception. */

@@ -271,9 +271,8 @@ describe_by_method(const struct al_describer *entry, const al_slot *slot,
     return *callback == NULL ? -1 : 0;
 }
 
-/* The Handle that asyncio would have made for the slot. */
-static PyObject *
-make_handle(al_loop *loop, const al_slot *slot, PyObject *note)
+PyObject *
+al_debug_handle_of(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     al_state *st = loop->st;
     PyObject *callback = NULL, *args = NULL, *context = NULL, *handle = NULL;
@@ -312,7 +311,7 @@ al_debug_current_handle(al_loop *loop)
     if (al_handle_is_run_by(slot->run)) {
         return Py_NewRef(slot->self);
     }
-    PyObject *handle = make_handle(loop, slot, loop->running_note); /* escapes */
+    PyObject *handle = al_debug_handle_of(loop, slot, loop->running_note); /* escapes */
     if (handle != NULL && loop->current_handle == NULL && loop->running == slot) {
         loop->current_handle = Py_NewRef(handle);
     }

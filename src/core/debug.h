@@ -84,6 +84,10 @@ int al_debug_polled(struct al_loop *loop, int64_t timeout, int64_t took);
  * reference. */
 PyObject *al_debug_current_handle(struct al_loop *loop);
 
+/* The Handle that asyncio would have in the place of a slot that is none; `note` may be
+ * NULL.  It tells what the slot is and must not be run.  New reference.  Escapes. */
+PyObject *al_debug_handle_of(struct al_loop *loop, const al_slot *slot, PyObject *note);
+
 /* What a Handle for a slot would hold: new references, *args a tuple or NULL, *context
  * a Context or NULL.  0 or -1.  Escapes. */
 typedef int (*al_describe_fn)(struct al_loop *loop, const al_slot *slot,

@@ -26,6 +26,8 @@ enum {
 
 /* epoll and kqueue refuse longer waits on some systems (asyncio waits a day at most). */
 static const double MAXIMUM_WAIT = 24 * 3600.0;
+/* Of time.monotonic; asyncio runs what is due within it. */
+static const double CLOCK_RESOLUTION = 1e-9;
 
 double
 al_sched_now(void)
@@ -194,7 +196,7 @@ gather_by_own_time(al_loop *loop)
         return -1;
     }
     loop->until_check = 0; /* The next iteration comes here again. */
-    return al_timers_collect(loop, now + 1e-9);
+    return al_timers_collect(loop, now + CLOCK_RESOLUTION);
 }
 
 static int
@@ -376,18 +378,88 @@ run_once_by_name(al_loop *loop)
 static inline int
 run_once(al_loop *loop)
 {
-    if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
+    return gather(loop) < 0 ? -1 : run_ready(loop);
+}
+
+/* 0, or -1 with RuntimeError if the selector cannot be asked: a closed loop has none, and
+ * it serves one thread at a time. */
+static int
+check_selector(const al_loop *loop)
+{
+    if (loop->poll == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return -1;
     }
-    return gather(loop) < 0 ? -1 : run_ready(loop);
+    if (loop->polling) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the selector is being waited for in another thread");
+        return -1;
+    }
+    return 0;
 }
 
 int
 al_sched_run_once(al_loop *loop)
 {
+    if (check_selector(loop) < 0 ||
+        (al_override_stale(loop) && al_override_refresh(loop) < 0)) {
+        return -1;
+    }
     al_sched_must_poll(loop);
     int status = run_once(loop);
     al_sched_settle(loop);
+    return status;
+}
+
+int
+al_sched_select(al_loop *loop, int64_t timeout)
+{
+    double now;
+    if (check_selector(loop) < 0) {
+        return -1;
+    }
+    al_sched_settle(loop);
+    if ((loop->dirty != NULL && loop->st->flush_writes(loop) < 0) || /* escapes */
+        al_sched_time(loop, &now) < 0) {                             /* escapes */
+        return -1;
+    }
+    int64_t began = loop->slot_began;
+    int64_t limit = wait_limit(loop, now); /* escapes */
+    if (limit < 0 || (timeout >= 0 && timeout < limit)) {
+        limit = timeout;
+    }
+    if (check_selector(loop) < 0 || poll_selector(loop, limit) < 0 || /* escapes */
+        al_sched_time(loop, &now) < 0) {
+        return -1;
+    }
+    loop->slot_began = loop->in_slot ? began : 0;
+    loop->until_check =
+        0; /* An iteration of ours, if one follows, looks at the clock. */
+    return al_timers_collect(loop, loop->own_time ? now + CLOCK_RESOLUTION : now);
+}
+
+int
+al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
+{
+    /* Python code called us, perhaps out of a slot. */
+    const al_slot *outer = loop->running;
+    PyObject *outer_note = loop->running_note;
+    int64_t outer_began = loop->slot_began;
+    bool nested = loop->in_slot;
+    al_sched_settle(loop);
+    loop->in_slot = true;
+    loop->slot_began = 0;
+    int status =
+        loop->debug ? al_debug_run(loop, slot, note)
+                    : slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) {         /* escapes */
+        status = -1;
+    }
+    al_sched_settle(loop);
+    loop->in_slot = nested;
+    loop->running = outer;
+    loop->running_note = outer_note;
+    loop->slot_began = nested ? outer_began : 0;
     return status;
 }
 
@@ -405,6 +477,10 @@ al_sched_run(al_loop *loop)
     loop->tstate = PyThreadState_Get();
     al_sched_must_poll(loop);
     do {
+        if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
+            status = -1;
+            break;
+        }
         status =
             AL_LIKELY(!loop->own_run_once) ? run_once(loop) : run_once_by_name(loop);
     } while (status == 0 && !loop->stopping);

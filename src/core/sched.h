@@ -2,7 +2,8 @@
  *
  * The sentence to keep: Python code is started from one function only,
  * run_once in sched.c.  The selector, the timers and other threads only put slots into
- * the ready ring; a slot begins with "still wanted?".
+ * the ready ring; a slot begins with "still wanted?".  (A program that drives the loop by
+ * hand starts it itself, slot by slot, through al_sched_run_slot.)
  *
  * Semantics are those of asyncio's BaseEventLoop._run_once: the slots that are ready
  * when an iteration begins run in it, first in first out, and what they schedule runs
@@ -159,5 +160,16 @@ int al_sched_time(al_loop *loop, double *now);
 int al_sched_run(al_loop *loop);
 /* One iteration, with a poll. */
 int al_sched_run_once(al_loop *loop);
+
+/* The two halves of an iteration, for a program that has one of its own (see
+ * loop/drive.h); both may be called from inside a slot.
+ *
+ * Waits for events, `timeout` as in al_poll_wait but not longer than the next timer
+ * allows, nor when something is ready; brings all that is due into the ring.  0 or -1.
+ * Escapes. */
+int al_sched_select(al_loop *loop, int64_t timeout);
+/* Runs a slot that the caller has taken out of the ring and owns, with its note or NULL.
+ * Result as al_run_fn.  Escapes. */
+int al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note);
 
 #endif

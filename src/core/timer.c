@@ -246,6 +246,19 @@ al_timers_collect(al_loop *loop, double now)
     }
 }
 
+al_handle *
+al_timers_first(const al_timers *timers)
+{
+    const al_timer_entry *heap = timers->length > 0 ? timers->heap : NULL;
+    const al_timer_entry *due = al_timers_have_due(timers)
+                                    ? &timers->due[timers->due_head & timers->due_mask]
+                                    : NULL;
+    if (heap == NULL || due == NULL) {
+        return heap != NULL ? heap->handle : due != NULL ? due->handle : NULL;
+    }
+    return before(heap, due) ? heap->handle : due->handle;
+}
+
 bool
 al_timers_next(al_timers *timers, double *when)
 {

@@ -53,6 +53,9 @@ al_timers_have_due(const al_timers *timers)
     return timers->due_head != timers->due_tail;
 }
 
+/* The timer that comes first, cancelled or not.  Borrowed, NULL if there is none. */
+al_handle *al_timers_first(const al_timers *timers);
+
 /* Whether al_timers_collect has anything to do at time `now`. */
 static inline bool
 al_timers_due(const al_timers *timers, double now)

@@ -625,6 +625,9 @@ stream_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     PyObject **place = context_place(self, &self->read_context);
     bool lent = *place == NULL;
     PyObject *entered = al_context_enter_idle(loop, *place);
+    if (AL_UNLIKELY(entered == NULL && !lent)) {
+        entered = al_context_enter_copy(*place);
+    }
     if (AL_UNLIKELY(entered == NULL)) {
         return al_stream_fatal(self, READ_FAILED);
     }

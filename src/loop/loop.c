@@ -15,171 +15,9 @@
 #include "core/signal.h"
 #include "io/sock.h"
 #include "loop/calls.h"
+#include "loop/drive.h"
 #include "loop/net.h"
 #include "loop/sockets.h"
-
-/* --- the queues as asyncio's code sees them ------------------------------------------------ */
-
-/* loop._ready and loop._scheduled: asyncio's methods clear them, append to them, and ask
- * for their length. */
-typedef struct {
-    PyObject_HEAD
-    al_loop *loop;
-    bool timers;
-} al_queue_view;
-
-static PyObject *
-queue_view_new(al_loop *loop, bool timers)
-{
-    al_queue_view *view = PyObject_GC_New(al_queue_view, loop->st->QueueView_type);
-    if (view == NULL) {
-        return NULL;
-    }
-    view->loop = (al_loop *)Py_NewRef((PyObject *)loop);
-    view->timers = timers;
-    PyObject_GC_Track(view);
-    return (PyObject *)view;
-}
-
-static int
-queue_view_traverse(al_queue_view *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->loop);
-    return 0;
-}
-
-static int
-queue_view_clear(al_queue_view *self)
-{
-    Py_CLEAR(self->loop);
-    return 0;
-}
-
-static void
-queue_view_dealloc(al_queue_view *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    (void)queue_view_clear(self);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
-}
-
-static Py_ssize_t
-queue_view_length(al_queue_view *self)
-{
-    const al_timers *timers = &self->loop->timers;
-    return (Py_ssize_t)(self->timers
-                            ? timers->length + (timers->due_tail - timers->due_head)
-                            : al_ring_len(&self->loop->ready));
-}
-
-/* A list of what is queued; a bare slot shows as the object it works for. */
-static PyObject *
-queue_view_list(al_queue_view *self)
-{
-    PyObject *list = PyList_New(0);
-    const al_loop *loop = self->loop;
-    if (list == NULL) {
-        return NULL;
-    }
-    /* Appending allocates and may collect garbage: indices are checked each time. */
-    if (self->timers) {
-        const al_timers *timers = &loop->timers;
-        for (size_t i = 0; i < timers->length; i++) {
-            if (PyList_Append(list, (PyObject *)timers->heap[i].handle) < 0) {
-                goto error;
-            }
-        }
-        for (size_t i = timers->due_head; i != timers->due_tail; i++) {
-            al_handle *handle = timers->due[i & timers->due_mask].handle;
-            if (PyList_Append(list, (PyObject *)handle) < 0) {
-                goto error;
-            }
-        }
-    }
-    else {
-        for (size_t i = 0; i < al_ring_len(&loop->ready); i++) {
-            if (PyList_Append(list, al_ring_at(&loop->ready, i)->self) < 0) {
-                goto error;
-            }
-        }
-    }
-    return list;
-
-error:
-    Py_DECREF(list);
-    return NULL;
-}
-
-static PyObject *
-queue_view_iter(al_queue_view *self)
-{
-    PyObject *list = queue_view_list(self);
-    if (list == NULL) {
-        return NULL;
-    }
-    PyObject *iterator = PyObject_GetIter(list);
-    Py_DECREF(list);
-    return iterator;
-}
-
-static PyObject *
-queue_view_repr(al_queue_view *self)
-{
-    PyObject *list = queue_view_list(self);
-    if (list == NULL) {
-        return NULL;
-    }
-    PyObject *repr = PyUnicode_FromFormat("<%s of %R: %R>",
-                                          self->timers ? "timers" : "ready callbacks",
-                                          self->loop, list);
-    Py_DECREF(list);
-    return repr;
-}
-
-static PyObject *
-QueueView_clear(al_queue_view *self, PyObject *Py_UNUSED(ignored))
-{
-    al_loop *loop = self->loop;
-    Py_INCREF(loop);
-    if (self->timers) {
-        al_timers_clear(&loop->timers); /* escapes */
-    }
-    else {
-        al_ring_clear(&loop->ready); /* escapes */
-    }
-    Py_DECREF(loop);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-QueueView_append(al_queue_view *self, PyObject *handle)
-{
-    return PyObject_CallMethod((PyObject *)self->loop, "_add_callback", "O", handle);
-}
-
-static PyMethodDef queue_view_methods[] = {
-    {"append", (PyCFunction)QueueView_append, METH_O, NULL},
-    {"clear", (PyCFunction)QueueView_clear, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot queue_view_slots[] = {
-    {Py_tp_dealloc, queue_view_dealloc}, {Py_tp_traverse, queue_view_traverse},
-    {Py_tp_clear, queue_view_clear},     {Py_tp_methods, queue_view_methods},
-    {Py_sq_length, queue_view_length},   {Py_tp_iter, queue_view_iter},
-    {Py_tp_repr, queue_view_repr},       {0, NULL},
-};
-
-static PyType_Spec queue_view_spec = {
-    .name = "aioloop._core.QueueView",
-    .basicsize = sizeof(al_queue_view),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = queue_view_slots,
-};
 
 /* --- making and freeing ---------------------------------------------------------------- */
 
@@ -419,10 +257,6 @@ PyDoc_STRVAR(run_once_doc, "_run_once($self, /)\n--\n\n"
 static PyObject *
 EventLoop__run_once(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->poll == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-        return NULL;
-    }
     if (al_sched_run_once(self) < 0) {
         return NULL;
     }
@@ -567,7 +401,7 @@ EventLoop__check_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 EventLoop__close_selector(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->thread_id != 0) {
+    if (self->thread_id != 0 || self->polling) {
         PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
         return NULL;
     }
@@ -728,18 +562,6 @@ set_task_factory(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-get_ready(al_loop *self, void *Py_UNUSED(closure))
-{
-    return queue_view_new(self, false);
-}
-
-static PyObject *
-get_scheduled(al_loop *self, void *Py_UNUSED(closure))
-{
-    return queue_view_new(self, true);
-}
-
-static PyObject *
 get_timer_cancelled_count(al_loop *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromSize_t(self->timers.cancelled);
@@ -764,8 +586,8 @@ static PyGetSetDef loop_getsets[] = {
     {"_current_handle", (getter)get_current_handle, (setter)set_current_handle, NULL,
      NULL},
     {"_task_factory", (getter)get_task_factory, (setter)set_task_factory, NULL, NULL},
-    {"_ready", (getter)get_ready, (setter)ignore_set, NULL, NULL},
-    {"_scheduled", (getter)get_scheduled, (setter)ignore_set, NULL, NULL},
+    {"_ready", (getter)al_drive_get_ready, (setter)ignore_set, NULL, NULL},
+    {"_scheduled", (getter)al_drive_get_scheduled, (setter)ignore_set, NULL, NULL},
     {"_timer_cancelled_count", (getter)get_timer_cancelled_count, (setter)ignore_set,
      NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -801,7 +623,7 @@ static int
 join_methods(al_state *st)
 {
     PyMethodDef *tables[] = {life_methods, al_calls_methods, al_net_methods,
-                             al_sockets_methods};
+                             al_sockets_methods, al_drive_methods};
     size_t total = 0;
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         for (const PyMethodDef *def = tables[i]; def->ml_name != NULL; def++) {
@@ -850,5 +672,5 @@ al_loop_init_types(PyObject *module, al_state *st)
     if (al_state_add_type(module, &st->EventLoop_type, &loop_spec, NULL) < 0) {
         return -1;
     }
-    return al_state_add_type(module, &st->QueueView_type, &queue_view_spec, NULL);
+    return al_drive_init_types(module, st);
 }

@@ -20,6 +20,28 @@ al_registry_next_number(al_state *st)
     return ++st->registry->names;
 }
 
+int
+al_registry_resume_steal(al_loop *loop, PyObject *previous, int status)
+{
+    PyObject *other = NULL;
+    if (previous == NULL) {
+        return status;
+    }
+    PyObject *pending = status < 0 ? al_err_take() : NULL;
+    if (al_registry_swap(loop->st, (PyObject *)loop, previous, &other) < 0) {
+        status = -1;
+        if (pending != NULL) {
+            PyErr_Clear(); /* the complaint: the slot's own exception matters more */
+        }
+    }
+    if (pending != NULL) {
+        al_err_put_steal(pending);
+    }
+    Py_DECREF(previous); /* escapes */
+    Py_XDECREF(other);
+    return status;
+}
+
 #if PY_VERSION_HEX < 0x030E0000
 
 /* --- current task, 3.11-3.13 ------------------------------------------------------------ */
@@ -139,6 +161,12 @@ al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previo
         Py_CLEAR(*previous);
     }
     return status;
+}
+
+int
+al_registry_preempt(al_loop *loop, PyObject **previous)
+{
+    return al_registry_swap(loop->st, (PyObject *)loop, NULL, previous); /* escapes */
 }
 
 /* --- all tasks, 3.11-3.13 --------------------------------------------------------------- */
@@ -440,6 +468,26 @@ al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previo
     }
     *previous = result;
     return result == NULL ? -1 : 0;
+}
+
+/* asyncio's function refuses a loop that does not run in this thread; that has no task. */
+int
+al_registry_preempt(al_loop *loop, PyObject **previous)
+{
+    al_state *st = loop->st;
+    *previous = NULL;
+    bool running = st->registry->direct &&
+                   *thread_word(st->registry->running_loop) == (PyObject *)loop;
+    if (AL_UNLIKELY(!st->registry->direct)) {
+        PyObject *current =
+            PyObject_CallMethod(st->asyncio_events, "_get_running_loop", NULL);
+        if (current == NULL) {
+            return -1;
+        }
+        running = current == (PyObject *)loop;
+        Py_DECREF(current);
+    }
+    return running ? al_registry_swap(st, (PyObject *)loop, NULL, previous) : 0;
 }
 
 /* --- all tasks, 3.14+ ----------------------------------------------------------------------- */

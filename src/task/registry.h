@@ -104,6 +104,12 @@ al_registry_exit_slot(al_loop *loop, PyThreadState *thread, al_future *task, int
  * reference or NULL) in *previous.  0 or -1. */
 int al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previous);
 
+/* Python code that runs a slot of the loop by hand may do so from inside a task: that
+ * one is not current meanwhile.  *previous is it, or NULL; a new reference.  0 or -1. */
+int al_registry_preempt(al_loop *loop, PyObject **previous);
+/* It is again.  Returns `status`, or -1 with an exception; a pending one is kept. */
+int al_registry_resume_steal(al_loop *loop, PyObject *previous, int status);
+
 /* all_tasks() includes the task from now on.  0 or -1. */
 int al_registry_link(al_state *st, al_future *task);
 /* ... and no longer.  No effect on a task that is not linked. */

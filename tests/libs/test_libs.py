@@ -105,6 +105,62 @@ def test_aiohttp_run_app_takes_the_loop(python):
     assert (done.stdout, done.returncode) == (shown, 0), done.stderr
 
 
+@needs("nest_asyncio")
+@pytest.mark.parametrize("when", ["before", "while running"])
+def test_nest_asyncio_does_what_it_does_on_asyncio(when, debug, python):
+    """On 3.14 and later it cannot do all: then the two fail alike."""
+    program = [HERE / "nest_asyncio_program.py", when]
+    standard = python(*program)
+    options = ["--debug"] if debug else []
+    done = python("-m", "aioloop", *options, *program)
+    assert (done.stdout, done.returncode) == (standard.stdout, standard.returncode)
+    assert "older_tasks_go_on:\n42\n" in done.stdout
+    if sys.version_info < (3, 14):
+        assert done.returncode == 0, done.stderr
+        assert "Error" not in done.stdout
+
+
+NEST_IN_TORNADO = """
+import asyncio
+import nest_asyncio
+import tornado.ioloop
+
+async def add(a, b):
+    await asyncio.sleep(0.001)
+    return a + b
+
+def cell(answer):
+    nest_asyncio.apply()
+    answer.append(asyncio.get_event_loop().run_until_complete(add(1, 2)))
+    answer.append(asyncio.run(add(3, 4)))
+
+async def kernel():
+    loop = tornado.ioloop.IOLoop.current()
+    ticks = []
+    ticker = tornado.ioloop.PeriodicCallback(lambda: ticks.append(1), 1)
+    ticker.start()
+    answer = []
+    for _ in range(3):
+        cell(answer)
+    loop.add_callback(cell, answer)
+    while len(answer) < 8:
+        await asyncio.sleep(0.001)
+    ticker.stop()
+    print(answer, len(ticks) > 2)
+
+loop = tornado.ioloop.IOLoop(asyncio_loop=aioloop.new_event_loop())
+loop.run_sync(kernel)
+"""
+
+
+@needs("nest_asyncio", "tornado")
+def test_nest_asyncio_in_tornado_as_jupyter_runs_it(python):
+    done = python("-c", run_under("") + "\n" + NEST_IN_TORNADO)
+    shown = "[3, 7, 3, 7, 3, 7, 3, 7] True\n"
+    assert (done.stdout, done.returncode) == (shown, 0), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @needs("uvicorn")
 @pytest.mark.parametrize(
     "start",
