@@ -34,9 +34,10 @@ class Suite:
 
     ``arguments`` are pytest's. ``needs`` are packages beside the library itself.
     ``package`` is the folder of the source archive that would hide the installed
-    library from its tests and is left out, if that is not where the tests are. ``left_out`` maps tests that are not run to
-    the reason. ``at_least`` is how many tests have to pass, so that an empty run is
-    noticed. ``interpreters`` are those whose versions differ most for this library.
+    library from its tests and is left out, if that is not where the tests are.
+    ``left_out`` maps tests that are not run to the reason. ``at_least`` is how many
+    tests have to pass, so that an empty run is noticed. ``interpreters`` are those that
+    run the suite: each takes its time, and not every one has wheels for its needs.
     """
 
     name: str
