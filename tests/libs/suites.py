@@ -61,7 +61,16 @@ class Suite:
         if on_aioloop:
             path.insert(0, ON_AIOLOOP)
         left_out = [word for name in self.left_out for word in ("--deselect", name)]
-        command = [sys.executable, "-m", "pytest", "-p", "outcomes", "-q"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "outcomes",
+            "-p",
+            "own_ports",
+        ]
         command += ["-p", "no:cacheprovider", "--timeout", "60", *self.arguments]
         done = subprocess.run(
             [*command, *left_out, *tests],

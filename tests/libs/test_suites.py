@@ -77,15 +77,14 @@ SUITES = [
         needs=["pytest-mock", "trustme", "cryptography", "httpx2", "a2wsgi"]
         + ["wsproto", "httptools", "websockets", "watchfiles", "python-dotenv"]
         + ["PyYAML", "httpx"],
-        arguments=["tests", "--ignore", "tests/benchmarks", "-o", "addopts="],
-        at_least=800,
+        # With one of its three HTTP parsers, and without waiting for changes of files.
+        arguments=["tests/protocols/test_websocket.py", "tests/test_server.py"]
+        + ["tests/test_main.py", "tests/test_lifespan.py", "tests/test_ssl.py"]
+        + ["tests/supervisors/test_signal.py", "-o", "addopts="]
+        + ["-k", "not httptools and not zttp"],
+        at_least=100,
         interpreters=[(3, 14)],
         package="uvicorn",
-        left_out={
-            "tests/test_auto_detection.py::test_loop_auto": (
-                "asks for the name of the module that the loop is from"
-            ),
-        },
     ),
 ]
 
