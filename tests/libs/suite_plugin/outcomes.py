@@ -9,6 +9,12 @@ failed: dict[str, str] = {}
 passed: set[str] = set()
 
 
+def pytest_collection_finish():
+    """Make the full collections cheap that many suites do after each test."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_logreport(report):
     if report.failed:
         failed.setdefault(report.nodeid, f"{report.when}:\n{report.longreprtext}")

@@ -1,4 +1,4 @@
-"""aioloop under the name by which anyio's tests look for another loop."""
+"""aioloop under the name by which libraries look for another loop."""
 
 from aioloop import Loop, new_event_loop
 

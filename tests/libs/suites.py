@@ -1,0 +1,133 @@
+"""The test-suites of libraries: where they come from and how they are run.
+
+The source archive and what the tests need come from the package index; they are kept in
+a folder outside the tree. Where the index cannot be reached the test is skipped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import child_environment
+
+LIMIT = 600
+HERE = Path(__file__).parent
+ON_AIOLOOP = HERE / "suite_loop"
+PLUGIN = HERE / "suite_plugin"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One library's tests.
+
+    ``arguments`` are pytest's. ``needs`` are packages beside the library itself.
+    ``package`` is the folder of the source archive that would hide the installed
+    library from its tests and is left out, if that is not where the tests are.
+    ``left_out`` maps tests that are not run to the reason. ``at_least`` is how many
+    tests have to pass, so that an empty run is noticed. ``interpreters`` are those that
+    run the suite: each takes its time, and not every one has wheels for its needs.
+    """
+
+    name: str
+    version: str
+    needs: list[str]
+    arguments: list[str]
+    at_least: int
+    interpreters: list[tuple[int, int]]
+    package: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tag(self):
+        return f"{self.name}-{self.version}"
+
+    def run(self, on_aioloop, outcomes, *tests):
+        """Run these tests, or all of them, and return which passed and which failed."""
+        place = self._fetched()
+        own = child_environment()["PYTHONPATH"]
+        path = [PLUGIN, place / "packages", own]
+        if on_aioloop:
+            path.insert(0, ON_AIOLOOP)
+        left_out = [word for name in self.left_out for word in ("--deselect", name)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "outcomes",
+            "-p",
+            "own_ports",
+        ]
+        command += ["-p", "no:cacheprovider", "--timeout", "60", *self.arguments]
+        done = subprocess.run(
+            [*command, *left_out, *tests],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=place / "source",
+            env=child_environment(
+                PYTHONPATH=os.pathsep.join(map(str, path)), OUTCOMES=str(outcomes)
+            ),
+            timeout=LIMIT,
+        )
+        assert done.returncode in (0, 1), done.stdout
+        return json.loads(outcomes.read_text())
+
+    def _fetched(self):
+        """Return the folder with the library's sources and, beside them, packages."""
+        needs = zlib.crc32(repr((self.needs, self.package)).encode())
+        cache = cache_folder() / "suites"
+        kept = cache / f"{self.tag}-{sys.implementation.cache_tag}-{needs:08x}"
+        cache.mkdir(parents=True, exist_ok=True)
+        with open(kept.with_name(f"{kept.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.is_dir():
+                with tempfile.TemporaryDirectory(dir=cache) as place:
+                    fetched = Path(place) / "fetched"
+                    self._fetch(fetched)
+                    fetched.rename(kept)
+        return kept
+
+    def _fetch(self, place):
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+        pip += ["--retries", "1", "--timeout", "15"]
+        archives = place / "archives"
+        library = f"{self.name}=={self.version}"
+        for command in (
+            ["install", "--prefer-binary", "--target", place / "packages"]
+            + [library, "pytest", "pytest-timeout", *self.needs],
+            ["download", "--no-binary", self.name, "--no-deps", "-d", archives]
+            + [library],
+        ):
+            done = subprocess.run([*pip, *command], capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(
+                    f"{self.name}'s tests NOT RUN, pip cannot fetch them: {done.stderr}"
+                )
+        (archive,) = archives.iterdir()
+        with tarfile.open(archive) as opened:
+            opened.extractall(place / "extracted", filter="data")
+        (source,) = (place / "extracted").iterdir()
+        source.rename(place / "source")
+        if self.package:
+            shutil.rmtree(place / "source" / self.package)
+
+
+def cache_folder():
+    """Return where files that outlive a run are kept, as .ci/on has it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("AIOLOOP_CI_CACHE") or Path(base) / "aioloop")

@@ -1,0 +1,107 @@
+"""Libraries' own test-suites on aioloop, as if it were asyncio's loop.
+
+A start-up file installs aioloop, and a module called uvloop, which some libraries look
+for, hands it out too. A test that fails on aioloop has to fail on asyncio's own loop
+too, where it is run right after (IPv6 and names in the DNS are not everywhere). Where
+the package index cannot be reached the test is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from tests.libs.suites import LIMIT, Suite
+
+AIOHTTP_MODULES = [
+    *["base_protocol", "client_functional", "client_session", "client_ws_functional"],
+    *["connector", "leaks", "loop", "proxy_functional", "resolver", "run_app"],
+    *["tcp_helpers", "test_utils", "web_app", "web_functional", "web_protocol"],
+    *["web_request_handler", "web_runner", "web_sendfile_functional", "web_server"],
+    *["web_websocket_functional", "worker"],
+]
+
+SUITES = [
+    Suite(
+        "anyio",
+        "4.12.1",
+        needs=["trustme", "psutil", "pytest-mock", "blockbuster", "truststore"]
+        + ["exceptiongroup", "hypothesis"],
+        arguments=["tests", "-k", "asyncio and not uvloop and not trio"],
+        at_least=600,
+        # The oldest and the newest release: what may differ between them differs there.
+        interpreters=[(3, 11), (3, 14)],
+        package="src",
+        left_out={
+            "tests/test_to_thread.py::TestBlockingPortalProvider::test_single_thread": (
+                "counts the process's threads, of which one of the test before may be "
+                "about to end"
+            ),
+            "tests/test_sockets.py::TestTCPListener"
+            "::test_tcp_listener_retry_after_partial_failure": (
+                "makes the first of two attempts to find a port fail; the second one "
+                "fails if anybody on this machine has that port"
+            ),
+        },
+    ),
+    Suite(
+        "aiohttp",
+        "3.14.5",
+        needs=["pytest-mock", "trustme", "blockbuster", "freezegun", "proxy.py"]
+        + ["coverage"],
+        arguments=[f"tests/test_{name}.py" for name in AIOHTTP_MODULES]
+        + ["-o", "addopts=", "-p", "no:anyio", "-m", "not dev_mode and not internal"],
+        at_least=1000,
+        interpreters=[(3, 14)],
+        package="aiohttp",
+    ),
+    Suite(
+        "tornado",
+        "6.6.1",
+        needs=[],
+        arguments=["tornado/test", "-o", "python_files=*_test.py"]
+        + ["-p", "quiet_tornado"],
+        at_least=1000,
+        interpreters=[(3, 11)],
+        left_out={
+            "tornado/test/gen_test.py::RunnerGCTest::test_gc": (
+                "fails on any loop if a full collection takes more than 0.2 s"
+            ),
+        },
+    ),
+    Suite(
+        "uvicorn",
+        "0.54.0",
+        needs=["pytest-mock", "trustme", "cryptography", "httpx2", "a2wsgi"]
+        + ["wsproto", "httptools", "websockets", "watchfiles", "python-dotenv"]
+        + ["PyYAML", "httpx"],
+        # With one of its three HTTP parsers, and without waiting for changes of files.
+        arguments=["tests/protocols/test_websocket.py", "tests/test_server.py"]
+        + ["tests/test_main.py", "tests/test_lifespan.py", "tests/test_ssl.py"]
+        + ["tests/supervisors/test_signal.py", "-o", "addopts="]
+        + ["-k", "not httptools and not zttp"],
+        at_least=100,
+        interpreters=[(3, 14)],
+        package="uvicorn",
+    ),
+]
+
+
+@pytest.mark.timeout(2 * LIMIT)
+@pytest.mark.skipif(
+    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    reason="suites take each receive for a whole message",
+)
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_what_passes_on_asyncio_passes_on_aioloop(suite, tmp_path):
+    if sys.version_info[:2] not in suite.interpreters:
+        pytest.skip("runs on " + " and ".join(f"3.{y}" for _, y in suite.interpreters))
+    outcomes = tmp_path / "outcomes.json"
+    ours = suite.run(True, outcomes)
+    failed = ours["failed"]
+    theirs = suite.run(False, outcomes, *failed) if failed else {"failed": {}}
+    only_ours = failed.keys() - theirs["failed"].keys()
+    assert not only_ours, "\n\n".join(f"{n}\n{failed[n]}" for n in sorted(only_ours))
+    assert len(ours["passed"]) > suite.at_least
