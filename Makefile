@@ -20,7 +20,7 @@ own_tests = tests/unit tests/hostile tests/parity tests/leaks tests/oom
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard leaks bench test-all clean set-up
+.PHONY: run test help build format lint asan hard leaks suites bench test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -59,6 +59,9 @@ hard: set-up ## The tests in the hard build (short reads and writes, false EAGAI
 
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)
+
+suites: build ## The test-suites of anyio, aiohttp, tornado and uvicorn (minutes each)
+	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py $(ARGS)
 
 bench: build ## The benchmarks against asyncio and the rival loops
 	@.ci/set-up rivals || echo "bench: not every rival loop is here" >&2

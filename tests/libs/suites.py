@@ -32,21 +32,27 @@ PLUGIN = HERE / "suite_plugin"
 class Suite:
     """One library's tests.
 
-    ``arguments`` are pytest's. ``needs`` are packages beside the library itself.
+    ``selection`` is pytest's arguments for all tests, ``options`` are those of any run.
+    ``needs`` are packages beside the library itself.
     ``package`` is the folder of the source archive that would hide the installed
     library from its tests and is left out, if that is not where the tests are.
     ``left_out`` maps tests that are not run to the reason. ``at_least`` is how many
     tests have to pass, so that an empty run is noticed. ``interpreters`` are those that
     run the suite: each takes its time, and not every one has wheels for its needs.
+    ``on_asyncio`` is what to replace in a test's name to have it on asyncio's loop.
+    ``always``: it is one of the tests, and not only run when it is asked for.
     """
 
     name: str
     version: str
     needs: list[str]
-    arguments: list[str]
+    selection: list[str]
     at_least: int
     interpreters: list[tuple[int, int]]
+    options: list[str] = field(default_factory=list)
     package: str = ""
+    on_asyncio: tuple[str, str] = ("", "")
+    always: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -61,19 +67,11 @@ class Suite:
         if on_aioloop:
             path.insert(0, ON_AIOLOOP)
         left_out = [word for name in self.left_out for word in ("--deselect", name)]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "outcomes",
-            "-p",
-            "own_ports",
-        ]
-        command += ["-p", "no:cacheprovider", "--timeout", "60", *self.arguments]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "outcomes"]
+        command += ["-p", "own_ports"]
+        command += ["-p", "no:cacheprovider", "--timeout", "60", *self.options]
         done = subprocess.run(
-            [*command, *left_out, *tests],
+            [*command, *left_out, *(tests or self.selection)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

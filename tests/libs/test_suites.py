@@ -3,7 +3,7 @@
 A start-up file installs aioloop, and a module called uvloop, which some libraries look
 for, hands it out too. A test that fails on aioloop has to fail on asyncio's own loop
 too, where it is run right after (IPv6 and names in the DNS are not everywhere). Where
-the package index cannot be reached the test is skipped.
+the package index cannot be reached the test is skipped. `make suites` runs all of them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ SUITES = [
         "4.12.1",
         needs=["trustme", "psutil", "pytest-mock", "blockbuster", "truststore"]
         + ["exceptiongroup", "hypothesis"],
-        arguments=["tests", "-k", "asyncio and not uvloop and not trio"],
+        # It has each test on uvloop too.
+        selection=["tests", "-k", "uvloop and not trio"],
+        on_asyncio=("asyncio+uvloop", "asyncio"),
         at_least=600,
         # The oldest and the newest release: what may differ between them differs there.
         interpreters=[(3, 11), (3, 14)],
         package="src",
+        always=True,
         left_out={
             "tests/test_to_thread.py::TestBlockingPortalProvider::test_single_thread": (
                 "counts the process's threads, of which one of the test before may be "
@@ -51,8 +54,9 @@ SUITES = [
         "3.14.5",
         needs=["pytest-mock", "trustme", "blockbuster", "freezegun", "proxy.py"]
         + ["coverage"],
-        arguments=[f"tests/test_{name}.py" for name in AIOHTTP_MODULES]
-        + ["-o", "addopts=", "-p", "no:anyio", "-m", "not dev_mode and not internal"],
+        selection=[f"tests/test_{name}.py" for name in AIOHTTP_MODULES],
+        options=["-o", "addopts=", "-p", "no:anyio"]
+        + ["-m", "not dev_mode and not internal"],
         at_least=1000,
         interpreters=[(3, 14)],
         package="aiohttp",
@@ -61,8 +65,8 @@ SUITES = [
         "tornado",
         "6.6.1",
         needs=[],
-        arguments=["tornado/test", "-o", "python_files=*_test.py"]
-        + ["-p", "quiet_tornado"],
+        selection=["tornado/test"],
+        options=["-o", "python_files=*_test.py", "-p", "quiet_tornado"],
         at_least=1000,
         interpreters=[(3, 11)],
         left_out={
@@ -78,10 +82,10 @@ SUITES = [
         + ["wsproto", "httptools", "websockets", "watchfiles", "python-dotenv"]
         + ["PyYAML", "httpx"],
         # With one of its three HTTP parsers, and without waiting for changes of files.
-        arguments=["tests/protocols/test_websocket.py", "tests/test_server.py"]
+        selection=["tests/protocols/test_websocket.py", "tests/test_server.py"]
         + ["tests/test_main.py", "tests/test_lifespan.py", "tests/test_ssl.py"]
-        + ["tests/supervisors/test_signal.py", "-o", "addopts="]
-        + ["-k", "not httptools and not zttp"],
+        + ["tests/supervisors/test_signal.py", "-k", "not httptools and not zttp"],
+        options=["-o", "addopts="],
         at_least=100,
         interpreters=[(3, 14)],
         package="uvicorn",
@@ -94,13 +98,17 @@ SUITES = [
     os.environ.get("AIOLOOP_FLAVOUR") == "hard",
     reason="suites take each receive for a whole message",
 )
-@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", SUITES, ids=[suite.name for suite in SUITES])
 def test_what_passes_on_asyncio_passes_on_aioloop(suite, tmp_path):
     if sys.version_info[:2] not in suite.interpreters:
         pytest.skip("runs on " + " and ".join(f"3.{y}" for _, y in suite.interpreters))
+    if not suite.always and not os.environ.get("AIOLOOP_SUITES"):
+        pytest.skip("takes minutes: make suites")
     outcomes = tmp_path / "outcomes.json"
     ours = suite.run(True, outcomes)
-    failed = ours["failed"]
+    failed = {
+        name.replace(*suite.on_asyncio): ours["failed"][name] for name in ours["failed"]
+    }
     theirs = suite.run(False, outcomes, *failed) if failed else {"failed": {}}
     only_ours = failed.keys() - theirs["failed"].keys()
     assert not only_ours, "\n\n".join(f"{n}\n{failed[n]}" for n in sorted(only_ours))
