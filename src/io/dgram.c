@@ -44,26 +44,18 @@ typedef struct queued {
 } queued;
 
 typedef struct {
-    PyObject_HEAD
-    PyObject *extra; /* BaseTransport's slot _extra */
-    al_loop *loop;   /* NULL after connection_lost, like the next two */
-    PyObject *protocol;
-    PyObject *sock;    /* owns the descriptor */
+    al_transport base;
+    PyObject *sock;    /* owns the descriptor; NULL after connection_lost */
     PyObject *address; /* the remote one that was given, or NULL */
-    PyObject *context; /* NULL: empty; see core/context.h */
     al_io *io;
     queued *first, **last; /* to be sent */
     size_t buffered;
     PyObject *stash;    /* a list of (data, address) that came before pause_reading */
     peer *peers;        /* PEERS entries by a hash of the address, or NULL */
     uint8_t *by_object; /* PEERS entries: where in peers, by a hash of the object */
-    PyObject *weakrefs, *dict;
-    al_flow flow;
-    int fd, family, watched, conn_lost;
+    int family, watched;
     bool connected; /* the socket has a peer */
-    bool started;   /* connection_made has been called */
-    bool closing, paused;
-    bool told; /* the kernel has been told of the descriptor once */
+    bool told;      /* the kernel has been told of the descriptor once */
 } al_dgram;
 
 /* --- addresses ---------------------------------------------------------------------------- */
@@ -162,7 +154,7 @@ forget_addresses(al_dgram *self)
 static bool
 is_reading(const al_dgram *self)
 {
-    return !self->closing && !self->paused;
+    return !self->base.closing && !self->base.paused;
 }
 
 /* Watches for what is wanted now.  Escapes; the caller holds a reference. */
@@ -173,7 +165,7 @@ update_watch(al_dgram *self)
         return;
     }
     int events =
-        (self->started && is_reading(self) && self->stash == NULL ? AL_READ : 0) |
+        (self->base.started && is_reading(self) && self->stash == NULL ? AL_READ : 0) |
         (self->first != NULL ? AL_WRITE : 0);
     if (events == self->watched) {
         return;
@@ -186,7 +178,8 @@ update_watch(al_dgram *self)
         al_io_set(self->io, events);
         self->told = true;
     }
-    al_fds_keep_transport(self->loop, self->fd, (PyObject *)self, events != 0);
+    al_fds_keep_transport(self->base.loop, self->base.fd, (PyObject *)self,
+                          events != 0);
 }
 
 static int call_lost(al_dgram *self, PyObject *exc);
@@ -195,7 +188,7 @@ static int call_lost(al_dgram *self, PyObject *exc);
 static int
 force_close(al_dgram *self, PyObject *exc)
 {
-    if (self->conn_lost > 0 || self->loop == NULL) {
+    if (self->base.conn_lost > 0 || self->base.loop == NULL) {
         return 0;
     }
     while (self->first != NULL) {
@@ -207,8 +200,8 @@ force_close(al_dgram *self, PyObject *exc)
     }
     self->last = &self->first;
     self->buffered = 0;
-    self->closing = true;
-    self->conn_lost++;
+    self->base.closing = true;
+    self->base.conn_lost++;
     update_watch(self); /* escapes */
     return call_lost(self, exc);
 }
@@ -223,7 +216,8 @@ fatal_error(al_dgram *self, const char *message)
     }
     PyObject *exc = al_err_take();
     al_err_put_steal(Py_NewRef(exc));
-    int status = al_flow_report(self->loop, message, (PyObject *)self, self->protocol);
+    int status =
+        al_flow_report(self->base.loop, message, (PyObject *)self, self->base.protocol);
     if (status == 0) {
         status = force_close(self, exc); /* escapes */
     }
@@ -237,19 +231,19 @@ static int
 call_protocol(al_dgram *self, PyObject *name, PyObject *first, PyObject *second)
 {
     PyObject *entered, *result = NULL;
-    PyObject *protocol = self->protocol;
-    al_loop *loop = self->loop;
+    PyObject *protocol = self->base.protocol;
+    al_loop *loop = self->base.loop;
     if (protocol == NULL) {
         return 0;
     }
-    if (al_context_enter(loop, &self->context, &entered) < 0) {
+    if (al_context_enter(loop, &self->base.context, &entered) < 0) {
         return -1;
     }
     PyObject *stack[3] = {protocol, first, second};
     Py_INCREF(protocol);
     result = PyObject_VectorcallMethod(name, stack, second == NULL ? 2 : 3,
                                        NULL); /* escapes */
-    if (al_context_leave(loop, &self->context, entered) < 0) {
+    if (al_context_leave(loop, &self->base.context, entered) < 0) {
         Py_CLEAR(result);
     }
     int status = 0;
@@ -270,14 +264,14 @@ deliver_steal(al_dgram *self, PyObject **data, PyObject **from, int count)
 {
     int status = 0;
     int i = 0;
-    for (; i < count && status == 0 && !self->closing && !self->paused; i++) {
-        status = call_protocol(self, self->loop->st->str.datagram_received, data[i],
-                               from[i]); /* escapes */
+    for (; i < count && status == 0 && !self->base.closing && !self->base.paused; i++) {
+        status = call_protocol(self, self->base.loop->st->str.datagram_received,
+                               data[i], from[i]); /* escapes */
         Py_DECREF(data[i]);
         Py_DECREF(from[i]);
     }
     for (; i < count; i++) {
-        if (!self->closing && self->paused && status == 0) {
+        if (!self->base.closing && self->base.paused && status == 0) {
             /* They left the kernel before pause_reading was called. */
             PyObject *pair = PyTuple_Pack(2, data[i], from[i]);
             if (self->stash == NULL) {
@@ -308,7 +302,7 @@ deliver_stash(al_dgram *self)
             Py_DECREF(pair);
             return -1;
         }
-        status = call_protocol(self, self->loop->st->str.datagram_received,
+        status = call_protocol(self, self->base.loop->st->str.datagram_received,
                                PyTuple_GET_ITEM(pair, 0),
                                PyTuple_GET_ITEM(pair, 1)); /* escapes */
         Py_DECREF(pair);
@@ -326,7 +320,7 @@ dgram_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     al_dgram *self = (al_dgram *)op;
     al_datagram datagrams[AL_ARENA_PIECES];
     PyObject *data[AL_ARENA_PIECES], *from[AL_ARENA_PIECES];
-    if (self->conn_lost > 0 || self->io == NULL || !is_reading(self)) {
+    if (self->base.conn_lost > 0 || self->io == NULL || !is_reading(self)) {
         return 0;
     }
     if (self->stash != NULL) {
@@ -344,7 +338,7 @@ dgram_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         datagrams[i].buffer = arena + (size_t)i * AL_ARENA_PIECE;
         datagrams[i].room = room;
     }
-    count = al_sock_recv_datagrams(self->fd, datagrams, count);
+    count = al_sock_recv_datagrams(self->base.fd, datagrams, count);
     if (count < 0) {
         int error = errno;
         if (al_sock_again(error)) {
@@ -418,7 +412,7 @@ send_now(al_dgram *self, PyObject *data, PyObject *to)
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    ssize_t n = al_sock_sendto(self->fd, view.buf, (size_t)view.len,
+    ssize_t n = al_sock_sendto(self->base.fd, view.buf, (size_t)view.len,
                                self->connected ? NULL : &addr);
     int error = errno;
     PyBuffer_Release(&view);
@@ -442,10 +436,10 @@ send_failed(al_dgram *self)
     }
     PyObject *exc = al_err_take();
     PyObject *result = NULL;
-    if (self->protocol != NULL) {
-        PyObject *protocol = Py_NewRef(self->protocol);
-        result = PyObject_CallMethodOneArg(protocol, self->loop->st->str.error_received,
-                                           exc); /* escapes */
+    if (self->base.protocol != NULL) {
+        PyObject *protocol = Py_NewRef(self->base.protocol);
+        result = PyObject_CallMethodOneArg(
+            protocol, self->base.loop->st->str.error_received, exc); /* escapes */
         Py_DECREF(protocol);
     }
     Py_DECREF(exc);
@@ -481,7 +475,7 @@ dgram_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
 {
     al_dgram *self = (al_dgram *)op;
     int status = 0;
-    while (status == 0 && self->first != NULL && self->loop != NULL) {
+    while (status == 0 && self->first != NULL && self->base.loop != NULL) {
         queued *one = self->first;
         /* It stays in the queue meanwhile, so that sendto() from a hook of the program
          * goes behind it. */
@@ -509,18 +503,19 @@ dgram_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
                     : al_flow_report(
                           loop,
                           "Exception in callback DatagramTransport._sendto_ready()", op,
-                          self->protocol);
+                          self->base.protocol);
             break;
         }
     }
-    if (self->loop == NULL || status < 0) {
+    if (self->base.loop == NULL || status < 0) {
         return status;
     }
-    status = al_flow_shrunk(loop, &self->flow, self->buffered, op,
-                            self->protocol); /* escapes; may call sendto */
-    update_watch(self);                      /* escapes */
-    if (status == 0 && self->first == NULL && self->closing && self->conn_lost == 0) {
-        self->conn_lost++;
+    status = al_flow_shrunk(loop, &self->base.flow, self->buffered, op,
+                            self->base.protocol); /* escapes; may call sendto */
+    update_watch(self);                           /* escapes */
+    if (status == 0 && self->first == NULL && self->base.closing &&
+        self->base.conn_lost == 0) {
+        self->base.conn_lost++;
         status = call_lost(self, NULL);
     }
     return status;
@@ -591,13 +586,14 @@ Dgram_sendto(al_dgram *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
         }
         to = self->address;
     }
-    if ((self->conn_lost > 0 && self->address != NULL) || self->loop == NULL) {
-        if (self->conn_lost >= WARN_FROM && self->loop != NULL &&
-            al_debug_warn(self->loop->st, "socket.send() raised exception.", NULL,
+    if ((self->base.conn_lost > 0 && self->address != NULL) ||
+        self->base.loop == NULL) {
+        if (self->base.conn_lost >= WARN_FROM && self->base.loop != NULL &&
+            al_debug_warn(self->base.loop->st, "socket.send() raised exception.", NULL,
                           NULL) < 0) { /* escapes */
             return NULL;
         }
-        self->conn_lost++;
+        self->base.conn_lost++;
         Py_RETURN_NONE;
     }
     if (self->first == NULL) {
@@ -616,8 +612,8 @@ Dgram_sendto(al_dgram *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
         return NULL;
     }
     update_watch(self); /* escapes */
-    if (al_flow_grown(self->loop, &self->flow, self->buffered, (PyObject *)self,
-                      self->protocol) < 0) { /* escapes */
+    if (al_flow_grown(self->base.loop, &self->base.flow, self->buffered,
+                      (PyObject *)self, self->base.protocol) < 0) { /* escapes */
         return NULL;
     }
     Py_RETURN_NONE;
@@ -634,9 +630,9 @@ call_lost(al_dgram *self, PyObject *exc)
     if (method == NULL) {
         return -1;
     }
-    int status =
-        al_sched_call_soon(self->loop->st, (PyObject *)self->loop, method,
-                           exc == NULL ? Py_None : exc, self->context); /* escapes */
+    int status = al_sched_call_soon(self->base.loop->st, (PyObject *)self->base.loop,
+                                    method, exc == NULL ? Py_None : exc,
+                                    self->base.context); /* escapes */
     Py_DECREF(method);
     return status;
 }
@@ -647,16 +643,17 @@ release(al_dgram *self)
 {
     al_io *io = self->io;
     PyObject *sock = self->sock;
-    al_loop *loop = self->loop;
+    al_loop *loop = self->base.loop;
     self->io = NULL;
     self->sock = NULL;
-    self->loop = NULL;
+    self->base.loop = NULL;
     self->watched = 0;
     if (io != NULL) {
         al_io_free(io);
     }
-    if (loop != NULL && al_fds_transport(&loop->fds, self->fd) == (PyObject *)self) {
-        (void)al_fds_set_transport(loop, self->fd, NULL); /* escapes */
+    if (loop != NULL &&
+        al_fds_transport(&loop->fds, self->base.fd) == (PyObject *)self) {
+        (void)al_fds_set_transport(loop, self->base.fd, NULL); /* escapes */
     }
     int status = 0;
     if (sock != NULL) {
@@ -665,8 +662,8 @@ release(al_dgram *self)
         Py_XDECREF(closed);
         Py_DECREF(sock);
     }
-    Py_CLEAR(self->protocol);
-    Py_CLEAR(self->context);
+    Py_CLEAR(self->base.protocol);
+    Py_CLEAR(self->base.context);
     Py_CLEAR(self->stash);
     Py_XDECREF((PyObject *)loop);
     return status;
@@ -676,13 +673,13 @@ static PyObject *
 Dgram__call_connection_lost(al_dgram *self, PyObject *exc)
 {
     PyObject *result = NULL;
-    if (self->loop == NULL) {
+    if (self->base.loop == NULL) {
         Py_RETURN_NONE;
     }
-    if (self->protocol != NULL) {
-        PyObject *protocol = Py_NewRef(self->protocol);
+    if (self->base.protocol != NULL) {
+        PyObject *protocol = Py_NewRef(self->base.protocol);
         result = PyObject_CallMethodOneArg(
-            protocol, self->loop->st->str.connection_lost, exc); /* escapes */
+            protocol, self->base.loop->st->str.connection_lost, exc); /* escapes */
         Py_DECREF(protocol);
     }
     PyObject *pending = result == NULL ? al_err_take() : NULL;
@@ -708,13 +705,13 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 static PyObject *
 Dgram_close(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->closing || self->loop == NULL) {
+    if (self->base.closing || self->base.loop == NULL) {
         Py_RETURN_NONE;
     }
-    self->closing = true;
+    self->base.closing = true;
     update_watch(self); /* escapes */
     if (self->first == NULL) {
-        self->conn_lost++;
+        self->base.conn_lost++;
         if (call_lost(self, NULL) < 0) {
             return NULL;
         }
@@ -752,11 +749,11 @@ PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
 static int
 log_debug(al_dgram *self, const char *text)
 {
-    if (!self->loop->debug) {
+    if (!self->base.loop->debug) {
         return 0;
     }
-    PyObject *logger =
-        PyObject_GetAttr(self->loop->st->base_events, self->loop->st->str.logger);
+    PyObject *logger = PyObject_GetAttr(self->base.loop->st->base_events,
+                                        self->base.loop->st->str.logger);
     PyObject *result = logger == NULL ? NULL
                                       : PyObject_CallMethod(logger, "debug", "sO", text,
                                                             self); /* escapes */
@@ -768,8 +765,8 @@ log_debug(al_dgram *self, const char *text)
 static PyObject *
 Dgram_pause_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->loop != NULL && is_reading(self)) {
-        self->paused = true;
+    if (self->base.loop != NULL && is_reading(self)) {
+        self->base.paused = true;
         update_watch(self); /* escapes */
         if (log_debug(self, "%r pauses reading") < 0) {
             return NULL;
@@ -784,11 +781,11 @@ PyDoc_STRVAR(resume_reading_doc, "resume_reading($self, /)\n--\n\n"
 static PyObject *
 Dgram_resume_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->loop != NULL && !self->closing && self->paused) {
-        self->paused = false;
+    if (self->base.loop != NULL && !self->base.closing && self->base.paused) {
+        self->base.paused = false;
         if (self->stash != NULL &&
-            al_sched_push_steal(self->loop, dgram_readable, Py_NewRef((PyObject *)self),
-                                NULL, NULL) < 0) {
+            al_sched_push_steal(self->base.loop, dgram_readable,
+                                Py_NewRef((PyObject *)self), NULL, NULL) < 0) {
             return NULL;
         }
         update_watch(self); /* escapes */
@@ -808,37 +805,7 @@ Dgram_is_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(is_reading(self));
 }
 
-PyDoc_STRVAR(is_closing_doc, "is_closing($self, /)\n--\n\n"
-                             "Return True if the endpoint is closing or closed.");
-
-static PyObject *
-Dgram_is_closing(al_dgram *self, PyObject *Py_UNUSED(ignored))
-{
-    return PyBool_FromLong(self->closing);
-}
-
-/* --- protocol and flow control ------------------------------------------------------------ */
-
-PyDoc_STRVAR(set_protocol_doc, "set_protocol($self, protocol, /)\n--\n\n"
-                               "Replace the protocol.");
-
-static PyObject *
-Dgram_set_protocol(al_dgram *self, PyObject *protocol)
-{
-    PyObject *old = self->protocol;
-    self->protocol = Py_NewRef(protocol);
-    Py_XDECREF(old); /* escapes */
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(get_protocol_doc, "get_protocol($self, /)\n--\n\n"
-                               "Return the protocol.");
-
-static PyObject *
-Dgram_get_protocol(al_dgram *self, PyObject *Py_UNUSED(ignored))
-{
-    return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
-}
+/* --- flow control ------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(size_doc, "get_write_buffer_size($self, /)\n--\n\n"
                        "Return how many bytes wait to be sent.");
@@ -849,45 +816,23 @@ Dgram_get_write_buffer_size(al_dgram *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSize_t(self->buffered);
 }
 
-PyDoc_STRVAR(limits_doc, "get_write_buffer_limits($self, /)\n--\n\n"
-                         "Return the water marks (low, high) in bytes.");
-
-static PyObject *
-Dgram_get_write_buffer_limits(al_dgram *self, PyObject *Py_UNUSED(ignored))
-{
-    return al_flow_limits(&self->flow);
-}
-
-PyDoc_STRVAR(set_limits_doc,
-             "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
-             "Set the water marks in bytes; None: the default.\n\n"
-             "Source: asyncio, WriteTransport.set_write_buffer_limits.");
-
 static PyObject *
 Dgram_set_write_buffer_limits(al_dgram *self, PyObject *const *args, Py_ssize_t nargs,
                               PyObject *kwnames)
 {
-    if (al_flow_set_limits(&self->flow, args, nargs, kwnames) < 0) {
-        return NULL;
-    }
-    if (self->loop != NULL &&
-        al_flow_grown(self->loop, &self->flow, self->buffered, (PyObject *)self,
-                      self->protocol) < 0) { /* escapes */
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return al_transport_set_limits(&self->base, self->buffered, args, nargs, kwnames);
 }
 
 static PyObject *
 Dgram__read_ready(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
-    return al_transport_soon(self->loop, (PyObject *)self, dgram_readable);
+    return al_transport_soon(self->base.loop, (PyObject *)self, dgram_readable);
 }
 
 static PyObject *
 Dgram__sendto_ready(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
-    return al_transport_soon(self->loop, (PyObject *)self, dgram_writable);
+    return al_transport_soon(self->base.loop, (PyObject *)self, dgram_writable);
 }
 
 /* --- making and freeing ----------------------------------------------------------------- */
@@ -898,12 +843,12 @@ static int
 dgram_start(al_loop *loop, PyObject *op, PyObject *waiter, PyObject *Py_UNUSED(extra))
 {
     al_dgram *self = (al_dgram *)op;
-    self->started = true;
+    self->base.started = true;
     update_watch(self);                         /* escapes */
     return al_transport_tell(loop, waiter) == 0 /* escapes */
                ? 0
                : al_flow_report(loop, "Exception in DatagramTransport", op,
-                                self->protocol);
+                                self->base.protocol);
 }
 
 bool
@@ -924,7 +869,7 @@ store_name(al_dgram *self, PyObject *key, const char *method)
         PyErr_Clear(); /* There is no such name: None. */
         name = Py_NewRef(Py_None);
     }
-    int status = PyDict_SetItem(self->extra, key, name);
+    int status = PyDict_SetItem(self->base.extra, key, name);
     Py_DECREF(name);
     return status;
 }
@@ -932,25 +877,26 @@ store_name(al_dgram *self, PyObject *key, const char *method)
 static int
 fill_extra(al_dgram *self, al_state *st, PyObject *extra)
 {
-    self->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
-    if (self->extra == NULL) {
+    self->base.extra =
+        extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
+    if (self->base.extra == NULL) {
         return -1;
     }
     PyObject *wrapper = PyObject_CallOneArg(st->TransportSocket, self->sock);
     if (wrapper == NULL) {
         return -1;
     }
-    int status = PyDict_SetItem(self->extra, st->str.socket, wrapper);
+    int status = PyDict_SetItem(self->base.extra, st->str.socket, wrapper);
     Py_DECREF(wrapper);
     if (status < 0 || store_name(self, st->str.sockname, "getsockname") < 0) {
         return -1;
     }
-    PyObject *peername = PyDict_GetItemWithError(self->extra, st->str.peername);
+    PyObject *peername = PyDict_GetItemWithError(self->base.extra, st->str.peername);
     if (peername == NULL) {
         if (PyErr_Occurred() || store_name(self, st->str.peername, "getpeername") < 0) {
             return -1;
         }
-        peername = PyDict_GetItemWithError(self->extra, st->str.peername);
+        peername = PyDict_GetItemWithError(self->base.extra, st->str.peername);
     }
     int connected = peername == NULL ? -1 : PyObject_IsTrue(peername);
     self->connected = connected > 0;
@@ -969,30 +915,31 @@ al_dgram_new(al_loop *loop, PyObject *sock, PyObject *protocol, PyObject *addres
         return NULL;
     }
     self->last = &self->first;
-    self->fd = -1;
+    self->base.fd = -1;
     self->family = al_sockop_family(sock);
-    al_flow_init(&self->flow);
+    al_flow_init(&self->base.flow);
     self->sock = Py_NewRef(sock);
-    if (fill_extra(self, st, extra) < 0 || al_context_capture(&self->context) < 0) {
+    if (fill_extra(self, st, extra) < 0 ||
+        al_context_capture(&self->base.context) < 0) {
         goto error;
     }
     fileno = PyObject_CallMethodNoArgs(sock, st->str.fileno);
     if (fileno == NULL) {
         goto error;
     }
-    self->fd = (int)PyLong_AsLong(fileno);
+    self->base.fd = (int)PyLong_AsLong(fileno);
     int truth = address == NULL || address == Py_None ? 0 : PyObject_IsTrue(address);
-    if (truth < 0 || (self->fd == -1 && PyErr_Occurred())) {
+    if (truth < 0 || (self->base.fd == -1 && PyErr_Occurred())) {
         goto error;
     }
     self->address = truth ? Py_NewRef(address) : NULL;
-    self->protocol = Py_NewRef(protocol);
-    self->io = al_io_new(loop->poll, self->fd, dgram_ready, self);
+    self->base.protocol = Py_NewRef(protocol);
+    self->io = al_io_new(loop->poll, self->base.fd, dgram_ready, self);
     if (self->io == NULL ||
-        al_fds_set_transport(loop, self->fd, (PyObject *)self) < 0) {
+        al_fds_set_transport(loop, self->base.fd, (PyObject *)self) < 0) {
         goto error;
     }
-    self->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    self->base.loop = (al_loop *)Py_NewRef((PyObject *)loop);
     if (al_transport_begin(loop, (PyObject *)self, protocol, waiter, dgram_start) <
         0) { /* escapes */
         goto error;
@@ -1010,19 +957,13 @@ error:
 static int
 dgram_traverse(al_dgram *self, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->extra);
-    Py_VISIT(self->loop);
-    Py_VISIT(self->protocol);
     Py_VISIT(self->sock);
     Py_VISIT(self->address);
-    Py_VISIT(self->context);
     Py_VISIT(self->stash);
-    Py_VISIT(self->dict);
     for (const queued *one = self->first; one != NULL; one = one->next) {
         Py_VISIT(one->to);
     }
-    return 0;
+    return al_transport_traverse(&self->base, visit, arg);
 }
 
 static int
@@ -1040,9 +981,8 @@ dgram_clear(al_dgram *self)
     }
     self->last = &self->first;
     forget_addresses(self);
-    Py_CLEAR(self->extra);
     Py_CLEAR(self->address);
-    Py_CLEAR(self->dict);
+    al_transport_clear(&self->base);
     return 0;
 }
 
@@ -1064,15 +1004,16 @@ dgram_finalize(PyObject *op)
 static PyObject *
 dgram_repr(al_dgram *self)
 {
-    const char *state = self->sock == NULL ? " closed"
-                        : self->closing    ? " closing"
-                                           : "";
-    if (self->loop == NULL || self->loop->closed) {
-        return PyUnicode_FromFormat("<DatagramTransport%s fd=%d>", state, self->fd);
+    const char *state = self->sock == NULL   ? " closed"
+                        : self->base.closing ? " closing"
+                                             : "";
+    if (self->base.loop == NULL || self->base.loop->closed) {
+        return PyUnicode_FromFormat("<DatagramTransport%s fd=%d>", state,
+                                    self->base.fd);
     }
     return PyUnicode_FromFormat(
-        "<DatagramTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state, self->fd,
-        self->watched & AL_READ ? "polling" : "idle",
+        "<DatagramTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state,
+        self->base.fd, self->watched & AL_READ ? "polling" : "idle",
         self->watched & AL_WRITE ? "polling" : "idle", self->buffered);
 }
 
@@ -1081,20 +1022,17 @@ static PyMethodDef dgram_methods[] = {
      sendto_doc},
     {"close", (PyCFunction)Dgram_close, METH_NOARGS, close_doc},
     {"abort", (PyCFunction)Dgram_abort, METH_NOARGS, abort_doc},
-    {"is_closing", (PyCFunction)Dgram_is_closing, METH_NOARGS, is_closing_doc},
+    AL_TRANSPORT_METHODS,
+    AL_TRANSPORT_GET_LIMITS,
     {"is_reading", (PyCFunction)Dgram_is_reading, METH_NOARGS, is_reading_doc},
     {"pause_reading", (PyCFunction)Dgram_pause_reading, METH_NOARGS, pause_reading_doc},
     {"resume_reading", (PyCFunction)Dgram_resume_reading, METH_NOARGS,
      resume_reading_doc},
-    {"set_protocol", (PyCFunction)Dgram_set_protocol, METH_O, set_protocol_doc},
-    {"get_protocol", (PyCFunction)Dgram_get_protocol, METH_NOARGS, get_protocol_doc},
     {"get_write_buffer_size", (PyCFunction)Dgram_get_write_buffer_size, METH_NOARGS,
      size_doc},
-    {"get_write_buffer_limits", (PyCFunction)Dgram_get_write_buffer_limits, METH_NOARGS,
-     limits_doc},
     {"set_write_buffer_limits",
      (PyCFunction)(void (*)(void))Dgram_set_write_buffer_limits,
-     METH_FASTCALL | METH_KEYWORDS, set_limits_doc},
+     METH_FASTCALL | METH_KEYWORDS, al_transport_set_limits_doc},
     {"_call_connection_lost", (PyCFunction)Dgram__call_connection_lost, METH_O, NULL},
     {"_force_close", (PyCFunction)Dgram__force_close, METH_O, NULL},
     {"_read_ready", (PyCFunction)Dgram__read_ready, METH_NOARGS, NULL},
@@ -1103,15 +1041,9 @@ static PyMethodDef dgram_methods[] = {
 };
 
 static PyMemberDef dgram_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_dgram, weakrefs), READONLY, NULL},
-    {"__dictoffset__", T_PYSSIZET, offsetof(al_dgram, dict), READONLY, NULL},
-    {"_loop", T_OBJECT, offsetof(al_dgram, loop), READONLY, NULL},
-    {"_protocol", T_OBJECT, offsetof(al_dgram, protocol), READONLY, NULL},
-    {"_sock_fd", T_INT, offsetof(al_dgram, fd), READONLY, NULL},
+    AL_TRANSPORT_MEMBERS,
+    {"_sock_fd", T_INT, offsetof(al_dgram, base.fd), READONLY, NULL},
     {"_address", T_OBJECT, offsetof(al_dgram, address), READONLY, NULL},
-    {"_conn_lost", T_INT, offsetof(al_dgram, conn_lost), READONLY, NULL},
-    {"_closing", T_BOOL, offsetof(al_dgram, closing), READONLY, NULL},
-    {"_paused", T_BOOL, offsetof(al_dgram, paused), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -1159,7 +1091,7 @@ int
 al_dgram_init_types(PyObject *module, al_state *st)
 {
     PyTypeObject *base = (PyTypeObject *)st->DatagramTransport;
-    if ((size_t)base->tp_basicsize != offsetof(al_dgram, loop)) {
+    if ((size_t)base->tp_basicsize != offsetof(al_transport, loop)) {
         PyErr_SetString(PyExc_ImportError,
                         "asyncio.DatagramTransport has another layout than expected");
         return -1;

@@ -29,22 +29,13 @@ enum {
 };
 
 typedef struct {
-    PyObject_HEAD
-    PyObject *extra; /* BaseTransport's slot _extra */
-    al_loop *loop;   /* NULL after connection_lost, like the next two */
-    PyObject *protocol;
-    PyObject *pipe;    /* the file object; it owns the descriptor */
-    PyObject *context; /* NULL: empty; see core/context.h */
-    PyObject *weakrefs, *dict;
-    al_outbuf out; /* to be written */
-    al_flow flow;
-    size_t room; /* of the next read, beyond SMALL */
-    int fd, conn_lost;
+    al_transport base;
+    PyObject *pipe; /* the file object; it owns the descriptor; NULL when it is lost */
+    al_outbuf out;  /* to be written */
+    size_t room;    /* of the next read, beyond SMALL */
     bool writer;
     bool watches_peer; /* a writer: the descriptor tells when the reader goes */
-    bool started;      /* connection_made has been called */
-    bool closing, paused;
-    bool lost; /* connection_lost is scheduled */
+    bool lost;         /* connection_lost is scheduled */
 } al_pipe;
 
 static int pipe_readable(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra);
@@ -56,7 +47,7 @@ static bool
 waits(const al_pipe *self, int event)
 {
     PyObject *reader, *writer;
-    (void)al_fds_get(&self->loop->fds, self->fd, &reader, &writer);
+    (void)al_fds_get(&self->base.loop->fds, self->base.fd, &reader, &writer);
     return (event == AL_READ ? reader : writer) == (const PyObject *)self;
 }
 
@@ -65,31 +56,31 @@ waits(const al_pipe *self, int event)
 static int
 update_waits(al_pipe *self)
 {
-    al_loop *loop = self->loop;
-    if (loop == NULL || loop->poll == NULL || !self->started) {
+    al_loop *loop = self->base.loop;
+    if (loop == NULL || loop->poll == NULL || !self->base.started) {
         return 0;
     }
-    bool read = self->writer ? self->watches_peer : !self->paused;
+    bool read = self->writer ? self->watches_peer : !self->base.paused;
     bool write = self->out.count > 0;
     /* A writer that is closing still wants to know whether its reader goes. */
-    read = read && !self->lost && (!self->closing || (self->writer && write));
+    read = read && !self->lost && (!self->base.closing || (self->writer && write));
     int status = 0;
     if (read != waits(self, AL_READ)) {
         if (read) {
-            status = al_fds_wait(loop, self->fd, AL_READ, pipe_readable,
+            status = al_fds_wait(loop, self->base.fd, AL_READ, pipe_readable,
                                  (PyObject *)self, (PyObject *)self);
         }
         else {
-            al_fds_unwait(loop, self->fd, AL_READ, (PyObject *)self);
+            al_fds_unwait(loop, self->base.fd, AL_READ, (PyObject *)self);
         }
     }
     if (status == 0 && write != waits(self, AL_WRITE)) {
         if (write) {
-            status = al_fds_wait(loop, self->fd, AL_WRITE, pipe_writable,
+            status = al_fds_wait(loop, self->base.fd, AL_WRITE, pipe_writable,
                                  (PyObject *)self, (PyObject *)self);
         }
         else {
-            al_fds_unwait(loop, self->fd, AL_WRITE, (PyObject *)self);
+            al_fds_unwait(loop, self->base.fd, AL_WRITE, (PyObject *)self);
         }
     }
     return status;
@@ -110,9 +101,9 @@ schedule_lost(al_pipe *self, PyObject *exc)
     if (method == NULL) {
         return -1;
     }
-    int status =
-        al_sched_call_soon(self->loop->st, (PyObject *)self->loop, method,
-                           exc == NULL ? Py_None : exc, self->context); /* escapes */
+    int status = al_sched_call_soon(self->base.loop->st, (PyObject *)self->base.loop,
+                                    method, exc == NULL ? Py_None : exc,
+                                    self->base.context); /* escapes */
     Py_DECREF(method);
     return status;
 }
@@ -121,10 +112,10 @@ schedule_lost(al_pipe *self, PyObject *exc)
 static int
 close_now(al_pipe *self, PyObject *exc)
 {
-    if (self->loop == NULL) {
+    if (self->base.loop == NULL) {
         return 0;
     }
-    self->closing = true;
+    self->base.closing = true;
     al_outbuf_clear(&self->out);
     int status = schedule_lost(self, exc); /* escapes */
     return update_waits(self) < 0 ? -1 : status;
@@ -135,12 +126,12 @@ close_now(al_pipe *self, PyObject *exc)
 static int
 log_debug(al_pipe *self, const char *method, const char *text, PyObject *exc)
 {
-    if (!self->loop->debug) {
+    if (!self->base.loop->debug) {
         return 0;
     }
     PyObject *result = NULL, *function = NULL, *args = NULL, *kwargs = NULL;
-    PyObject *logger =
-        PyObject_GetAttr(self->loop->st->base_events, self->loop->st->str.logger);
+    PyObject *logger = PyObject_GetAttr(self->base.loop->st->base_events,
+                                        self->base.loop->st->str.logger);
     if (logger != NULL) {
         function = PyObject_GetAttrString(logger, method);
         args = Py_BuildValue("sO", text, self);
@@ -172,7 +163,8 @@ fatal_error(al_pipe *self, bool quiet, const char *message, const char *log)
     }
     else {
         al_err_put_steal(Py_NewRef(exc));
-        status = al_flow_report(self->loop, message, (PyObject *)self, self->protocol);
+        status = al_flow_report(self->base.loop, message, (PyObject *)self,
+                                self->base.protocol);
     }
     if (status == 0) {
         status = close_now(self, exc); /* escapes */
@@ -185,14 +177,14 @@ fatal_error(al_pipe *self, bool quiet, const char *message, const char *log)
 static int
 release(al_pipe *self)
 {
-    al_loop *loop = self->loop;
+    al_loop *loop = self->base.loop;
     PyObject *pipe = self->pipe;
     int status = 0;
     if (loop != NULL && loop->poll != NULL) {
-        al_fds_unwait(loop, self->fd, AL_READ, (PyObject *)self);
-        al_fds_unwait(loop, self->fd, AL_WRITE, (PyObject *)self);
+        al_fds_unwait(loop, self->base.fd, AL_READ, (PyObject *)self);
+        al_fds_unwait(loop, self->base.fd, AL_WRITE, (PyObject *)self);
     }
-    self->loop = NULL;
+    self->base.loop = NULL;
     self->pipe = NULL;
     al_outbuf_clear(&self->out);
     if (pipe != NULL) {
@@ -201,8 +193,8 @@ release(al_pipe *self)
         Py_XDECREF(closed);
         Py_DECREF(pipe);
     }
-    Py_CLEAR(self->protocol);
-    Py_CLEAR(self->context);
+    Py_CLEAR(self->base.protocol);
+    Py_CLEAR(self->base.context);
     Py_XDECREF((PyObject *)loop);
     return status;
 }
@@ -211,14 +203,14 @@ static PyObject *
 Pipe__call_connection_lost(al_pipe *self, PyObject *exc)
 {
     PyObject *result = NULL;
-    if (self->loop == NULL) {
+    if (self->base.loop == NULL) {
         Py_RETURN_NONE;
     }
     self->lost = true;
-    if (self->protocol != NULL) {
-        PyObject *protocol = Py_NewRef(self->protocol);
+    if (self->base.protocol != NULL) {
+        PyObject *protocol = Py_NewRef(self->base.protocol);
         result = PyObject_CallMethodOneArg(
-            protocol, self->loop->st->str.connection_lost, exc); /* escapes */
+            protocol, self->base.loop->st->str.connection_lost, exc); /* escapes */
         Py_DECREF(protocol);
     }
     PyObject *pending = result == NULL ? al_err_take() : NULL;
@@ -243,10 +235,10 @@ Pipe__call_connection_lost(al_pipe *self, PyObject *exc)
 static int
 hand_over_steal(al_pipe *self, PyObject *data)
 {
-    al_loop *loop = self->loop;
-    PyObject *protocol = self->protocol, *entered;
+    al_loop *loop = self->base.loop;
+    PyObject *protocol = self->base.protocol, *entered;
     if (protocol == NULL || data == NULL ||
-        al_context_enter(loop, &self->context, &entered) < 0) {
+        al_context_enter(loop, &self->base.context, &entered) < 0) {
         Py_XDECREF(data);
         return protocol == NULL ? 0 : -1;
     }
@@ -254,7 +246,7 @@ hand_over_steal(al_pipe *self, PyObject *data)
     PyObject *result = PyObject_CallMethodOneArg(protocol, loop->st->str.data_received,
                                                  data); /* escapes */
     Py_DECREF(data);
-    if (al_context_leave(loop, &self->context, entered) < 0) {
+    if (al_context_leave(loop, &self->base.context, entered) < 0) {
         Py_CLEAR(result);
     }
     int status = 0;
@@ -270,14 +262,16 @@ hand_over_steal(al_pipe *self, PyObject *data)
 static int
 at_eof(al_pipe *self)
 {
-    al_loop *loop = self->loop;
-    self->closing = true;
+    al_loop *loop = self->base.loop;
+    self->base.closing = true;
     int status = log_debug(self, "info", "%r was closed by peer", NULL); /* escapes */
-    if (status == 0 && self->protocol != NULL) {
-        PyObject *method = PyObject_GetAttr(self->protocol, loop->st->str.eof_received);
-        status = method == NULL ? -1
-                                : al_sched_call_soon(loop->st, (PyObject *)loop, method,
-                                                     NULL, self->context); /* escapes */
+    if (status == 0 && self->base.protocol != NULL) {
+        PyObject *method =
+            PyObject_GetAttr(self->base.protocol, loop->st->str.eof_received);
+        status = method == NULL
+                     ? -1
+                     : al_sched_call_soon(loop->st, (PyObject *)loop, method, NULL,
+                                          self->base.context); /* escapes */
         Py_XDECREF(method);
     }
     if (status < 0) {
@@ -293,8 +287,9 @@ read_some(al_pipe *self)
     ssize_t n;
     if (self->room > SMALL) {
         data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->room);
-        n = data == NULL ? 0
-                         : al_sock_read(self->fd, PyBytes_AS_STRING(data), self->room);
+        n = data == NULL
+                ? 0
+                : al_sock_read(self->base.fd, PyBytes_AS_STRING(data), self->room);
         int error = errno;
         if (data != NULL && _PyBytes_Resize(&data, n < 0 ? 0 : n) == 0 && n <= 0) {
             Py_CLEAR(data);
@@ -303,7 +298,7 @@ read_some(al_pipe *self)
     }
     else {
         char buffer[SMALL];
-        n = al_sock_read(self->fd, buffer, sizeof(buffer));
+        n = al_sock_read(self->base.fd, buffer, sizeof(buffer));
         data = n <= 0 ? NULL : PyBytes_FromStringAndSize(buffer, n);
     }
     if (n > 0 && data != NULL) {
@@ -334,7 +329,7 @@ pipe_readable(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
 {
     al_pipe *self = (al_pipe *)op;
     int status = 0;
-    if (self->loop == NULL || self->lost) {
+    if (self->base.loop == NULL || self->lost) {
         return 0;
     }
     if (self->writer) {
@@ -349,7 +344,7 @@ pipe_readable(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
         }
         Py_XDECREF(exc);
     }
-    else if (!self->closing && !self->paused) {
+    else if (!self->base.closing && !self->base.paused) {
         status = read_some(self); /* escapes */
     }
     return update_waits(self) < 0 ? -1 : status;
@@ -363,7 +358,7 @@ write_failed(al_pipe *self, int error)
 {
     al_sock_raise(error);
     al_outbuf_clear(&self->out);
-    self->conn_lost++;
+    self->base.conn_lost++;
     return fatal_error(self, true, NULL,
                        "%r: Fatal write error on pipe transport"); /* escapes */
 }
@@ -375,11 +370,11 @@ pipe_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
 {
     al_pipe *self = (al_pipe *)op;
     struct iovec vectors[VECTORS];
-    if (self->loop == NULL || self->lost || self->out.count == 0) {
+    if (self->base.loop == NULL || self->lost || self->out.count == 0) {
         return 0;
     }
     int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
-    ssize_t n = al_sock_writev(self->fd, vectors, count);
+    ssize_t n = al_sock_writev(self->base.fd, vectors, count);
     int status = 0;
     if (n < 0) {
         int error = errno;
@@ -391,10 +386,10 @@ pipe_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         al_outbuf_drop(&self->out, (size_t)n);
         if (self->out.count == 0) {
             /* asyncio resumes the protocol when the buffer is empty. */
-            status = al_flow_shrunk(loop, &self->flow, 0, op,
-                                    self->protocol); /* escapes; may write */
-            if (status == 0 && self->loop != NULL && self->closing && !self->lost &&
-                self->out.count == 0) {
+            status = al_flow_shrunk(loop, &self->base.flow, 0, op,
+                                    self->base.protocol); /* escapes; may write */
+            if (status == 0 && self->base.loop != NULL && self->base.closing &&
+                !self->lost && self->out.count == 0) {
                 status = schedule_lost(self, NULL); /* escapes */
             }
         }
@@ -421,19 +416,19 @@ Pipe_write(al_pipe *self, PyObject *data)
     if (view.len == 0) {
         goto done;
     }
-    if (self->conn_lost > 0 || self->closing || self->loop == NULL) {
-        if (self->conn_lost >= WARN_FROM && self->loop != NULL) {
-            failed = al_debug_warn(self->loop->st,
+    if (self->base.conn_lost > 0 || self->base.closing || self->base.loop == NULL) {
+        if (self->base.conn_lost >= WARN_FROM && self->base.loop != NULL) {
+            failed = al_debug_warn(self->base.loop->st,
                                    "pipe closed by peer or "
                                    "os.write(pipe, data) raised exception.",
                                    NULL, NULL) < 0; /* escapes */
         }
-        self->conn_lost++;
+        self->base.conn_lost++;
         goto done;
     }
     ssize_t n = 0;
     if (self->out.count == 0) {
-        n = al_sock_write(self->fd, view.buf, (size_t)view.len);
+        n = al_sock_write(self->base.fd, view.buf, (size_t)view.len);
         if (n < 0) {
             int error = errno;
             if (!al_sock_again(error)) {
@@ -452,8 +447,8 @@ Pipe_write(al_pipe *self, PyObject *data)
         (PyBytes_CheckExact(data) ? al_outbuf_add(&self->out, data, rest, size)
                                   : al_outbuf_add_copy(&self->out, rest, size)) < 0 ||
         update_waits(self) < 0 || /* escapes */
-        al_flow_grown(self->loop, &self->flow, self->out.size, (PyObject *)self,
-                      self->protocol) < 0; /* escapes */
+        al_flow_grown(self->base.loop, &self->base.flow, self->out.size,
+                      (PyObject *)self, self->base.protocol) < 0; /* escapes */
 
 done:
     PyBuffer_Release(&view);
@@ -471,8 +466,8 @@ PyDoc_STRVAR(write_eof_doc, "write_eof($self, /)\n--\n\n"
 static PyObject *
 Pipe_write_eof(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    if (!self->closing && self->loop != NULL) {
-        self->closing = true;
+    if (!self->base.closing && self->base.loop != NULL) {
+        self->base.closing = true;
         if ((self->out.count == 0 && schedule_lost(self, NULL) < 0) || /* escapes */
             update_waits(self) < 0) {
             return NULL;
@@ -512,7 +507,7 @@ Pipe_close(al_pipe *self, PyObject *ignored)
     if (self->writer) {
         return Pipe_write_eof(self, ignored);
     }
-    if (!self->closing && close_now(self, NULL) < 0) { /* escapes */
+    if (!self->base.closing && close_now(self, NULL) < 0) { /* escapes */
         return NULL;
     }
     Py_RETURN_NONE;
@@ -527,36 +522,14 @@ Pipe_get_write_buffer_size(al_pipe *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSize_t(self->out.size);
 }
 
-PyDoc_STRVAR(limits_doc, "get_write_buffer_limits($self, /)\n--\n\n"
-                         "Return the water marks (low, high) in bytes.");
-
-static PyObject *
-Pipe_get_write_buffer_limits(al_pipe *self, PyObject *Py_UNUSED(ignored))
-{
-    return al_flow_limits(&self->flow);
-}
-
-PyDoc_STRVAR(set_limits_doc,
-             "set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
-             "Set the water marks in bytes; None: the default.\n\n"
-             "Source: asyncio, WriteTransport.set_write_buffer_limits.");
-
 static PyObject *
 Pipe_set_write_buffer_limits(al_pipe *self, PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames)
 {
-    if (al_flow_set_limits(&self->flow, args, nargs, kwnames) < 0) {
-        return NULL;
-    }
-    if (self->loop != NULL &&
-        al_flow_grown(self->loop, &self->flow, self->out.size, (PyObject *)self,
-                      self->protocol) < 0) { /* escapes */
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return al_transport_set_limits(&self->base, self->out.size, args, nargs, kwnames);
 }
 
-/* --- reading on and off, the protocol ------------------------------------------------------- */
+/* --- reading on and off ------------------------------------------------------------------- */
 
 PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
                                 "Read no more until resume_reading().");
@@ -564,8 +537,8 @@ PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
 static PyObject *
 Pipe_pause_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->loop != NULL && !self->closing && !self->paused) {
-        self->paused = true;
+    if (self->base.loop != NULL && !self->base.closing && !self->base.paused) {
+        self->base.paused = true;
         if (update_waits(self) < 0 ||
             log_debug(self, "debug", "%r pauses reading", NULL) < 0) { /* escapes */
             return NULL;
@@ -580,8 +553,8 @@ PyDoc_STRVAR(resume_reading_doc, "resume_reading($self, /)\n--\n\n"
 static PyObject *
 Pipe_resume_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->loop != NULL && !self->closing && self->paused) {
-        self->paused = false;
+    if (self->base.loop != NULL && !self->base.closing && self->base.paused) {
+        self->base.paused = false;
         if (update_waits(self) < 0 ||
             log_debug(self, "debug", "%r resumes reading", NULL) < 0) { /* escapes */
             return NULL;
@@ -596,49 +569,19 @@ PyDoc_STRVAR(is_reading_doc, "is_reading($self, /)\n--\n\n"
 static PyObject *
 Pipe_is_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(!self->closing && !self->paused);
-}
-
-PyDoc_STRVAR(is_closing_doc, "is_closing($self, /)\n--\n\n"
-                             "Return True if the pipe is closing or closed.");
-
-static PyObject *
-Pipe_is_closing(al_pipe *self, PyObject *Py_UNUSED(ignored))
-{
-    return PyBool_FromLong(self->closing);
-}
-
-PyDoc_STRVAR(set_protocol_doc, "set_protocol($self, protocol, /)\n--\n\n"
-                               "Replace the protocol.");
-
-static PyObject *
-Pipe_set_protocol(al_pipe *self, PyObject *protocol)
-{
-    PyObject *old = self->protocol;
-    self->protocol = Py_NewRef(protocol);
-    Py_XDECREF(old); /* escapes */
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(get_protocol_doc, "get_protocol($self, /)\n--\n\n"
-                               "Return the protocol.");
-
-static PyObject *
-Pipe_get_protocol(al_pipe *self, PyObject *Py_UNUSED(ignored))
-{
-    return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+    return PyBool_FromLong(!self->base.closing && !self->base.paused);
 }
 
 static PyObject *
 Pipe__read_ready(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    return al_transport_soon(self->loop, (PyObject *)self, pipe_readable);
+    return al_transport_soon(self->base.loop, (PyObject *)self, pipe_readable);
 }
 
 static PyObject *
 Pipe__write_ready(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
-    return al_transport_soon(self->loop, (PyObject *)self, pipe_writable);
+    return al_transport_soon(self->base.loop, (PyObject *)self, pipe_writable);
 }
 
 /* --- making and freeing ------------------------------------------------------------------- */
@@ -649,11 +592,11 @@ static int
 pipe_start(al_loop *loop, PyObject *op, PyObject *waiter, PyObject *Py_UNUSED(extra))
 {
     al_pipe *self = (al_pipe *)op;
-    self->started = true;
+    self->base.started = true;
     int status = update_waits(self);                          /* escapes */
     if (status == 0 && al_transport_tell(loop, waiter) < 0) { /* escapes */
         return al_flow_report(loop, "Exception in a pipe transport", op,
-                              self->protocol);
+                              self->base.protocol);
     }
     return status;
 }
@@ -685,12 +628,12 @@ open_descriptor(al_pipe *self, al_state *st)
     if (fileno == NULL) {
         return -1;
     }
-    self->fd = (int)PyLong_AsLong(fileno);
+    self->base.fd = (int)PyLong_AsLong(fileno);
     Py_DECREF(fileno);
-    if (self->fd == -1 && PyErr_Occurred()) {
+    if (self->base.fd == -1 && PyErr_Occurred()) {
         return -1;
     }
-    if (fstat(self->fd, &info) < 0) {
+    if (fstat(self->base.fd, &info) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -702,9 +645,9 @@ open_descriptor(al_pipe *self, al_state *st)
         return -1;
     }
     self->watches_peer = self->writer && tells_of_peer(&info);
-    int flags = fcntl(self->fd, F_GETFL);
-    if (flags < 0 ||
-        (!(flags & O_NONBLOCK) && fcntl(self->fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
+    int flags = fcntl(self->base.fd, F_GETFL);
+    if (flags < 0 || (!(flags & O_NONBLOCK) &&
+                      fcntl(self->base.fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -720,18 +663,20 @@ pipe_new(al_loop *loop, PyTypeObject *type, PyObject *pipe, PyObject *protocol,
     if (self == NULL) {
         return NULL;
     }
-    self->fd = -1;
+    self->base.fd = -1;
     self->writer = type == st->WritePipeTransport_type;
-    al_flow_init(&self->flow);
+    al_flow_init(&self->base.flow);
     al_outbuf_init(&self->out);
     self->pipe = Py_NewRef(pipe);
-    self->extra = extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
-    if (self->extra == NULL || PyDict_SetItem(self->extra, st->str.pipe, pipe) < 0 ||
-        open_descriptor(self, st) < 0 || al_context_capture(&self->context) < 0) {
+    self->base.extra =
+        extra == NULL || extra == Py_None ? PyDict_New() : Py_NewRef(extra);
+    if (self->base.extra == NULL ||
+        PyDict_SetItem(self->base.extra, st->str.pipe, pipe) < 0 ||
+        open_descriptor(self, st) < 0 || al_context_capture(&self->base.context) < 0) {
         goto error;
     }
-    self->loop = (al_loop *)Py_NewRef((PyObject *)loop);
-    self->protocol = Py_NewRef(protocol);
+    self->base.loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    self->base.protocol = Py_NewRef(protocol);
     if (al_transport_begin(loop, (PyObject *)self, protocol, waiter, pipe_start) <
         0) { /* escapes */
         goto error;
@@ -763,14 +708,8 @@ al_pipe_new_writer(al_loop *loop, PyObject *pipe, PyObject *protocol, PyObject *
 static int
 pipe_traverse(al_pipe *self, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->extra);
-    Py_VISIT(self->loop);
-    Py_VISIT(self->protocol);
     Py_VISIT(self->pipe);
-    Py_VISIT(self->context);
-    Py_VISIT(self->dict);
-    return 0;
+    return al_transport_traverse(&self->base, visit, arg);
 }
 
 static int
@@ -779,8 +718,7 @@ pipe_clear(al_pipe *self)
     if (release(self) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
-    Py_CLEAR(self->extra);
-    Py_CLEAR(self->dict);
+    al_transport_clear(&self->base);
     return 0;
 }
 
@@ -804,27 +742,24 @@ pipe_repr(al_pipe *self)
 {
     const char *name = self->writer ? "WritePipeTransport" : "ReadPipeTransport";
     if (self->pipe == NULL) {
-        return PyUnicode_FromFormat("<%s closed fd=%d closed>", name, self->fd);
+        return PyUnicode_FromFormat("<%s closed fd=%d closed>", name, self->base.fd);
     }
-    const char *state = self->closing ? " closing" : "";
-    if (self->loop == NULL || self->loop->poll == NULL) {
-        return PyUnicode_FromFormat("<%s%s fd=%d open>", name, state, self->fd);
+    const char *state = self->base.closing ? " closing" : "";
+    if (self->base.loop == NULL || self->base.loop->poll == NULL) {
+        return PyUnicode_FromFormat("<%s%s fd=%d open>", name, state, self->base.fd);
     }
     const char *polling =
         waits(self, self->writer ? AL_WRITE : AL_READ) ? "polling" : "idle";
     if (!self->writer) {
-        return PyUnicode_FromFormat("<%s%s fd=%d %s>", name, state, self->fd, polling);
+        return PyUnicode_FromFormat("<%s%s fd=%d %s>", name, state, self->base.fd,
+                                    polling);
     }
-    return PyUnicode_FromFormat("<%s%s fd=%d %s bufsize=%zu>", name, state, self->fd,
-                                polling, self->out.size);
+    return PyUnicode_FromFormat("<%s%s fd=%d %s bufsize=%zu>", name, state,
+                                self->base.fd, polling, self->out.size);
 }
 
 #define COMMON_METHODS                                                                 \
-    {"close", (PyCFunction)Pipe_close, METH_NOARGS, close_doc},                        \
-        {"is_closing", (PyCFunction)Pipe_is_closing, METH_NOARGS, is_closing_doc},     \
-        {"set_protocol", (PyCFunction)Pipe_set_protocol, METH_O, set_protocol_doc},    \
-        {"get_protocol", (PyCFunction)Pipe_get_protocol, METH_NOARGS,                  \
-         get_protocol_doc},                                                            \
+    {"close", (PyCFunction)Pipe_close, METH_NOARGS, close_doc}, AL_TRANSPORT_METHODS,  \
         {"_read_ready", (PyCFunction)Pipe__read_ready, METH_NOARGS, NULL},             \
     {                                                                                  \
         "_call_connection_lost", (PyCFunction)Pipe__call_connection_lost, METH_O, NULL \
@@ -848,23 +783,16 @@ static PyMethodDef writer_methods[] = {
     {"abort", (PyCFunction)Pipe_abort, METH_NOARGS, abort_doc},
     {"get_write_buffer_size", (PyCFunction)Pipe_get_write_buffer_size, METH_NOARGS,
      size_doc},
-    {"get_write_buffer_limits", (PyCFunction)Pipe_get_write_buffer_limits, METH_NOARGS,
-     limits_doc},
+    AL_TRANSPORT_GET_LIMITS,
     {"set_write_buffer_limits",
      (PyCFunction)(void (*)(void))Pipe_set_write_buffer_limits,
-     METH_FASTCALL | METH_KEYWORDS, set_limits_doc},
+     METH_FASTCALL | METH_KEYWORDS, al_transport_set_limits_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef pipe_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_pipe, weakrefs), READONLY, NULL},
-    {"__dictoffset__", T_PYSSIZET, offsetof(al_pipe, dict), READONLY, NULL},
-    {"_loop", T_OBJECT, offsetof(al_pipe, loop), READONLY, NULL},
-    {"_protocol", T_OBJECT, offsetof(al_pipe, protocol), READONLY, NULL},
-    {"_fileno", T_INT, offsetof(al_pipe, fd), READONLY, NULL},
-    {"_conn_lost", T_INT, offsetof(al_pipe, conn_lost), READONLY, NULL},
-    {"_closing", T_BOOL, offsetof(al_pipe, closing), READONLY, NULL},
-    {"_paused", T_BOOL, offsetof(al_pipe, paused), READONLY, NULL},
+    AL_TRANSPORT_MEMBERS,
+    {"_fileno", T_INT, offsetof(al_pipe, base.fd), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -894,7 +822,7 @@ static int
 add_type(PyObject *module, PyTypeObject **slot, const char *name, const char *doc,
          PyMethodDef *methods, PyObject *base)
 {
-    if ((size_t)((PyTypeObject *)base)->tp_basicsize != offsetof(al_pipe, loop)) {
+    if ((size_t)((PyTypeObject *)base)->tp_basicsize != offsetof(al_transport, loop)) {
         PyErr_Format(PyExc_ImportError, "%R has another layout than expected", base);
         return -1;
     }

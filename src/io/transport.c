@@ -67,3 +67,84 @@ al_transport_dealloc(PyObject *transport)
     type->tp_free(transport);
     Py_DECREF(type);
 }
+
+/* --- transports of datagrams and of pipes ------------------------------------------------- */
+
+int
+al_transport_traverse(al_transport *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->extra);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->protocol);
+    Py_VISIT(self->context);
+    Py_VISIT(self->dict);
+    return 0;
+}
+
+void
+al_transport_clear(al_transport *self)
+{
+    Py_CLEAR(self->extra);
+    Py_CLEAR(self->dict);
+}
+
+const char al_transport_is_closing_doc[] =
+    PyDoc_STR("is_closing($self, /)\n--\n\n"
+              "Return True if the transport is closing or closed.");
+
+PyObject *
+al_transport_is_closing(al_transport *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->closing);
+}
+
+const char al_transport_set_protocol_doc[] =
+    PyDoc_STR("set_protocol($self, protocol, /)\n--\n\n"
+              "Replace the protocol.");
+
+PyObject *
+al_transport_set_protocol(al_transport *self, PyObject *protocol)
+{
+    PyObject *old = self->protocol;
+    self->protocol = Py_NewRef(protocol);
+    Py_XDECREF(old); /* escapes */
+    Py_RETURN_NONE;
+}
+
+const char al_transport_get_protocol_doc[] = PyDoc_STR("get_protocol($self, /)\n--\n\n"
+                                                       "Return the protocol.");
+
+PyObject *
+al_transport_get_protocol(al_transport *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+}
+
+const char al_transport_limits_doc[] =
+    PyDoc_STR("get_write_buffer_limits($self, /)\n--\n\n"
+              "Return the water marks (low, high) in bytes.");
+
+PyObject *
+al_transport_get_limits(al_transport *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_flow_limits(&self->flow);
+}
+
+const char al_transport_set_limits_doc[] =
+    PyDoc_STR("set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
+              "Set the water marks in bytes; None: the default.\n\n"
+              "Source: asyncio, WriteTransport.set_write_buffer_limits.");
+
+PyObject *
+al_transport_set_limits(al_transport *self, size_t size, PyObject *const *args,
+                        Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (al_flow_set_limits(&self->flow, args, nargs, kwnames) < 0 || /* escapes */
+        (self->loop != NULL &&
+         al_flow_grown(self->loop, &self->flow, size, (PyObject *)self,
+                       self->protocol) < 0)) { /* escapes */
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}

@@ -1,9 +1,24 @@
 /* transport.h: what the transports of streams, datagrams and pipes do alike: begin, be
- * asked for an event by hand, and end. */
+ * asked for an event by hand, and end; and what those of datagrams and of pipes have in
+ * common (that of streams has the layout of another class of asyncio). */
 #ifndef AL_IO_TRANSPORT_H
 #define AL_IO_TRANSPORT_H
 
-#include "core/sched.h"
+#include "io/flow.h"
+
+/* What the structs of datagram and pipe transports begin with. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *extra; /* BaseTransport's slot _extra */
+    al_loop *loop;   /* NULL after connection_lost, like the next one */
+    PyObject *protocol;
+    PyObject *context; /* NULL: empty; see core/context.h */
+    PyObject *weakrefs, *dict;
+    al_flow flow;
+    int fd, conn_lost;
+    bool started; /* connection_made has been called */
+    bool closing, paused;
+} al_transport;
 
 /* protocol.connection_made(transport) in the next iteration, and behind it the slot
  * {start, transport, waiter}; waiter may be None or NULL.  0 or -1.  Escapes. */
@@ -21,5 +36,50 @@ PyObject *al_transport_soon(al_loop *loop, PyObject *transport, al_run_fn run);
 void al_transport_warn_unclosed(PyObject *transport);
 /* A tp_dealloc, by the type's tp_finalize and tp_clear. */
 void al_transport_dealloc(PyObject *transport);
+
+/* The words of al_transport, for a tp_traverse and a tp_clear. */
+int al_transport_traverse(al_transport *self, visitproc visit, void *arg);
+void al_transport_clear(al_transport *self);
+
+/* set_write_buffer_limits(...) of a transport with `size` bytes to send.  None, or NULL.
+ * Escapes. */
+PyObject *al_transport_set_limits(al_transport *self, size_t size,
+                                  PyObject *const *args, Py_ssize_t nargs,
+                                  PyObject *kwnames);
+
+extern const char al_transport_is_closing_doc[], al_transport_set_protocol_doc[],
+    al_transport_get_protocol_doc[], al_transport_limits_doc[],
+    al_transport_set_limits_doc[];
+PyObject *al_transport_is_closing(al_transport *self, PyObject *ignored);
+PyObject *al_transport_set_protocol(al_transport *self, PyObject *protocol);
+PyObject *al_transport_get_protocol(al_transport *self, PyObject *ignored);
+PyObject *al_transport_get_limits(al_transport *self, PyObject *ignored);
+
+/* Entries of a PyMethodDef: for each transport, and for those that write. */
+#define AL_TRANSPORT_METHODS                                                           \
+    {"is_closing", (PyCFunction)al_transport_is_closing, METH_NOARGS,                  \
+     al_transport_is_closing_doc},                                                     \
+        {"set_protocol", (PyCFunction)al_transport_set_protocol, METH_O,               \
+         al_transport_set_protocol_doc},                                               \
+    {                                                                                  \
+        "get_protocol", (PyCFunction)al_transport_get_protocol, METH_NOARGS,           \
+            al_transport_get_protocol_doc                                              \
+    }
+#define AL_TRANSPORT_GET_LIMITS                                                        \
+    {"get_write_buffer_limits", (PyCFunction)al_transport_get_limits, METH_NOARGS,     \
+     al_transport_limits_doc}
+
+/* Entries of a PyMemberDef. */
+#define AL_TRANSPORT_MEMBERS                                                           \
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_transport, weakrefs), READONLY,     \
+     NULL},                                                                            \
+        {"__dictoffset__", T_PYSSIZET, offsetof(al_transport, dict), READONLY, NULL},  \
+        {"_loop", T_OBJECT, offsetof(al_transport, loop), READONLY, NULL},             \
+        {"_protocol", T_OBJECT, offsetof(al_transport, protocol), READONLY, NULL},     \
+        {"_conn_lost", T_INT, offsetof(al_transport, conn_lost), READONLY, NULL},      \
+        {"_closing", T_BOOL, offsetof(al_transport, closing), READONLY, NULL},         \
+    {                                                                                  \
+        "_paused", T_BOOL, offsetof(al_transport, paused), READONLY, NULL              \
+    }
 
 #endif
