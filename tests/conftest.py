@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -99,6 +100,19 @@ def thread():
     for started in threads:
         started.join(20)
         assert not started.is_alive()
+
+
+def anonymous_context(protocol: int) -> ssl.SSLContext:
+    """Return a context for TLS without certificates; `protocol` is the side."""
+    context = ssl.SSLContext(protocol)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.set_ciphers("AECDH:ADH:@SECLEVEL=0")
+    except ssl.SSLError:
+        pytest.skip("this OpenSSL has no anonymous ciphers")
+    return context
 
 
 def child_environment(**changes: str) -> dict[str, str]:

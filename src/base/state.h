@@ -144,6 +144,7 @@
     X(_exception)                                                                      \
     X(_maybe_resume_transport)                                                         \
     X(create_future)                                                                   \
+    X(_app_protocol)                                                                   \
     X(_buffer)                                                                         \
     X(_call_connection_lost)                                                           \
     X(_read_ready)                                                                     \

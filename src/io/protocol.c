@@ -305,6 +305,21 @@ static const al_sink buffer_sink = {buffer_readable, COMMON};
 static const al_sink reader_sink = {reader_readable, COMMON};
 #undef COMMON
 
+/* The same for asyncio's streams over TLS: they are fed by SSLProtocol. */
+static void
+adopt_above_tls(al_loop *loop, PyObject *protocol)
+{
+    PyObject *above = NULL;
+    if (al_getattr_optional(protocol, loop->st->str._app_protocol, &above) < 0) {
+        PyErr_Clear(); /* The reader stays as it is. */
+    }
+    if (above != NULL &&
+        Py_IS_TYPE(above, (PyTypeObject *)loop->st->StreamReaderProtocol)) {
+        al_reader_adopt(loop, above); /* escapes */
+    }
+    Py_XDECREF(above);
+}
+
 const al_sink *
 al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol)
 {
@@ -313,6 +328,9 @@ al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol)
             al_reader_adopt(loop, protocol); /* escapes */
         }
         return &reader_sink;
+    }
+    if (loop != NULL && PyObject_TypeCheck(protocol, (PyTypeObject *)st->SSLProtocol)) {
+        adopt_above_tls(loop, protocol); /* escapes */
     }
     int buffered = PyObject_IsInstance(protocol, st->BufferedProtocol); /* escapes */
     return buffered < 0 ? NULL : buffered ? &buffer_sink : &data_sink;

@@ -22,8 +22,8 @@
 int al_reader_init_types(PyObject *module, al_state *st);
 void al_reader_clear_free_list(al_state *st);
 
-/* A stream of the loop is about to serve this protocol of asyncio's class: adopts its
- * reader if it can be.  Leaves no exception.  Escapes. */
+/* A stream of the loop is about to serve this protocol of asyncio's class, over TLS or
+ * not: adopts its reader if it can be.  Leaves no exception.  Escapes. */
 void al_reader_adopt(al_loop *loop, PyObject *protocol);
 
 /* The StreamReader behind such a protocol, if it is an ordinary one that can take data,

@@ -17,7 +17,7 @@ import weakref
 import pytest
 
 import aioloop
-from tests.conftest import open_descriptors
+from tests.conftest import anonymous_context, open_descriptors
 
 LIMIT = 30
 single_calls = pytest.mark.skipif(
@@ -837,16 +837,6 @@ def test_ten_thousand_connections_leave_nothing_behind(way, tmp_path):
 # --- TLS over a full buffer ----------------------------------------------------------
 
 
-def anonymous(protocol):
-    """Return a context for TLS without certificates."""
-    context = ssl.SSLContext(protocol)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("AECDH:ADH:@SECLEVEL=0")
-    return context
-
-
 @pytest.mark.parametrize("same", [True, False], ids=["same", "another"])
 def test_start_tls_while_the_protocol_is_paused(run, loop, same):
     """gh-109051: the TLS protocol has to know that writing is paused.
@@ -868,12 +858,14 @@ def test_start_tls_while_the_protocol_is_paused(run, loop, same):
             while left > 0:
                 left -= len(await loop.sock_recv(peer, left))
             return await loop.connect_accepted_socket(
-                Scripted, peer, ssl=anonymous(ssl.PROTOCOL_TLS_SERVER)
+                Scripted, peer, ssl=anonymous_context(ssl.PROTOCOL_TLS_SERVER)
             )
 
         above = protocol if same else Scripted()
         secure, (theirs, receiver) = await asyncio.gather(
-            loop.start_tls(transport, above, anonymous(ssl.PROTOCOL_TLS_CLIENT)),
+            loop.start_tls(
+                transport, above, anonymous_context(ssl.PROTOCOL_TLS_CLIENT)
+            ),
             receive(),
         )
         assert above.calls == (

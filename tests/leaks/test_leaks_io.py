@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from tests.conftest import anonymous_context
+
 
 class Protocol(asyncio.Protocol):
     """Remembers its end; sends the first data back if it is to echo."""
@@ -346,17 +348,8 @@ def test_executors_and_names(loop, repeat):
 
 def test_tls(loop, repeat):
     """With an anonymous cipher, which needs no certificate."""
-    contexts = []
-    for protocol in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER):
-        context = ssl.SSLContext(protocol)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.set_ciphers("AECDH-AES128-SHA:@SECLEVEL=0")
-        except ssl.SSLError:
-            pytest.skip("this OpenSSL has no anonymous ciphers")
-        contexts.append(context)
+    client_context = anonymous_context(ssl.PROTOCOL_TLS_CLIENT)
+    server_context = anonymous_context(ssl.PROTOCOL_TLS_SERVER)
 
     async def main():
         served = []
@@ -365,11 +358,11 @@ def test_tls(loop, repeat):
             served.append(Protocol(loop, echo=True))
             return served[-1]
 
-        server = await loop.create_server(make, "127.0.0.1", 0, ssl=contexts[1])
+        server = await loop.create_server(make, "127.0.0.1", 0, ssl=server_context)
         transport, client = await loop.create_connection(
             lambda: Protocol(loop),
             *server.sockets[0].getsockname(),
-            ssl=contexts[0],
+            ssl=client_context,
             server_hostname="",
         )
         transport.write(b"hello")

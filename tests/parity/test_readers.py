@@ -11,10 +11,12 @@ import inspect
 import os
 import random
 import socket
+import ssl
 
 import pytest
 
 import aioloop
+from tests.conftest import anonymous_context
 
 LIMIT = 20
 step_by_step = pytest.mark.skipif(
@@ -502,6 +504,40 @@ def test_large_messages_are_given_as_they_came():
         assert not stage.reader._buffer
 
     aioloop.run(on_a_reader(use))
+
+
+def test_readers_over_tls():
+    data = bytes(range(256)) * 1000
+
+    async def echo(reader, writer):
+        while received := await reader.read(100_000):
+            writer.write(received)
+            await writer.drain()
+        writer.close()
+
+    async def main():
+        server = await asyncio.start_server(
+            echo, "127.0.0.1", 0, ssl=anonymous_context(ssl.PROTOCOL_TLS_SERVER)
+        )
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(),
+            ssl=anonymous_context(ssl.PROTOCOL_TLS_CLIENT),
+        )
+        assert not inspect.iscoroutine(line := reader.readline())
+        writer.write(b"line\n")
+        assert await line == b"line\n"
+        writer.write(data)
+        assert await reader.readexactly(len(data)) == data
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(10), 0.01)
+        writer.write(b"end")
+        assert await reader.readexactly(3) == b"end"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    aioloop.run(main())
 
 
 @pytest.mark.parametrize("seed", range(10))
