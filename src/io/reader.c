@@ -426,17 +426,19 @@ maybe_resume(al_state *st, PyObject *reader, PyObject *dict)
     return result == NULL ? -1 : 0;
 }
 
-/* Removes the first bytes of the buffer: returns them, or NULL. */
+/* Removes up to `size` first bytes of the buffer: returns them, or NULL.  Whoever found the
+ * size may have run Python code since, so it is compared with what is there now. */
 static PyObject *
 take(PyObject *buffer, Py_ssize_t size)
 {
+    Py_ssize_t length = PyByteArray_GET_SIZE(buffer);
+    size = size < length ? size : length;
     PyObject *data = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(buffer), size);
     if (data == NULL) {
         return NULL;
     }
-    int status = size == PyByteArray_GET_SIZE(buffer)
-                     ? PyByteArray_Resize(buffer, 0)
-                     : PySequence_DelSlice(buffer, 0, size);
+    int status = size == length ? PyByteArray_Resize(buffer, 0)
+                                : PySequence_DelSlice(buffer, 0, size);
     if (status < 0) {
         Py_CLEAR(data); /* Somebody holds a view of the buffer: it stays as it is. */
     }
@@ -456,12 +458,12 @@ give(al_read *op, PyObject *dict, PyObject *buffer, Py_ssize_t size, PyObject **
     return 1;
 }
 
-/* The end came too early: everything in the buffer is the partial result.  `expected` is
- * a number, or None.  Always -1 but for readline, which returns it: 1. */
+/* The end came too early: everything in the buffer is the partial result.  Always -1 but
+ * for readline, which returns it: 1. */
 static int
 give_partial(al_read *op, PyObject *buffer, PyObject **result)
 {
-    PyObject *data = take(buffer, PyByteArray_GET_SIZE(buffer));
+    PyObject *data = take(buffer, PY_SSIZE_T_MAX);
     if (data == NULL) {
         return -1;
     }
@@ -502,7 +504,7 @@ raise_overrun(al_read *op, PyObject *dict, PyObject *buffer, const char *message
     PyObject *cause = al_err_take();
     Py_ssize_t size = PyByteArray_GET_SIZE(buffer);
     bool found = consumed < size && PyByteArray_AS_STRING(buffer)[consumed] == '\n';
-    PyObject *dropped = take(buffer, found ? consumed + 1 : size);
+    PyObject *dropped = take(buffer, found ? consumed + 1 : PY_SSIZE_T_MAX);
     if (dropped != NULL && maybe_resume(st, op->base.subject, dict) == 0) {
         PyErr_SetString(PyExc_ValueError, message);
     }
@@ -583,14 +585,13 @@ wait(al_read *op, PyObject *dict, PyObject **result)
 static int
 try_read(al_read *op, PyObject *dict, PyObject *buffer, PyObject **result)
 {
-    Py_ssize_t size = PyByteArray_GET_SIZE(buffer);
-    if (size == 0 && !op->base.started) {
+    if (PyByteArray_GET_SIZE(buffer) == 0 && !op->base.started) {
         int eof = attribute_is_true(dict, op->base.loop->st->str._eof);
         if (eof <= 0) {
             return eof;
         }
     }
-    return give(op, dict, buffer, size < op->size ? size : op->size, result);
+    return give(op, dict, buffer, op->size, result);
 }
 
 static int
@@ -647,7 +648,7 @@ try_readuntil(al_read *op, PyObject *dict, PyObject *buffer, PyObject **result)
     Py_ssize_t size = PyByteArray_GET_SIZE(buffer);
     Py_ssize_t found = find_separator(op, buffer, length);
     if (found >= 0) {
-        int above = is_above_limit(st, dict, found);
+        int above = is_above_limit(st, dict, found); /* escapes */
         return above > 0
                    ? raise_overrun(op, dict, buffer,
                                    "Separator is found, but chunk is longer than limit",
@@ -657,7 +658,7 @@ try_readuntil(al_read *op, PyObject *dict, PyObject *buffer, PyObject **result)
     }
     if (size - op->offset >= length) {
         op->offset = size + 1 - length;
-        int above = is_above_limit(st, dict, op->offset);
+        int above = is_above_limit(st, dict, op->offset); /* escapes */
         if (above != 0) {
             return above < 0 ? -1
                              : raise_overrun(op, dict, buffer,
@@ -724,7 +725,7 @@ forget_waiter(al_lazy *base)
     al_read *op = (al_read *)base;
     if (op->stream != NULL) {
         op->stream->read_op = NULL;
-        Py_CLEAR(op->stream); /* The reader has it too. */
+        Py_CLEAR(op->stream); /* escapes */
     }
     PyObject *pending = al_err_take();
     PyObject *dict = PyObject_GenericGetDict(base->subject, NULL);

@@ -881,3 +881,66 @@ def test_start_tls_while_the_protocol_is_paused(run, loop, same):
         assert not contexts
 
     run(main())
+
+
+# --- readers whose attributes run code ------------------------------------------------
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["found", "not found"])
+@pytest.mark.parametrize("method", ["readline", "readuntil"])
+def test_a_limit_that_empties_the_buffer(run, method, found):
+    """As with asyncio's slices, what is read ends where the buffer ends by then."""
+
+    class Limit(int):
+        def __lt__(self, other):
+            reader._buffer.clear()
+            return False
+
+    reader = None
+
+    async def main():
+        nonlocal reader
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        theirs.sendall(b"x" * 50_000 + (b"\n" if found else b""))
+        theirs.shutdown(socket.SHUT_WR)
+        while not reader._eof:
+            await asyncio.sleep(0)
+        reader._limit = Limit(2**16)
+        try:
+            assert await getattr(reader, method)() == b""
+        except asyncio.IncompleteReadError as exc:
+            assert method == "readuntil" and not found
+            assert exc.partial == b""
+        assert not reader._buffer
+        theirs.close()
+        writer.close()
+        await writer.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_water_marks_that_close_the_transport(run, how):
+    class Mark(int):
+        def __ge__(self, other):
+            getattr(transport, how)()
+            return True
+
+    transport = None
+
+    async def main():
+        nonlocal transport
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        transport = writer.transport
+        writer.write(b"last")
+        transport.set_write_buffer_limits(high=Mark(10), low=Mark(5))
+        assert transport.is_closing()
+        assert await reader.read() == b""
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        assert theirs.recv(10) == b"last"
+        theirs.close()
+
+    run(main())
