@@ -120,14 +120,30 @@ tell(al_loop *loop, PyObject *name, const char *message, PyObject *transport,
         return 0;
     }
     Py_INCREF(protocol);
+    Py_INCREF(loop);
     PyObject *result = PyObject_CallMethodNoArgs(protocol, name); /* escapes */
     int status = 0;
     if (result == NULL) {
         status = al_flow_report(loop, message, transport, protocol);
     }
     Py_XDECREF(result);
+    Py_DECREF(loop);
     Py_DECREF(protocol);
     return status;
+}
+
+int
+al_flow_tell_pause(al_loop *loop, PyObject *transport, PyObject *protocol)
+{
+    return tell(loop, loop->st->str.pause_writing, "protocol.pause_writing() failed",
+                transport, protocol);
+}
+
+int
+al_flow_tell_resume(al_loop *loop, PyObject *transport, PyObject *protocol)
+{
+    return tell(loop, loop->st->str.resume_writing, "protocol.resume_writing() failed",
+                transport, protocol);
 }
 
 int
@@ -138,8 +154,7 @@ al_flow_grown(al_loop *loop, al_flow *flow, size_t size, PyObject *transport,
         return 0;
     }
     flow->paused = true;
-    return tell(loop, loop->st->str.pause_writing, "protocol.pause_writing() failed",
-                transport, protocol);
+    return al_flow_tell_pause(loop, transport, protocol);
 }
 
 int
@@ -150,6 +165,5 @@ al_flow_shrunk(al_loop *loop, al_flow *flow, size_t size, PyObject *transport,
         return 0;
     }
     flow->paused = false;
-    return tell(loop, loop->st->str.resume_writing, "protocol.resume_writing() failed",
-                transport, protocol);
+    return al_flow_tell_resume(loop, transport, protocol);
 }

@@ -27,6 +27,10 @@ int al_flow_grown(al_loop *loop, al_flow *flow, size_t size, PyObject *transport
 int al_flow_shrunk(al_loop *loop, al_flow *flow, size_t size, PyObject *transport,
                    PyObject *protocol);
 
+/* Calls protocol.pause_writing() or resume_writing(); the same for what they raise. */
+int al_flow_tell_pause(al_loop *loop, PyObject *transport, PyObject *protocol);
+int al_flow_tell_resume(al_loop *loop, PyObject *transport, PyObject *protocol);
+
 /* The pending exception came from the protocol or the system:
  * loop.call_exception_handler({message, exception, transport, protocol}).  0 or -1 as
  * above.  Escapes. */

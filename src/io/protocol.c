@@ -5,7 +5,6 @@
  * whose last read was large receives into the bytes object itself. */
 #include "io/protocol.h"
 
-#include "core/report.h"
 #include "io/reader.h"
 #include "io/stream.h"
 
@@ -209,45 +208,16 @@ protocol_lost(al_stream *stream, PyObject *exc)
     return result == NULL ? -1 : 0;
 }
 
-/* Mirrors the two halves of asyncio.transports._FlowControlMixin. */
-static int
-call_flow_control(al_stream *stream, PyObject *name, const char *message)
-{
-    PyObject *protocol = Py_NewRef(stream->protocol);
-    al_loop *loop = (al_loop *)Py_NewRef((PyObject *)stream->loop);
-    int status = 0;
-    PyObject *result = PyObject_CallMethodNoArgs(protocol, name); /* escapes */
-    if (result == NULL) {
-        if (al_report_must_leave()) {
-            status = -1;
-        }
-        else {
-            PyObject *exc = al_err_take();
-            status = al_report_context(loop->st, (PyObject *)loop,
-                                       PyUnicode_FromString(message), "exception", exc,
-                                       "transport", (PyObject *)stream, "protocol",
-                                       protocol, NULL); /* escapes */
-            Py_XDECREF(exc);
-        }
-    }
-    Py_XDECREF(result);
-    Py_DECREF(protocol);
-    Py_DECREF(loop);
-    return status;
-}
-
 static int
 protocol_pause(al_stream *stream)
 {
-    return call_flow_control(stream, stream->loop->st->str.pause_writing,
-                             "protocol.pause_writing() failed");
+    return al_flow_tell_pause(stream->loop, (PyObject *)stream, stream->protocol);
 }
 
 static int
 protocol_resume(al_stream *stream)
 {
-    return call_flow_control(stream, stream->loop->st->str.resume_writing,
-                             "protocol.resume_writing() failed");
+    return al_flow_tell_resume(stream->loop, (PyObject *)stream, stream->protocol);
 }
 
 /* --- asyncio's streams ----------------------------------------------------------------- */

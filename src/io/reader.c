@@ -283,16 +283,21 @@ is_above_twice(Py_ssize_t size, PyObject *limit)
     return most < 0 && PyErr_Occurred() ? -1 : (double)size > 2 * most;
 }
 
-/* reader._buffer: new reference, or NULL. */
+/* What was found as reader._buffer, if that is a bytearray; steals it.  Or NULL. */
 static PyObject *
-buffer_of(al_state *st, PyObject *reader)
+check_buffer_steal(PyObject *buffer)
 {
-    PyObject *buffer = PyObject_GetAttr(reader, st->str._buffer);
     if (buffer != NULL && !PyByteArray_CheckExact(buffer)) {
         PyErr_SetString(PyExc_TypeError, "StreamReader._buffer is not a bytearray");
         Py_CLEAR(buffer);
     }
     return buffer;
+}
+
+static PyObject *
+buffer_of(al_state *st, PyObject *reader)
+{
+    return check_buffer_steal(PyObject_GetAttr(reader, st->str._buffer));
 }
 
 /* Puts what the operation was given at the front of the buffer.  0, or -1: it still has
@@ -698,12 +703,8 @@ step(al_lazy *base, PyObject **result)
         status = *result == NULL ? -1 : 1;
         goto done;
     }
-    buffer = attribute(dict, st->str._buffer);
+    buffer = check_buffer_steal(attribute(dict, st->str._buffer));
     if (buffer == NULL) {
-        goto done;
-    }
-    if (!PyByteArray_CheckExact(buffer)) {
-        PyErr_SetString(PyExc_TypeError, "StreamReader._buffer is not a bytearray");
         goto done;
     }
     status = tries[op->method](op, dict, buffer, result); /* escapes */
