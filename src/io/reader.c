@@ -270,17 +270,34 @@ pause_full_reader(al_state *st, PyObject *reader)
     return status;
 }
 
-/* Whether a number of bytes is above 2 * limit.  1, 0 or -1. */
+static PyObject *
+product(int times, PyObject *limit)
+{
+    PyObject *factor = PyLong_FromLong(times);
+    PyObject *result =
+        factor == NULL ? NULL : PyNumber_Multiply(factor, limit); /* escapes */
+    Py_XDECREF(factor);
+    return result;
+}
+
+/* Whether a number of bytes is above times * limit.  1, 0 or -1. */
 static int
-is_above_twice(Py_ssize_t size, PyObject *limit)
+is_above(Py_ssize_t size, int times, PyObject *limit)
 {
     if (AL_LIKELY(PyLong_CheckExact(limit))) {
         int overflow;
         long long most = PyLong_AsLongLongAndOverflow(limit, &overflow);
-        return overflow != 0 ? overflow < 0 : most < (size + 1) / 2;
+        return overflow != 0 ? overflow < 0 : most < (size + times - 1) / times;
     }
-    double most = PyFloat_AsDouble(limit); /* escapes */
-    return most < 0 && PyErr_Occurred() ? -1 : (double)size > 2 * most;
+    PyObject *number = PyLong_FromSsize_t(size);
+    PyObject *most =
+        times == 1 ? Py_NewRef(limit) : product(times, limit); /* escapes */
+    int status = number == NULL || most == NULL
+                     ? -1
+                     : PyObject_RichCompareBool(number, most, Py_GT); /* escapes */
+    Py_XDECREF(most);
+    Py_XDECREF(number);
+    return status;
 }
 
 /* What was found as reader._buffer, if that is a bytearray; steals it.  Or NULL. */
@@ -378,7 +395,7 @@ al_reader_feed(al_stream *stream, PyObject *reader, PyObject *waiter, const char
     if (limit == NULL) {
         goto done;
     }
-    status = is_above_twice(PyByteArray_GET_SIZE(buffer), limit);
+    status = is_above(PyByteArray_GET_SIZE(buffer), 2, limit);
     if (status > 0) {
         status = pause_full_reader(st, reader); /* escapes */
     }
@@ -448,6 +465,24 @@ take(PyObject *buffer, Py_ssize_t size)
         Py_CLEAR(data); /* Somebody holds a view of the buffer: it stays as it is. */
     }
     return data;
+}
+
+/* What give() would give is there, though code has run since it was found.  0 or -1:
+ * bytearray.take_bytes(), which asyncio calls since 3.15, raises where a slice ends. */
+static int
+check_size(PyObject *buffer, Py_ssize_t size)
+{
+#if PY_VERSION_HEX >= 0x030F0000
+    if (AL_UNLIKELY(size > PyByteArray_GET_SIZE(buffer))) {
+        PyErr_Format(PyExc_IndexError, "can't take %zd bytes outside size %zd", size,
+                     PyByteArray_GET_SIZE(buffer));
+        return -1;
+    }
+#else
+    (void)buffer;
+    (void)size;
+#endif
+    return 0;
 }
 
 /* The same as the result of the operation.  1 or -1. */
@@ -633,15 +668,8 @@ static int
 is_above_limit(al_state *st, PyObject *dict, Py_ssize_t size)
 {
     PyObject *limit = attribute(dict, st->str._limit);
-    if (limit == NULL) {
-        return -1;
-    }
-    PyObject *number = PyLong_FromSsize_t(size);
-    int status = number == NULL
-                     ? -1
-                     : PyObject_RichCompareBool(number, limit, Py_GT); /* escapes */
-    Py_XDECREF(number);
-    Py_DECREF(limit);
+    int status = limit == NULL ? -1 : is_above(size, 1, limit); /* escapes */
+    Py_XDECREF(limit);
     return status;
 }
 
@@ -654,12 +682,14 @@ try_readuntil(al_read *op, PyObject *dict, PyObject *buffer, PyObject **result)
     Py_ssize_t found = find_separator(op, buffer, length);
     if (found >= 0) {
         int above = is_above_limit(st, dict, found); /* escapes */
-        return above > 0
-                   ? raise_overrun(op, dict, buffer,
-                                   "Separator is found, but chunk is longer than limit",
-                                   found)
-               : above < 0 ? -1
-                           : give(op, dict, buffer, found + length, result);
+        if (above > 0) {
+            return raise_overrun(op, dict, buffer,
+                                 "Separator is found, but chunk is longer than limit",
+                                 found);
+        }
+        return above < 0 || check_size(buffer, found + length) < 0
+                   ? -1
+                   : give(op, dict, buffer, found + length, result);
     }
     if (size - op->offset >= length) {
         op->offset = size + 1 - length;
