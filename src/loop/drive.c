@@ -64,32 +64,31 @@ slot_handle_dealloc(al_slot_handle *self)
     Py_DECREF(type);
 }
 
-/* Whatever task the loop runs is put aside meanwhile: a slot sees its own or none. */
+/* Whatever task the loop runs is put aside meanwhile: a slot sees its own or none.  Without
+ * memory for that the slot has not begun. */
 static int
-run_preempting(al_loop *loop, const al_slot *slot, PyObject *note)
+run_preempting(al_slot_handle *self, al_loop *loop)
 {
     PyObject *preempted;
-    if (al_registry_preempt(loop, &preempted) < 0) {
+    /* Room for al_sched_put_back, which a slot may call when there is no memory left. */
+    if (al_ring_reserve(&loop->ready, 1) < 0 ||
+        al_registry_preempt(loop, &preempted) < 0) { /* escapes */
         return -1;
     }
-    int status = al_sched_run_slot(loop, slot, note); /* escapes */
+    int status = 0;
+    if (!self->begun && self->slot.self != NULL) {
+        self->begun = true; /* From now on the slot stays what it is. */
+        status = al_sched_run_slot(loop, &self->slot, self->note); /* escapes */
+    }
     return al_registry_resume_steal(loop, preempted, status);
 }
 
 static PyObject *
 SlotHandle__run(al_slot_handle *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->begun || self->slot.self == NULL) {
-        Py_RETURN_NONE;
-    }
-    /* For al_sched_put_back, which a slot may call when there is no memory left. */
-    if (al_ring_reserve(&self->loop->ready, 1) < 0) {
-        return NULL;
-    }
-    self->begun = true; /* From now on the slot stays what it is. */
     al_loop *loop = (al_loop *)Py_NewRef((PyObject *)self->loop);
     Py_INCREF(self);
-    int status = run_preempting(loop, &self->slot, self->note); /* escapes */
+    int status = run_preempting(self, loop); /* escapes */
     Py_DECREF(self);
     Py_DECREF(loop);
     if (status < 0) {

@@ -155,8 +155,9 @@ al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previo
         return -1;
     }
     Py_XINCREF(*previous);
-    int status = task != NULL ? PyDict_SetItem(st->current_tasks, loop, task)
-                              : drop_entry(st, loop); /* escapes */
+    int status = task != NULL        ? PyDict_SetItem(st->current_tasks, loop, task)
+                 : *previous != NULL ? drop_entry(st, loop)
+                                     : 0; /* escapes */
     if (status < 0) {
         Py_CLEAR(*previous);
     }

@@ -39,7 +39,8 @@ LIMIT, SILENT_LIMIT = 0.05, 10
 NEVER = 1 << 30
 # More bytes than the kernel takes at once; the hard build cuts every write anyway, and
 # moves these in thousands of steps.
-MUCH = 5_000 if os.environ.get("AIOLOOP_FLAVOUR") == "hard" else 600_000
+HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
+MUCH, SOME = (5_000, 10) if HARD else (600_000, 100)
 # A server that lacks memory for a connection waits so long before it accepts again: a
 # second, dozens of times.
 asyncio.constants.ACCEPT_RETRY_DELAY = 0.005
@@ -257,6 +258,73 @@ task_raises = ends_of_tasks(fail)
 task_is_cancelled = ends_of_tasks(lambda: 1, cancel=True)
 
 
+# --- an iteration by hand -------------------------------------------------------------
+
+
+class DrivenLoop(aioloop.Loop):
+    """Its iteration takes the handles out and runs them, the last one of a failed
+    iteration first, and is the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = [None]
+
+    def _run_once(self):
+        held = self.held
+        self._selector.select(0)
+        while self._ready or held[0]:
+            if held[0] is None:
+                held[0] = self._ready.popleft()
+            held[0]._run()
+            held[0] = None
+        self.stop()
+
+
+def driven_by_hand():
+    """Timers, steps of tasks and their callbacks happen once each."""
+    other = DrivenLoop()
+    ends, timers = Tokens(50), Tokens(50)
+    take_end, take_timer = ends.take, timers.take
+    future = other.create_future()
+    lost = 0
+
+    def fail(loop, context):
+        # asyncio's Handle._run tells so of a callback that it could not call.
+        nonlocal lost
+        lost += 1
+        report(None)
+
+    other.set_exception_handler(fail)
+
+    async def main():
+        await future
+
+    tasks = [other.create_task(main()) for _ in range(ends.count)]
+    for task in tasks:
+        task.add_done_callback(lambda task: take_end())
+    now = other.time()
+    for i in range(timers.count):
+        other.call_at(now + 1e-6 * (i % 7), take_timer)
+
+    def body():
+        for _ in range(2):
+            other.run_forever()
+            if not future.done():
+                future.set_result(None)
+
+    def verify():
+        body()
+        for task in tasks:
+            assert task.done()
+            if not task.cancelled():
+                task.exception()
+        assert ends.taken == ends.count, (ends.taken, ends.count)
+        assert timers.taken + lost == timers.count, (timers.taken, lost)
+        other.close()
+
+    return body, verify
+
+
 # --- descriptors ----------------------------------------------------------------------
 
 
@@ -416,6 +484,8 @@ def getaddrinfo(opened):
 class Peer(asyncio.Protocol):
     """Remembers what it gets, and sends the first part back if it is to echo."""
 
+    awaited = None  # So many bytes, and the future of who waits for them.
+
     def __init__(self, opened, echo=False):
         self.opened = opened
         self.echo = echo
@@ -429,6 +499,8 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data):
         self.received += len(data)
+        if self.awaited is not None and self.received >= self.awaited[0]:
+            self.end_of_wait()
         if self.echo:
             self.transport.write(data)
 
@@ -438,6 +510,18 @@ class Peer(asyncio.Protocol):
     def connection_lost(self, exc):
         if not self.lost.done():
             self.lost.set_result(exc)
+        if self.awaited is not None:
+            self.end_of_wait()
+
+    def end_of_wait(self):
+        if not self.awaited[1].done():
+            self.awaited[1].set_result(None)
+
+    async def receive(self, size):
+        """Wait until so many bytes have come, or the end."""
+        if self.received < size and not self.lost.done():
+            self.awaited = size, loop.create_future()
+            await self.awaited[1]
 
 
 class BufferedPeer(asyncio.BufferedProtocol):
@@ -447,6 +531,7 @@ class BufferedPeer(asyncio.BufferedProtocol):
         self.received = 0
         self.lost = loop.create_future()
 
+    awaited = None
     connection_made = Peer.connection_made
     connection_lost = Peer.connection_lost
 
@@ -484,8 +569,7 @@ def stream_transports(opened):
         first.transport.resume_reading()
         first.transport.get_extra_info("peername")
         third.transport.write_eof()
-        while first.received < MUCH + 1251 and not first.lost.done():
-            await asyncio.sleep(0)
+        await first.receive(MUCH + 1251)
         first.transport.close()
         for protocol in made:
             await protocol.lost
@@ -504,9 +588,8 @@ def servers(opened):
         opened.append(server)
         address = server.sockets[0].getsockname()
         _, client = await loop.create_connection(lambda: Peer(opened), *address)
-        client.transport.write(b"x" * 100)
-        while client.received < 100 and not client.lost.done():
-            await asyncio.sleep(0)
+        client.transport.write(b"x" * SOME)
+        await client.receive(SOME)
         client.transport.close()
         await client.lost
         server.close()
@@ -546,12 +629,72 @@ def unix_servers(opened):
     return main
 
 
+@coroutine
+def stream_readers(opened):
+    """What is sent comes out of the readers' methods, in order and complete."""
+    ours, theirs = pair()
+    opened += [ours, theirs]
+
+    async def main():
+        reader, writer = await asyncio.open_connection(sock=ours, limit=100)
+        peer = theirs.send
+        opened.append(writer.transport)
+
+        async def collect(size):
+            data = b""
+            while len(data) < size:
+                waiting = loop.create_task(reader.read(size - len(data)))
+                await asyncio.sleep(0)
+                data += await waiting
+            return data
+
+        peer(b"0123456789")
+        assert await collect(10) == b"0123456789"
+        # Cancelled when the data is there: a later read finds it.
+        waiting = loop.create_task(reader.read(10))
+        await asyncio.sleep(0)
+        peer(b"abcde")
+        while not waiting.done():
+            await asyncio.sleep(0)
+            waiting.cancel()
+        data = b"" if waiting.cancelled() else waiting.result()
+        assert data + await collect(5 - len(data)) == b"abcde"
+        waiting = loop.create_task(reader.readuntil(b"--"))
+        await asyncio.sleep(0)
+        peer(b"until-")
+        await asyncio.sleep(0)
+        peer(b"--\nline\n")
+        assert await waiting == b"until--"
+        assert await reader.readline() == b"-\n"
+        assert await reader.readexactly(5) == b"line\n"
+        peer(b"x" * 150 + b"\nlast")
+        try:
+            await reader.readline()
+        except ValueError:
+            pass
+        else:
+            raise AssertionError("a line beyond the limit")
+        theirs.shutdown(socket.SHUT_WR)
+        try:
+            await reader.readexactly(500)
+        except asyncio.IncompleteReadError as exc:
+            assert exc.partial.endswith(b"last")
+        else:
+            raise AssertionError("more than was sent")
+        assert await reader.read(5) == b""
+        writer.close()
+        await writer.wait_closed()
+
+    return main
+
+
 class DatagramPeer(asyncio.DatagramProtocol):
     def __init__(self, opened):
         self.opened = opened
         self.received = asyncio.Queue()
         self.lost = loop.create_future()
 
+    awaited = None
     connection_made = Peer.connection_made
     connection_lost = Peer.connection_lost
 

@@ -15,9 +15,12 @@ import pytest
 pytest.importorskip("_testcapi")
 
 SWEEP = Path(__file__).parent / "sweep.py"
-# Operations in which asyncio's Python code or ours defines functions while it runs.
+# Operations in which asyncio's Python code (its loop's, WeakSet's) or ours defines
+# functions while it runs.
 DEFINE_FUNCTIONS = {
+    "loop_life",
     "stream_transports",
+    "stream_readers",
     "servers",
     "unix_servers",
     "datagrams",
@@ -76,11 +79,13 @@ def functions_need_memory():
         "task_returns",
         "task_raises",
         "task_is_cancelled",
+        "driven_by_hand",
         "readers",
         "events_of_a_fresh_loop",
         "sock_calls",
         "getaddrinfo",
         "stream_transports",
+        "stream_readers",
         "servers",
         "unix_servers",
         "datagrams",
@@ -88,12 +93,8 @@ def functions_need_memory():
     ],
 )
 def test_every_allocation_fails_once(python, operation):
-    if operation in DEFINE_FUNCTIONS and os.environ.get("AIOLOOP_FLAVOUR") == "hard":
-        pytest.skip("these operations are not fitted to short reads and writes yet")
     if operation in DEFINE_FUNCTIONS and functions_need_memory():
         pytest.skip("this interpreter crashes where a function cannot be allocated")
-    if operation == "loop_life" and sys.version_info[:2] == (3, 12):
-        pytest.skip("some 400 blocks stay on 3.12, whose cause is not known yet")
     flavour = {"AIOLOOP_FLAVOUR": os.environ.get("AIOLOOP_FLAVOUR", "")}
     result = python("-X", "faulthandler", SWEEP, operation, env=flavour)
     assert result.stdout.startswith("survived"), result.stderr[-3000:]
