@@ -1,6 +1,6 @@
 """What does debug mode cost?
 
-    python -m benchmarks.debug [--rounds N] [--seconds S] [--row PATTERN] [--json]
+    python -m benchmarks.debug [--rounds N] [--seconds S] [--rows PATTERN] [--json]
 
 Each row runs on each loop without debug mode and with it, interleaved over the rounds,
 each loop and mode in a process of its own. For aioloop there are three sorts of debug
@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import fnmatch
 import importlib.util
 import json
 import logging
@@ -24,6 +23,7 @@ import sys
 from . import loops, rows  # noqa: F401
 from .process import ROOT
 from .row import ROWS, row
+from .runner import select_rows
 from .worker import calibrate, private_pipes, round_up, sample
 
 ROW_NAMES = (
@@ -257,14 +257,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1)
-    parser.add_argument("--row", default="*", metavar="PATTERN")
+    parser.add_argument("--rows", action="append", metavar="PATTERN")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(*arguments.child)
         return
-    row_names = fnmatch.filter(ROW_NAMES, arguments.row)
+    row_names = select_rows(arguments.rows, ROW_NAMES)
+    if not row_names:
+        parser.error("no row matches")
     medians = measure(row_names, arguments.rounds, arguments.seconds)
     if arguments.json:
         print(json.dumps(medians))

@@ -570,10 +570,7 @@ run_by_own_time(al_loop *loop, const al_slot *slot)
 static int
 run_timed(al_loop *loop, const al_slot *slot)
 {
-    if (AL_UNLIKELY(loop->slot_began == 0)) {
-        loop->slot_began = al_poll_clock();
-    }
-    int64_t began = loop->slot_began;
+    int64_t began = al_sched_slot_begins(loop);
     int status = run_and_flush(loop, slot); /* escapes */
     if (AL_UNLIKELY(status < 0)) {
         return status;
@@ -592,7 +589,8 @@ run_timed(al_loop *loop, const al_slot *slot)
     return status;
 }
 
-int
+/* `inline` is for link-time optimization: two callers and no hint, and it stays a call. */
+inline int
 al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     loop->running = slot;
@@ -607,25 +605,15 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
     return status;
 }
 
-void
-al_debug_iteration_begins(al_loop *loop)
-{
-    loop->slow_reported = 0;
-    if (AL_UNLIKELY(loop->slot_began == 0)) {
-        loop->slot_began = al_poll_clock();
-    }
-    loop->iteration_began = loop->slot_began;
-}
-
 int
-al_debug_iteration_ends(al_loop *loop, size_t count)
+al_debug_iteration_ended(al_loop *loop, size_t count, int64_t began)
 {
-    if (count < 2 || (loop->debug & AL_DEBUG_SLOW_ITERATIONS) == 0 || loop->own_time) {
+    if ((loop->debug & AL_DEBUG_SLOW_ITERATIONS) == 0 || loop->own_time) {
         return 0;
     }
     int64_t limit = loop->slow_limit > NEVER_SLOW ? loop->slow_limit : NEVER_SLOW;
     int64_t end = loop->slot_began != 0 ? loop->slot_began : al_poll_clock();
-    int64_t took = end - loop->iteration_began;
+    int64_t took = end - began;
     if (AL_LIKELY(took - loop->slow_reported < limit)) {
         return 0;
     }

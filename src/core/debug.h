@@ -72,9 +72,9 @@ int al_debug_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
 /* Runs a slot and times it.  Result as al_run_fn. */
 int al_debug_run(struct al_loop *loop, const al_slot *slot, PyObject *note);
 
-/* An iteration begins to run its slots, and has run `count` of them.  0 or -1. */
-void al_debug_iteration_begins(struct al_loop *loop);
-int al_debug_iteration_ends(struct al_loop *loop, size_t count);
+/* An iteration that began at that time, in nanoseconds, has run `count` slots, two or
+ * more.  0 or -1. */
+int al_debug_iteration_ended(struct al_loop *loop, size_t count, int64_t began);
 
 /* The selector was asked to wait for `timeout` (as al_poll_wait) and came back after
  * `took` nanoseconds.  Logs it if that is late.  0 or -1.  Escapes. */

@@ -298,7 +298,8 @@ run_ready_debug(al_loop *loop, size_t todo)
 {
     int status = 0;
     size_t ran = 0;
-    al_debug_iteration_begins(loop);
+    int64_t began = al_sched_slot_begins(loop);
+    loop->slow_reported = 0;
     while (todo-- > 0 && al_ring_len(&loop->ready) > 0 && status == 0) {
         PyObject *note = al_ring_take_note(&loop->ready);
         al_slot slot = al_ring_pop(&loop->ready);
@@ -310,7 +311,9 @@ run_ready_debug(al_loop *loop, size_t todo)
         Py_XDECREF(note);
         ran++;
     }
-    return status < 0 ? -1 : al_debug_iteration_ends(loop, ran); /* escapes */
+    return status < 0 ? -1
+           : ran < 2  ? 0
+                      : al_debug_iteration_ended(loop, ran, began); /* escapes */
 }
 
 /* Whether it is time to send what slots wrote, with more slots to come.  A burst of

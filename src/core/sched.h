@@ -82,7 +82,6 @@ typedef struct al_loop {
     PyObject *slow_callback_duration;
     int64_t slow_limit;       /* the same in ns */
     int64_t slot_began;       /* ns: the slot that runs or comes next; 0: unknown */
-    int64_t iteration_began;  /* ns */
     int64_t slow_reported;    /* ns of this iteration in slots reported as slow */
     const al_slot *running;   /* the slot being run, or NULL */
     PyObject *running_note;   /* its note, borrowed */
@@ -148,6 +147,16 @@ al_sched_must_poll(al_loop *loop)
 {
     loop->must_poll = true;
     loop->until_check = 0;
+}
+
+/* When the slot began that runs or comes next, in nanoseconds; debug mode keeps it. */
+static inline int64_t
+al_sched_slot_begins(al_loop *loop)
+{
+    if (AL_UNLIKELY(loop->slot_began == 0)) {
+        loop->slot_began = al_poll_clock();
+    }
+    return loop->slot_began;
 }
 
 /* The clock of loop.time(), in seconds. */
