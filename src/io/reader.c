@@ -290,11 +290,11 @@ is_above(Py_ssize_t size, int times, PyObject *limit)
         return overflow != 0 ? overflow < 0 : most < (size + times - 1) / times;
     }
     PyObject *number = PyLong_FromSsize_t(size);
-    PyObject *most =
-        times == 1 ? Py_NewRef(limit) : product(times, limit); /* escapes */
-    int status = number == NULL || most == NULL
-                     ? -1
-                     : PyObject_RichCompareBool(number, most, Py_GT); /* escapes */
+    PyObject *most = number == NULL ? NULL
+                     : times == 1   ? Py_NewRef(limit)
+                                    : product(times, limit); /* escapes */
+    int status =
+        most == NULL ? -1 : PyObject_RichCompareBool(number, most, Py_GT); /* escapes */
     Py_XDECREF(most);
     Py_XDECREF(number);
     return status;
