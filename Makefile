@@ -60,7 +60,7 @@ hard: set-up ## The tests in the hard build (short reads and writes, false EAGAI
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)
 
-suites: build ## The test-suites of anyio, aiohttp, tornado and uvicorn (minutes each)
+suites: build ## The test-suites of anyio, aiohttp, aioquic, tornado, uvicorn (minutes each)
 	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py $(ARGS)
 
 bench: build ## The benchmarks against asyncio and the rival loops

@@ -62,6 +62,14 @@ SUITES = [
         package="aiohttp",
     ),
     Suite(
+        "aioquic",  # QUIC: datagrams both ways
+        "1.7.2",
+        needs=[],
+        selection=["tests"],
+        at_least=600,
+        interpreters=[(3, 14)],
+    ),
+    Suite(
         "tornado",
         "6.6.1",
         needs=[],
