@@ -10,18 +10,25 @@
  * - it is the calling thread's state that is walked, never the loop's;
  * - nothing in a walk raises, allocates or releases.
  *
- * The table is direct-mapped: a new stack takes the place of the one in its slot.  The
- * instruction pointers are a complete key, because an interned stack keeps its code
- * objects alive and their addresses with them.  The frames below a running loop are a
- * stack of their own, which is the key's other part: most stacks are a frame or two on
- * top of that one.  A stack of more than NEAR frames of its own is not interned. */
+ * A new stack takes its slot of the table; the one that was there goes to the slot beside
+ * it, and the one there is dropped.  The instruction pointers are a complete key, because
+ * an interned stack keeps its code objects alive and their addresses with them.  The
+ * frames below a running loop are a stack of their own, which is the key's other part:
+ * most stacks are a frame or two on top of that one.  Should that one be dropped and made
+ * anew, those on top of it take their old ones' places.  A stack of more than NEAR frames
+ * of its own is not interned. */
 #include "core/stack.h"
 
 #include <sys/stat.h>
 
 #include "core/frame.h"
 
-enum { TABLE_BITS = 12, TABLE_SIZE = 1 << TABLE_BITS, CODE_UNIT = 2, NEAR = 64 };
+#ifdef AL_HARD
+enum { TABLE_BITS = 1 };
+#else
+enum { TABLE_BITS = 12 };
+#endif
+enum { TABLE_SIZE = 1 << TABLE_BITS, CODE_UNIT = 2, NEAR = 64 };
 
 typedef struct {
     PyCodeObject *code;
@@ -32,6 +39,7 @@ struct al_stack {
     PyVarObject ob_base;
     al_stack *below;     /* owned: that below a running loop; or NULL */
     uint64_t shape;      /* see shape_of */
+    uint64_t hash;       /* see hash_of */
     PyObject *summaries; /* of `places`, oldest first; NULL: not yet made */
     place places[];      /* innermost first; the codes are owned */
 };
@@ -153,6 +161,15 @@ stack_dealloc(al_stack *self)
     Py_DECREF(type);
 }
 
+/* Of what the stack is, not of where it is: a stack that is made anew takes the place of
+ * the old one, and so do those on top of it. */
+static inline uint64_t
+hash_of(const sketch *taken)
+{
+    return taken->hash + (taken->below == NULL ? 0 : taken->below->hash) +
+           (taken->shape >> 32);
+}
+
 static al_stack *
 stack_new(al_state *st, const sketch *taken)
 {
@@ -163,6 +180,7 @@ stack_new(al_state *st, const sketch *taken)
     self->summaries = NULL;
     self->below = (al_stack *)Py_XNewRef((PyObject *)taken->below);
     self->shape = taken->shape;
+    self->hash = hash_of(taken);
     for (int i = 0; i < taken->n; i++) {
         self->places[i] = taken->places[i];
         Py_INCREF(self->places[i].code);
@@ -170,12 +188,18 @@ stack_new(al_state *st, const sketch *taken)
     return self;
 }
 
-/* The only slot of the table where such a stack can be. */
+/* The slot of the table where such a stack is looked for first.  The slot beside it has
+ * what was there before. */
 static inline al_stack **
 slot_of(al_stack_table *table, const sketch *taken)
 {
-    uint64_t hash = taken->hash + (uintptr_t)taken->below + (taken->shape >> 32);
-    return &table->slots[hash * 0x9E3779B97F4A7C15u >> (64 - TABLE_BITS)];
+    return &table->slots[hash_of(taken) * 0x9E3779B97F4A7C15u >> (64 - TABLE_BITS)];
+}
+
+static inline al_stack **
+beside(al_stack_table *table, al_stack **slot)
+{
+    return &table->slots[(slot - table->slots) ^ 1];
 }
 
 static inline bool
@@ -193,10 +217,16 @@ is_same(const al_stack *stack, const sketch *taken)
     return true;
 }
 
-/* A new stack, and its place in the table.  Escapes. */
+/* A stack that is not where it is looked for first.  Escapes. */
 static al_stack *
-intern_new(al_state *st, al_stack_table **table, const sketch *taken)
+intern_slowly(al_state *st, al_stack_table **table, const sketch *taken)
 {
+    if (table != NULL && *table != NULL) {
+        al_stack *before = *beside(*table, slot_of(*table, taken));
+        if (is_same(before, taken)) {
+            return (al_stack *)Py_NewRef((PyObject *)before);
+        }
+    }
     al_stack *stack = stack_new(st, taken);
     if (stack == NULL || table == NULL) {
         return stack;
@@ -209,9 +239,14 @@ intern_new(al_state *st, al_stack_table **table, const sketch *taken)
             return NULL;
         }
     }
-    al_stack **slot = slot_of(*table, taken), *old = *slot;
+    al_stack **slot = slot_of(*table, taken), *dropped = NULL;
+    if (*slot != NULL) {
+        al_stack **aside = beside(*table, slot);
+        dropped = *aside;
+        *aside = *slot;
+    }
     *slot = (al_stack *)Py_NewRef((PyObject *)stack);
-    Py_XDECREF((PyObject *)old); /* escapes */
+    Py_XDECREF((PyObject *)dropped); /* escapes */
     return stack;
 }
 
@@ -224,7 +259,7 @@ intern(al_state *st, al_stack_table **table, const sketch *taken)
             return (al_stack *)Py_NewRef((PyObject *)stack);
         }
     }
-    return intern_new(st, table, taken); /* escapes */
+    return intern_slowly(st, table, taken); /* escapes */
 }
 
 /* All frames from `start` (see walk) to `stop`, however many. */
