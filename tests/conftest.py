@@ -23,6 +23,8 @@ import aioloop
 # The directory to put on PYTHONPATH so that a child process finds the same package.
 PACKAGE_PARENT = Path(aioloop.__file__).absolute().parent.parent
 LIMIT = 60
+# The hard build makes rare things frequent (src/base/check.h).
+HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
 
 
 def pytest_configure(config: pytest.Config) -> None:

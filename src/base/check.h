@@ -3,8 +3,8 @@
  * AL_ASSERT costs nothing in a release build (Python's own flags define NDEBUG).
  * AL_HARD is the hard build: it makes rare things frequent (ring capacity 1, no free
  * lists, asyncio's functions for the current task, two interned stacks; io/sock.c: short
- * reads and writes, false EAGAIN, interruptions), so that the ordinary test-suite walks the paths that
- * production walks once a month.  Assertions are on. */
+ * reads and writes, false EAGAIN, interruptions), so that the ordinary test-suite walks
+ * the paths that production walks once a month.  Assertions are on. */
 #ifndef AL_BASE_CHECK_H
 #define AL_BASE_CHECK_H
 

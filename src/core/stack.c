@@ -15,7 +15,7 @@
  * an interned stack keeps its code objects alive and their addresses with them.  The
  * frames below a running loop are a stack of their own, which is the key's other part:
  * most stacks are a frame or two on top of that one.  Should that one be dropped and made
- * anew, those on top of it take their old ones' places.  A stack of more than NEAR frames
+ * anew, those on top of it go where their old ones were.  A stack of more than NEAR frames
  * of its own is not interned. */
 #include "core/stack.h"
 

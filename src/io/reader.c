@@ -448,8 +448,8 @@ maybe_resume(al_state *st, PyObject *reader, PyObject *dict)
     return result == NULL ? -1 : 0;
 }
 
-/* Removes up to `size` first bytes of the buffer: returns them, or NULL.  Whoever found the
- * size may have run Python code since, so it is compared with what is there now. */
+/* Removes up to `size` first bytes of the buffer: returns them, or NULL.  Whoever found
+ * the size may have run Python code since, so it is compared with what is there now. */
 static PyObject *
 take(PyObject *buffer, Py_ssize_t size)
 {

@@ -64,8 +64,8 @@ slot_handle_dealloc(al_slot_handle *self)
     Py_DECREF(type);
 }
 
-/* Whatever task the loop runs is put aside meanwhile: a slot sees its own or none.  Without
- * memory for that the slot has not begun. */
+/* Whatever task the loop runs is put aside meanwhile: a slot sees its own or none.
+ * Without memory for that the slot has not begun. */
 static int
 run_preempting(al_slot_handle *self, al_loop *loop)
 {

@@ -17,11 +17,11 @@ import weakref
 import pytest
 
 import aioloop
-from tests.conftest import anonymous_context, open_descriptors
+from tests.conftest import HARD, anonymous_context, open_descriptors
 
 LIMIT = 30
 single_calls = pytest.mark.skipif(
-    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    HARD,
     reason="says what one system call sends; the hard build sends less",
 )
 
@@ -886,6 +886,20 @@ def test_start_tls_while_the_protocol_is_paused(run, loop, same):
 # --- readers whose attributes run code ------------------------------------------------
 
 
+@contextlib.asynccontextmanager
+async def stream_of_pair():
+    """Give the reader and writer of one end, and the other end; close both."""
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    with theirs:
+        try:
+            yield reader, writer, theirs
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
 @pytest.mark.parametrize("found", [True, False], ids=["found", "not found"])
 @pytest.mark.parametrize("method", ["readline", "readuntil"])
 def test_a_limit_that_empties_the_buffer(run, method, found):
@@ -904,14 +918,12 @@ def test_a_limit_that_empties_the_buffer(run, method, found):
 
     async def main():
         nonlocal reader
-        ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=ours)
-        theirs.sendall(b"x" * 50_000 + (b"\n" if found else b""))
-        theirs.shutdown(socket.SHUT_WR)
-        while not reader._eof:
-            await asyncio.sleep(0)
-        reader._limit = Limit(2**16)
-        with theirs, contextlib.closing(writer):
+        async with stream_of_pair() as (reader, _, theirs):
+            theirs.sendall(b"x" * 50_000 + (b"\n" if found else b""))
+            theirs.shutdown(socket.SHUT_WR)
+            while not reader._eof:
+                await asyncio.sleep(0)
+            reader._limit = Limit(2**16)
             try:
                 assert await getattr(reader, method)() == b""
                 assert not raises
@@ -922,7 +934,35 @@ def test_a_limit_that_empties_the_buffer(run, method, found):
                 assert raises
                 assert str(exc) == "can't take 50001 bytes outside size 0"
             assert not reader._buffer
-        await writer.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_a_limit_that_closes_the_transport_when_fed(run, how):
+    """feed_data() multiplies it, inside of the transport's own event."""
+
+    class Limit(int):
+        def __rmul__(self, other):
+            getattr(transport, how)()
+            reader._transport = None
+            asked.append(other)
+            return 2**20
+
+    reader = transport = None
+    asked = []
+
+    async def main():
+        nonlocal reader, transport
+        async with stream_of_pair() as (reader, writer, theirs):
+            transport = writer.transport
+            reader._limit = Limit(2**16)
+            theirs.sendall(b"x")
+            while not asked:
+                await asyncio.sleep(0)
+            assert transport.is_closing()
+            assert await reader.read() == b"x"
+        assert set(asked) == {2}
 
     run(main())
 
@@ -938,18 +978,15 @@ def test_water_marks_that_close_the_transport(run, how):
 
     async def main():
         nonlocal transport
-        ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=ours)
-        transport = writer.transport
-        writer.write(
-            b"!"
-        )  # The hard build writes one byte, and abort() drops the rest.
-        transport.set_write_buffer_limits(high=Mark(10), low=Mark(5))
-        assert transport.is_closing()
-        assert await reader.read() == b""
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        assert theirs.recv(10) == b"!"
-        theirs.close()
+        async with stream_of_pair() as (reader, writer, theirs):
+            transport = writer.transport
+            # The hard build writes one byte at once, and abort() drops the rest.
+            writer.write(b"!")
+            transport.set_write_buffer_limits(high=Mark(10), low=Mark(5))
+            assert transport.is_closing()
+            assert await reader.read() == b""
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            assert theirs.recv(10) == b"!"
 
     run(main())

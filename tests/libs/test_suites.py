@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+from tests.conftest import HARD
 from tests.libs.suites import LIMIT, Suite
 
 AIOHTTP_MODULES = [
@@ -103,7 +104,7 @@ SUITES = [
 
 @pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.skipif(
-    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    HARD,
     reason="suites take each receive for a whole message",
 )
 @pytest.mark.parametrize("suite", SUITES, ids=[suite.name for suite in SUITES])

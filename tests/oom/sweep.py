@@ -27,6 +27,7 @@ import os
 import socket
 import sys
 import tempfile
+import types
 import warnings
 import weakref
 from collections import deque
@@ -481,31 +482,19 @@ def getaddrinfo(opened):
 # --- transports -----------------------------------------------------------------------
 
 
-class Peer(asyncio.Protocol):
-    """Remembers what it gets, and sends the first part back if it is to echo."""
+class Connected:
+    """What all protocols here remember, and the end of waiting for what comes."""
 
+    transport = None
     awaited = None  # So many bytes, and the future of who waits for them.
 
-    def __init__(self, opened, echo=False):
+    def __init__(self, opened):
         self.opened = opened
-        self.echo = echo
-        self.received = 0
         self.lost = loop.create_future()
-        self.transport = None
 
     def connection_made(self, transport):
         self.transport = transport
         self.opened.append(transport)
-
-    def data_received(self, data):
-        self.received += len(data)
-        if self.awaited is not None and self.received >= self.awaited[0]:
-            self.end_of_wait()
-        if self.echo:
-            self.transport.write(data)
-
-    def eof_received(self):
-        return None
 
     def connection_lost(self, exc):
         if not self.lost.done():
@@ -517,6 +506,25 @@ class Peer(asyncio.Protocol):
         if not self.awaited[1].done():
             self.awaited[1].set_result(None)
 
+
+class Peer(Connected, asyncio.Protocol):
+    """Counts what it gets, and sends it back if it is to echo."""
+
+    def __init__(self, opened, echo=False):
+        super().__init__(opened)
+        self.echo = echo
+        self.received = 0
+
+    def data_received(self, data):
+        self.received += len(data)
+        if self.awaited is not None and self.received >= self.awaited[0]:
+            self.end_of_wait()
+        if self.echo:
+            self.transport.write(data)
+
+    def eof_received(self):
+        return None
+
     async def receive(self, size):
         """Wait until so many bytes have come, or the end."""
         if self.received < size and not self.lost.done():
@@ -524,16 +532,11 @@ class Peer(asyncio.Protocol):
             await self.awaited[1]
 
 
-class BufferedPeer(asyncio.BufferedProtocol):
+class BufferedPeer(Connected, asyncio.BufferedProtocol):
     def __init__(self, opened):
-        self.opened = opened
+        super().__init__(opened)
         self.buffer = bytearray(1000)
         self.received = 0
-        self.lost = loop.create_future()
-
-    awaited = None
-    connection_made = Peer.connection_made
-    connection_lost = Peer.connection_lost
 
     def get_buffer(self, sizehint):
         return self.buffer
@@ -633,12 +636,19 @@ def unix_servers(opened):
 def stream_readers(opened):
     """What is sent comes out of the readers' methods, in order and complete."""
     ours, theirs = pair()
-    opened += [ours, theirs]
+    reader = asyncio.StreamReader(limit=100, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    # open_connection() may fail after it has made the transport, which nobody but the
+    # reader knows then: the number of the descriptor would be used again under it.
+    stream = types.SimpleNamespace(
+        close=lambda: reader._transport is None or reader._transport.abort()
+    )
+    opened += [stream, ours, theirs]
 
     async def main():
-        reader, writer = await asyncio.open_connection(sock=ours, limit=100)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         peer = theirs.send
-        opened.append(writer.transport)
 
         async def collect(size):
             data = b""
@@ -688,15 +698,10 @@ def stream_readers(opened):
     return main
 
 
-class DatagramPeer(asyncio.DatagramProtocol):
+class DatagramPeer(Connected, asyncio.DatagramProtocol):
     def __init__(self, opened):
-        self.opened = opened
+        super().__init__(opened)
         self.received = asyncio.Queue()
-        self.lost = loop.create_future()
-
-    awaited = None
-    connection_made = Peer.connection_made
-    connection_lost = Peer.connection_lost
 
     def datagram_received(self, data, addr):
         self.received.put_nowait(data)

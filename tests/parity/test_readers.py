@@ -8,7 +8,6 @@ loops have seen the same things when the next one is taken.
 import asyncio
 import contextlib
 import inspect
-import os
 import random
 import socket
 import ssl
@@ -16,11 +15,11 @@ import ssl
 import pytest
 
 import aioloop
-from tests.conftest import anonymous_context
+from tests.conftest import HARD, anonymous_context
 
 LIMIT = 20
 step_by_step = pytest.mark.skipif(
-    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    HARD,
     reason="a message arrives byte by byte on one of the loops",
 )
 

@@ -13,9 +13,10 @@ import sys
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 not_hard = pytest.mark.skipif(
-    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    HARD,
     reason="the hard build writes one byte at a time, which programs can see",
 )
 

@@ -11,7 +11,6 @@ import contextvars
 import errno
 import gc
 import logging
-import os
 import re
 import socket
 import struct
@@ -21,9 +20,9 @@ import warnings
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 LIMIT = 20
-HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
 

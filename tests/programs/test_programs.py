@@ -12,7 +12,6 @@ get_event_loop() at module level: plain asyncio of 3.14 cannot run them any more
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -21,6 +20,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import HARD
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "drive_echo.py"
@@ -199,7 +200,7 @@ def free_space(lines):
 
 
 @pytest.mark.skipif(
-    os.environ.get("AIOLOOP_FLAVOUR") == "hard",
+    HARD,
     reason="the program takes what has been read when the process exits for all of its"
     " output; short reads leave the rest of it for later",
 )

@@ -320,6 +320,42 @@ def test_more_data_for_a_protocol_that_nests(nesting):
     assert b"".join(got) == b"abc"
 
 
+@pytest.mark.parametrize("act", ["cancel", "_run"])
+def test_a_loop_whose_hash_meddles_with_the_handle_that_is_run(act):
+    """asyncio looks for the loop's current task by it, until 3.13."""
+    ran, handle = [], None
+
+    class Loop(DrivenLoop):
+        def __hash__(self):
+            nonlocal handle
+            if handle is not None:
+                meddled, handle = handle, None
+                getattr(meddled, act)()
+            return 1
+
+        def _run_once(self):
+            nonlocal handle
+            handle = held = self._ready.popleft()
+            held._run()
+            handle = None
+            self.stop()
+
+    async def main():
+        ran.append(True)
+
+    loop = Loop()
+    coroutine = main()
+    task = loop.create_task(coroutine)
+    loop.run_forever()
+    if act == "cancel" and sys.version_info < (3, 14):
+        assert not ran
+        task._log_destroy_pending = False
+        coroutine.close()
+    else:
+        assert ran == [True] and task.done()
+    loop.close()
+
+
 def test_a_task_that_nests_until_its_own_write_is_through(nesting, pair):
     """The write's context is the task's, in which the nested loop runs."""
     var = contextvars.ContextVar("var")

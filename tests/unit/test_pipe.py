@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 # The hard build moves few bytes with a system call and refuses now and then.
-HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
 SIZE = 200_000
 
 

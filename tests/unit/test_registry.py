@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import io
-import os
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ import weakref
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 VERSION = sys.version_info[:2]
 since_3_12 = pytest.mark.skipif(VERSION < (3, 12), reason="eager tasks came in 3.12")
@@ -493,5 +493,4 @@ aioloop.run(main())
 print(len(calls))
 """
     result = python("-c", program)
-    hard = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
-    assert (int(result.stdout) > 0) == hard, result.stderr
+    assert (int(result.stdout) > 0) == HARD, result.stderr

@@ -17,9 +17,9 @@ import weakref
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 # The hard build moves few bytes with a system call.
-HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
 FILE = 700_000
 
 

@@ -14,8 +14,7 @@ import pytest
 
 import aioloop
 from aioloop import _core
-
-HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
+from tests.conftest import HARD
 
 
 class Collector(asyncio.Protocol):
