@@ -323,7 +323,7 @@ def test_more_data_for_a_protocol_that_nests(nesting):
 @pytest.mark.parametrize("act", ["cancel", "_run"])
 def test_a_loop_whose_hash_meddles_with_the_handle_that_is_run(act):
     """asyncio looks for the loop's current task by it, until 3.13."""
-    ran, handle = [], None
+    ran, reported, handle = [], [], None
 
     class Loop(DrivenLoop):
         def __hash__(self):
@@ -344,6 +344,7 @@ def test_a_loop_whose_hash_meddles_with_the_handle_that_is_run(act):
         ran.append(True)
 
     loop = Loop()
+    loop.set_exception_handler(lambda loop, context: reported.append(context))
     coroutine = main()
     task = loop.create_task(coroutine)
     loop.run_forever()
@@ -353,6 +354,7 @@ def test_a_loop_whose_hash_meddles_with_the_handle_that_is_run(act):
         coroutine.close()
     else:
         assert ran == [True] and task.done()
+    assert not reported
     loop.close()
 
 
