@@ -105,6 +105,17 @@ al_context_is_empty(PyObject *context)
     return Py_TYPE(context)->tp_as_mapping->mp_length(context) == 0;
 }
 
+/* The hash of a bytes object is computed anew: its content has changed.  The field is in
+ * every supported version, deprecated for who does not own the object. */
+static inline void
+al_bytes_forget_hash(PyObject *bytes)
+{
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    ((PyBytesObject *)bytes)->ob_shash = -1;
+#pragma GCC diagnostic pop
+}
+
 /* Whether a weak reference refers to obj, which is alive. */
 static inline bool
 al_weakref_is(PyObject *reference, PyObject *obj)

@@ -50,7 +50,9 @@ typedef struct al_loop {
     bool in_slot;                         /* a slot is running: writes may wait */
     char *receive_buffer;                 /* AL_RECEIVE_SIZE bytes, made when needed */
 
-    char *arena; /* memory that io/arena.h hands out; NULL until then */
+    char *arena;              /* memory that io/arena.h hands out; NULL until then */
+    PyObject *received;       /* the last bytes object that io/arena.h made, or NULL */
+    Py_ssize_t received_room; /* how many bytes it was made for */
 
     /* The outside world. */
     struct al_poll *poll; /* NULL once closed */

@@ -14,7 +14,7 @@
 #include "io/transport.h"
 
 enum {
-    PEERS = 64, /* addresses remembered, a power of two */
+    SETS = 128, /* of two addresses that are remembered, a power of two */
 #if PY_VERSION_HEX >= 0x030D0000
     HEADER = 8, /* what a queued datagram counts beyond its bytes */
 #else
@@ -25,9 +25,9 @@ enum {
     MESSAGE_MAX = 256 * 1024, /* asyncio's max_size, for sockets that are not of IP */
 };
 
-/* An address as the kernel and as Python have it. */
+/* An IP address as the kernel and as Python have it. */
 typedef struct {
-    PyObject *object; /* owned, NULL: an empty entry */
+    PyObject *object; /* owned, a tuple of str and int; NULL: an empty entry */
     socklen_t length;
     union {
         struct sockaddr any;
@@ -51,8 +51,9 @@ typedef struct {
     queued *first, **last; /* to be sent */
     size_t buffered;
     PyObject *stash;    /* a list of (data, address) that came before pause_reading */
-    peer *peers;        /* PEERS entries by a hash of the address, or NULL */
-    uint8_t *by_object; /* PEERS entries: where in peers, by a hash of the object */
+    peer recent;        /* where the datagram came from that came last */
+    peer *peers;        /* SETS by a hash of the address, or NULL: there was one peer */
+    uint8_t *by_object; /* SETS numbers of sets, by a hash of the object */
     int family, watched;
     bool connected; /* the socket has a peer */
     bool told;      /* the kernel has been told of the descriptor once */
@@ -61,20 +62,73 @@ typedef struct {
 /* --- addresses ---------------------------------------------------------------------------- */
 
 static unsigned int
-hash_bytes(const void *bytes, size_t size)
+hash_address(const al_addr *addr)
 {
-    const unsigned char *c = bytes;
-    unsigned int hash = 2166136261u;
-    for (size_t i = 0; i < size; i++) {
-        hash = (hash ^ c[i]) * 16777619u;
+    uint32_t words[5] = {0};
+    if (addr->as.any.sa_family == AF_INET6) {
+        memcpy(words, &addr->as.in6.sin6_addr, 16);
+        words[4] = addr->as.in6.sin6_port;
     }
-    return (hash ^ hash >> 15) & (PEERS - 1);
+    else {
+        words[0] = addr->as.in.sin_addr.s_addr;
+        words[4] = addr->as.in.sin_port;
+    }
+    uint32_t hash = 0;
+    for (int i = 0; i < 5; i++) {
+        hash = (hash ^ words[i]) * 0x9E3779B1u;
+    }
+    return hash >> 16 & (SETS - 1);
 }
 
 static unsigned int
 hash_object(const PyObject *object)
 {
-    return (unsigned int)((uintptr_t)object >> 4) & (PEERS - 1);
+    return (unsigned int)((uintptr_t)object >> 4) & (SETS - 1);
+}
+
+static bool
+is_address(const peer *entry, const al_addr *addr)
+{
+    if (entry->object == NULL || entry->length != addr->length) {
+        return false;
+    }
+    /* Family, port and host of IPv4 are eight bytes: one comparison. */
+    return addr->length == sizeof(struct sockaddr_in)
+               ? memcmp(&entry->as, &addr->as, 8) == 0
+               : memcmp(&entry->as, &addr->as, addr->length) == 0;
+}
+
+/* The newest of its set.  The entry's reference is stolen. */
+static void
+remember_steal(al_dgram *self, unsigned int number, peer entry)
+{
+    peer *set = &self->peers[2 * number];
+    Py_XDECREF(set[1].object); /* no foreign code */
+    set[1] = set[0];
+    set[0] = entry;
+    self->by_object[hash_object(entry.object)] = (uint8_t)number;
+}
+
+/* Where the recent address goes when another one comes.  False: no memory. */
+static bool
+make_room(al_dgram *self)
+{
+    if (self->peers == NULL && self->recent.object != NULL) {
+        al_addr addr = {.length = self->recent.length};
+        self->peers = PyMem_Calloc(2 * SETS, sizeof(peer));
+        self->by_object = PyMem_Calloc(SETS, 1);
+        if (self->peers == NULL || self->by_object == NULL) {
+            PyMem_Free(self->peers);
+            PyMem_Free(self->by_object);
+            self->peers = NULL;
+            self->by_object = NULL;
+            return false;
+        }
+        memcpy(&addr.as, &self->recent.as, addr.length);
+        Py_INCREF(self->recent.object);
+        remember_steal(self, hash_address(&addr), self->recent);
+    }
+    return true;
 }
 
 /* The object for an address that came, the same one for the same address as long as it
@@ -83,57 +137,71 @@ static PyObject *
 object_of(al_dgram *self, const al_addr *from)
 {
     int family = from->length == 0 ? AF_UNSPEC : from->as.any.sa_family;
-    unsigned int slot;
-    if (family == AF_INET) {
-        slot = hash_bytes(&from->as.in.sin_port, 6); /* port and address are adjacent */
-    }
-    else if (family == AF_INET6) {
-        slot = hash_bytes(&from->as.in6.sin6_port, 22);
-    }
-    else {
+    if ((family != AF_INET && family != AF_INET6) ||
+        from->length > sizeof(self->recent.as)) {
         return al_addr_object(from);
     }
-    if (self->peers == NULL) {
-        self->peers = PyMem_Calloc(PEERS, sizeof(peer));
-        self->by_object = PyMem_Calloc(PEERS, 1);
-        if (self->peers == NULL || self->by_object == NULL) {
-            PyMem_Free(self->peers);
-            PyMem_Free(self->by_object);
-            self->peers = NULL;
-            self->by_object = NULL;
-            return al_addr_object(from);
+    if (is_address(&self->recent, from)) {
+        return Py_NewRef(self->recent.object);
+    }
+    if (!make_room(self)) {
+        return al_addr_object(from);
+    }
+    unsigned int number = hash_address(from);
+    peer *set = self->peers == NULL ? NULL : &self->peers[2 * number];
+    peer found = {0};
+    if (set != NULL && is_address(&set[0], from)) {
+        found = set[0];
+        Py_INCREF(found.object);
+    }
+    else if (set != NULL && is_address(&set[1], from)) {
+        found = set[1];
+        set[1] = set[0];
+        set[0] = found;
+        Py_INCREF(found.object);
+    }
+    else {
+        found.object = al_addr_object(from);
+        if (found.object == NULL) {
+            return NULL;
+        }
+        found.length = from->length;
+        memcpy(&found.as, &from->as, from->length);
+        if (set != NULL) {
+            Py_INCREF(found.object);
+            remember_steal(self, number, found);
         }
     }
-    peer *entry = &self->peers[slot];
-    if (entry->object != NULL && entry->length == from->length &&
-        memcmp(&entry->as, &from->as, from->length) == 0) {
-        return Py_NewRef(entry->object);
+    Py_XDECREF(self->recent.object); /* no foreign code */
+    self->recent = found;
+    return Py_NewRef(found.object);
+}
+
+/* Where a datagram came from whose address is this very object, or NULL. */
+static const peer *
+peer_of(const al_dgram *self, PyObject *object)
+{
+    if (self->recent.object == object) {
+        return &self->recent;
     }
-    PyObject *object = al_addr_object(from);
-    if (object != NULL && from->length <= sizeof(entry->as)) {
-        PyObject *old = entry->object;
-        entry->object = Py_NewRef(object);
-        entry->length = from->length;
-        memcpy(&entry->as, &from->as, from->length);
-        self->by_object[hash_object(object)] = (uint8_t)slot;
-        Py_XDECREF(old); /* A tuple of str and int: no foreign code. */
+    if (self->peers == NULL) {
+        return NULL;
     }
-    return object;
+    const peer *set = &self->peers[2 * self->by_object[hash_object(object)]];
+    return set[0].object == object ? &set[0] : set[1].object == object ? &set[1] : NULL;
 }
 
 /* Reads an address that the program gave: 1, 0 (for the socket object) or -1. */
 static int
 read_address(al_dgram *self, PyObject *object, al_addr *to)
 {
-    if (self->peers != NULL) {
-        const peer *entry = &self->peers[self->by_object[hash_object(object)]];
-        if (entry->object == object) { /* One that a datagram came from. */
-            to->length = entry->length;
-            memcpy(&to->as, &entry->as, entry->length);
-            return 1;
-        }
+    const peer *entry = peer_of(self, object);
+    if (entry == NULL) {
+        return al_addr_parse(to, self->family, object);
     }
-    return al_addr_parse(to, self->family, object);
+    to->length = entry->length;
+    memcpy(&to->as, &entry->as, entry->length);
+    return 1;
 }
 
 static void
@@ -143,7 +211,8 @@ forget_addresses(al_dgram *self)
     self->peers = NULL;
     PyMem_Free(self->by_object);
     self->by_object = NULL;
-    for (int i = 0; peers != NULL && i < PEERS; i++) {
+    Py_CLEAR(self->recent.object);
+    for (int i = 0; peers != NULL && i < 2 * SETS; i++) {
         Py_XDECREF(peers[i].object);
     }
     PyMem_Free(peers);
@@ -258,33 +327,70 @@ call_protocol(al_dgram *self, PyObject *name, PyObject *first, PyObject *second)
 
 /* --- receiving ---------------------------------------------------------------------------- */
 
-/* Hands over what has been received.  The arrays' references are stolen. */
+static const char read_error[] = "Fatal read error on datagram transport";
+
+/* One datagram as Python objects: two new references, or -1 with an exception. */
 static int
-deliver_steal(al_dgram *self, PyObject **data, PyObject **from, int count)
+copy_out(al_dgram *self, const al_datagram *datagram, PyObject **data, PyObject **from)
 {
-    int status = 0;
-    int i = 0;
-    for (; i < count && status == 0 && !self->base.closing && !self->base.paused; i++) {
-        status = call_protocol(self, self->base.loop->st->str.datagram_received,
-                               data[i], from[i]); /* escapes */
-        Py_DECREF(data[i]);
-        Py_DECREF(from[i]);
+    *from = NULL;
+    *data =
+        al_arena_bytes(self->base.loop, datagram->buffer, (Py_ssize_t)datagram->size);
+    if (*data == NULL || (*from = object_of(self, &datagram->from)) == NULL) {
+        Py_XDECREF(*data);
+        return -1;
     }
-    for (; i < count; i++) {
-        if (!self->base.closing && self->base.paused && status == 0) {
-            /* They left the kernel before pause_reading was called. */
-            PyObject *pair = PyTuple_Pack(2, data[i], from[i]);
-            if (self->stash == NULL) {
-                self->stash = PyList_New(0);
-            }
-            if (pair == NULL || self->stash == NULL ||
-                PyList_Append(self->stash, pair) < 0) {
-                status = -1;
-            }
-            Py_XDECREF(pair);
+    return 0;
+}
+
+/* Keeps what left the kernel before pause_reading was called. */
+static int
+keep_in_stash(al_dgram *self, const al_datagram *datagram)
+{
+    PyObject *data, *from;
+    if (copy_out(self, datagram, &data, &from) < 0) {
+        return -1;
+    }
+    PyObject *pair = PyTuple_Pack(2, data, from);
+    Py_DECREF(data);
+    Py_DECREF(from);
+    if (self->stash == NULL) {
+        self->stash = PyList_New(0);
+    }
+    int status =
+        pair == NULL || self->stash == NULL ? -1 : PyList_Append(self->stash, pair);
+    Py_XDECREF(pair);
+    return status;
+}
+
+/* Hands over what has been received.  An object is made when its turn comes: the last
+ * one's memory is warm, and mostly free again. */
+static int
+deliver(al_dgram *self, const al_datagram *datagrams, int count)
+{
+    int status = 0, i = 0;
+    for (; i < count && status == 0 && is_reading(self); i++) {
+        PyObject *data, *from;
+        if (copy_out(self, &datagrams[i], &data, &from) < 0) {
+            return fatal_error(self, read_error); /* escapes */
         }
-        Py_DECREF(data[i]);
-        Py_DECREF(from[i]);
+        status = call_protocol(self, self->base.loop->st->str.datagram_received, data,
+                               from); /* escapes */
+        Py_DECREF(data);
+        Py_DECREF(from);
+    }
+    /* The loop is being left, or reading is paused. */
+    PyObject *leaving = status < 0 ? al_err_take() : NULL;
+    for (; i < count && !self->base.closing; i++) {
+        if (keep_in_stash(self, &datagrams[i]) < 0) {
+            if (leaving == NULL) {
+                return fatal_error(self, read_error); /* escapes */
+            }
+            PyErr_Clear();
+        }
+    }
+    if (leaving != NULL) {
+        al_err_put_steal(leaving);
     }
     return status;
 }
@@ -307,67 +413,71 @@ deliver_stash(al_dgram *self)
                                PyTuple_GET_ITEM(pair, 1)); /* escapes */
         Py_DECREF(pair);
     }
-    update_watch(self); /* escapes */
     return status;
 }
 
-/* The descriptor is readable, or reading is resumed with datagrams in the stash (an
- * al_run_fn). */
 static int
-dgram_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
-               PyObject *Py_UNUSED(extra))
+receive(al_dgram *self, char *arena)
 {
-    al_dgram *self = (al_dgram *)op;
+    al_loop *loop = self->base.loop;
     al_datagram datagrams[AL_ARENA_PIECES];
-    PyObject *data[AL_ARENA_PIECES], *from[AL_ARENA_PIECES];
-    if (self->base.conn_lost > 0 || self->io == NULL || !is_reading(self)) {
-        return 0;
-    }
-    if (self->stash != NULL) {
-        return deliver_stash(self); /* escapes */
-    }
-    char *arena = al_arena(loop);
-    if (arena == NULL) {
-        return fatal_error(self, "Fatal read error on datagram transport");
-    }
     /* Debug mode times each datagram by itself; only IP limits them to 64 KiB. */
     bool one = loop->debug || self->family == AF_UNIX;
     int count = one ? 1 : AL_ARENA_PIECES;
     size_t room = one ? MESSAGE_MAX : AL_ARENA_PIECE;
     for (int i = 0; i < count; i++) {
-        datagrams[i].buffer = arena + (size_t)i * AL_ARENA_PIECE;
+        datagrams[i].buffer = arena + (size_t)i * AL_ARENA_STRIDE;
         datagrams[i].room = room;
     }
     count = al_sock_recv_datagrams(self->base.fd, datagrams, count);
-    if (count < 0) {
-        int error = errno;
-        if (al_sock_again(error)) {
-            return 0;
+    if (count >= 0) {
+        return deliver(self, datagrams, count); /* escapes */
+    }
+    int error = errno;
+    if (al_sock_again(error)) {
+        return 0;
+    }
+    al_sock_raise(error);
+    PyObject *exc = al_err_take();
+    int status =
+        call_protocol(self, loop->st->str.error_received, exc, NULL); /* escapes */
+    Py_DECREF(exc);
+    return status;
+}
+
+/* The descriptor is readable, or there are datagrams in the stash (an al_run_fn). */
+static int
+dgram_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
+               PyObject *Py_UNUSED(extra))
+{
+    al_dgram *self = (al_dgram *)op;
+    int status;
+    bool stashed = self->stash != NULL;
+    if (self->base.conn_lost > 0 || self->io == NULL || !is_reading(self)) {
+        return 0;
+    }
+    if (stashed) {
+        status = deliver_stash(self); /* escapes */
+    }
+    else {
+        char *arena = al_arena_take(loop);
+        if (arena == NULL) {
+            return fatal_error(self, read_error);
         }
-        al_sock_raise(error);
-        PyObject *exc = al_err_take();
-        int status =
-            call_protocol(self, loop->st->str.error_received, exc, NULL); /* escapes */
-        Py_DECREF(exc);
+        status = receive(self, arena); /* escapes */
+        al_arena_give_back(loop, arena);
+    }
+    if (!stashed && self->stash == NULL) {
         return status;
     }
-    /* All are copied before foreign code runs: it may receive into the arena too. */
-    for (int i = 0; i < count; i++) {
-        data[i] = PyBytes_FromStringAndSize(datagrams[i].buffer,
-                                            (Py_ssize_t)datagrams[i].size);
-        from[i] = data[i] == NULL ? NULL : object_of(self, &datagrams[i].from);
-        if (from[i] == NULL) {
-            Py_XDECREF(data[i]);
-            for (int j = 0; j < i; j++) {
-                Py_DECREF(data[j]);
-                Py_DECREF(from[j]);
-            }
-            return fatal_error(self, "Fatal read error on datagram transport");
-        }
+    PyObject *leaving = status < 0 ? al_err_take() : NULL;
+    if (self->stash != NULL && is_reading(self) && self->base.loop != NULL) {
+        status = al_sched_push_steal(loop, dgram_readable, Py_NewRef(op), NULL, NULL);
     }
-    int status = deliver_steal(self, data, from, count); /* escapes */
-    if (self->stash != NULL) {
-        update_watch(self); /* escapes */
+    update_watch(self); /* escapes */
+    if (leaving != NULL) {
+        al_err_put_steal(leaving); /* in place of a MemoryError */
+        status = -1;
     }
     return status;
 }

@@ -5,6 +5,7 @@
  * whose last read was large receives into the bytes object itself. */
 #include "io/protocol.h"
 
+#include "io/arena.h"
 #include "io/reader.h"
 #include "io/stream.h"
 
@@ -91,7 +92,7 @@ data_readable(al_stream *stream)
     if (n <= 0) {
         return status;
     }
-    PyObject *data = PyBytes_FromStringAndSize(buffer, n);
+    PyObject *data = al_arena_bytes(stream->loop, buffer, n);
     if (AL_UNLIKELY(data == NULL)) {
         return al_stream_fatal(stream, READ_FAILED);
     }
@@ -247,7 +248,7 @@ receive_for(al_stream *stream, PyObject *reader, PyObject *waiter)
         return status;
     }
     status = (size_t)n <= wanted
-                 ? al_reader_hand_steal(stream, PyBytes_FromStringAndSize(buffer, n))
+                 ? al_reader_hand_steal(stream, al_arena_bytes(stream->loop, buffer, n))
                  : al_reader_feed(stream, reader, waiter, buffer, n); /* escapes */
     return status < 0 ? al_stream_fatal(stream, DATA_RECEIVED_FAILED) : 0;
 }

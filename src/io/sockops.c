@@ -250,7 +250,7 @@ attempt_recv(al_sockop *op, PyObject **result)
             if (n < 0) {
                 return failed();
             }
-            *result = PyBytes_FromStringAndSize(arena, n);
+            *result = al_arena_bytes(op->base.loop, arena, n);
             return *result == NULL ? -1 : 1;
         }
         return receive_large(op, fd, size, &received, result);
@@ -288,7 +288,7 @@ attempt_recv(al_sockop *op, PyObject **result)
     if (entry != NULL) {
         entry->received = n == SMALL ? 4 * SMALL : (uint32_t)n;
     }
-    *result = PyBytes_FromStringAndSize(buffer, n);
+    *result = al_arena_bytes(op->base.loop, buffer, n);
     return *result == NULL ? -1 : 1;
 }
 

@@ -1,9 +1,11 @@
 """Datagram endpoints (src/io/dgram)."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import os
+import random
 import socket
 import sys
 import warnings
@@ -105,21 +107,47 @@ def test_echo(run):
     run(main())
 
 
-def test_many_peers(run):
-    """More addresses than are remembered, and replies to remembered ones."""
+@contextlib.contextmanager
+def peers(count):
+    """Sockets, each with its own address."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            for _ in range(count)
+        ]
+        for sock in sockets:
+            sock.bind(LOCAL)
+            sock.settimeout(5)
+        yield sockets
+
+
+# One; all remembered; more than are remembered (256).
+@pytest.mark.parametrize("count", [1, 2, 60, 300])
+def test_many_peers(run, count):
+    """Each gets its own answers, also later, and by an equal address."""
 
     async def main():
         server, echo = await endpoint(Echo, local_addr=LOCAL)
         address = server.get_extra_info("sockname")
-        clients = [await endpoint(remote_addr=address) for _ in range(100)]
-        for turn in range(3):
-            for i, (transport, _) in enumerate(clients):
-                transport.sendto(b"%d" % i)
-            for i, (_, protocol) in enumerate(clients):
-                await protocol.until(turn + 1)
-                assert protocol.datagrams[turn:] == [(b"%d" % i, address)]
-        assert len(echo.datagrams) == 300
-        await close(server, *(transport for transport, _ in clients))
+        with peers(count) as sockets:
+            for turn in range(2):
+                for i, sock in enumerate(sockets):
+                    sock.sendto(b"%d" % i, address)
+                    if i % 100 == 99:  # The kernel keeps some 200.
+                        await echo.until(turn * count + i + 1)
+                await echo.until((turn + 1) * count)
+                for i, sock in enumerate(sockets):
+                    assert sock.recvfrom(100) == (b"%d" % i, address)
+            names = [sock.getsockname() for sock in sockets]
+            assert echo.datagrams == 2 * [
+                (b"%d" % i, name) for i, name in enumerate(names)
+            ]
+            for data, addr in random.sample(echo.datagrams, 2 * count):
+                server.sendto(data, addr)
+                server.sendto(data, tuple(addr))
+            for i, sock in enumerate(sockets):
+                assert [sock.recv(100) for _ in range(4)] == 4 * [b"%d" % i]
+        await close(server)
 
     run(main())
 
@@ -367,6 +395,64 @@ def test_pause_inside_a_batch_keeps_the_rest(run):
         await close(server)
 
     run(main())
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_leaving_the_loop_inside_a_batch_keeps_the_rest(loop, paused):
+    """Nothing is lost when a callback ends run_forever by an exception."""
+
+    class Leaving(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            if data == b"3":
+                if paused:
+                    self.transport.pause_reading()
+                raise KeyboardInterrupt
+            if data == b"6":
+                raise SystemExit(6)
+
+    async def rest(server, received):
+        if paused:
+            await asyncio.sleep(0)
+            assert len(received.datagrams) == 4
+            server.resume_reading()
+        await received.until(10)
+
+    server, received = loop.run_until_complete(endpoint(Leaving, local_addr=LOCAL))
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        for i in range(10):
+            sock.sendto(b"%d" % i, server.get_extra_info("sockname"))
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(rest(server, received))
+    loop.run_until_complete(received.until(10))
+    assert [data for data, _ in received.datagrams] == [b"%d" % i for i in range(10)]
+    loop.run_until_complete(close(server))
+
+
+def test_another_endpoint_receives_inside_a_batch(loop):
+    """A callback that runs the loop by hand finds receive memory of its own."""
+
+    class Nesting(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            if data[:1] == b"0":
+                other.sendto(b"x" * 100, inner.get_extra_info("sockname"))
+                while not nested.datagrams:
+                    loop._run_once()
+
+    server, received = loop.run_until_complete(endpoint(Nesting, local_addr=LOCAL))
+    inner, nested = loop.run_until_complete(endpoint(local_addr=LOCAL))
+    with socket.socket(type=socket.SOCK_DGRAM) as other:
+        for i in range(5):
+            other.sendto(b"%d" % i * 100, server.get_extra_info("sockname"))
+        loop.run_until_complete(received.until(5))
+    assert [data for data, _ in nested.datagrams] == [b"x" * 100]
+    assert sorted(data for data, _ in received.datagrams) == [
+        b"%d" % i * 100 for i in range(5)
+    ]
+    loop.run_until_complete(close(server, inner))
 
 
 def test_close_inside_a_batch_ends_it(run):

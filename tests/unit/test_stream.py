@@ -87,6 +87,53 @@ def connected(loop):
     loop.run_forever()
 
 
+# --- what is received ------------------------------------------------------------------
+
+# Objects that the program keeps, objects that it has hashed, and dropped ones, of sizes
+# around the bounds within which the loop writes a dropped object anew.
+SIZES = [1, 511, 512, 513, 1000, 600, 1024, 700, 511, 5000, 2500, 2499, 16384, 16385]
+
+
+class Keeper(asyncio.Protocol):
+    """Keeps some of the objects, and hashes of all."""
+
+    def __init__(self, keep):
+        self.keep = keep
+        self.kept = []
+        self.hashes = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.hashes.append(hash(data))
+        if self.keep(len(self.hashes)):
+            self.kept.append((data, bytearray(data), hash(data)))
+        self.transport.write(data)
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [lambda n: False, lambda n: True, lambda n: n % 2 == 0, lambda n: n % 3 == 0],
+    ids=["none", "all", "every second", "every third"],
+)
+def test_received_bytes_stay_as_they_are(run, connected, keep):
+    async def main():
+        transport, protocol, peer = await connected(lambda: Keeper(keep))
+        for turn, size in enumerate(SIZES * 3):
+            message = bytes([turn + 1]) * size
+            await peer.send(message)
+            assert await peer.exactly(size) == message
+            assert HARD or protocol.hashes[-1] == hash(message)
+        for data, copy, value in protocol.kept:
+            assert data == copy
+            assert hash(data) == value == hash(bytes(copy))
+        if not HARD and keep(1):
+            assert len({id(data) for data, _, _ in protocol.kept}) == 3 * len(SIZES)
+
+    run(main())
+
+
 # --- corking ------------------------------------------------------------------------
 
 
