@@ -87,7 +87,7 @@ def connected(loop):
     loop.run_forever()
 
 
-# --- what is received ------------------------------------------------------------------
+# --- what is received ---------------------------------------------------------------
 
 # Objects that the program keeps, objects that it has hashed, and dropped ones, of sizes
 # around the bounds within which the loop writes a dropped object anew.
