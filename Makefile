@@ -2,7 +2,7 @@
 #
 #   PYTHON=  the interpreter (python3 if it is 3.11 or newer, else the newest python3.X)
 #   VENV=    the virtual environment (.venv)
-#   ARGS=    more arguments for pytest (test, asan, hard, leaks) or the benchmarks;
+#   ARGS=    more arguments for pytest (test, asan, hard, portable, leaks), benchmarks;
 #            `make test ARGS=tests/unit` runs that part alone
 #   NET_ARGS=  more arguments for the benchmarks of the network
 
@@ -20,7 +20,7 @@ own_tests = tests/unit tests/hostile tests/parity tests/leaks tests/oom
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard leaks suites bench test-all clean set-up
+.PHONY: run test help build format lint asan hard portable leaks suites bench test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -56,6 +56,11 @@ asan: set-up ## The tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 hard: set-up ## The tests in the hard build (short reads and writes, false EAGAIN)
 	@$(in_venv) .ci/flavour hard python -m pytest tests $(ARGS)
+
+portable: set-up ## Compile for macOS, the BSDs, musl; the tests without what only Linux has
+	@.ci/set-up cross
+	@$(in_venv) .ci/cross
+	@$(in_venv) .ci/flavour portable python -m pytest $(own_tests) $(ARGS)
 
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)

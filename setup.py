@@ -10,6 +10,8 @@ Environment variables, for developers unless said otherwise:
     AddressSanitizer and UndefinedBehaviorSanitizer, assertions on, no LTO.
 ``AIOLOOP_HARD=1``
     The hard build: ``AL_HARD`` is defined, assertions on, no LTO.
+``AIOLOOP_PORTABLE=1``
+    ``AL_PORTABLE`` is defined: without the system calls that only Linux has.
 ``AIOLOOP_JOBS=N``
     How many compilers run at once (2).
 
@@ -31,7 +33,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-FLAVOURS = ("WERROR", "SANITIZE", "HARD")
+FLAVOURS = ("WERROR", "SANITIZE", "HARD", "PORTABLE")
 
 # Where libev is looked for when pkg-config does not know it.
 PREFIXES = ("/usr", "/usr/local", "/opt/homebrew", "/opt/local", "/usr/pkg", "/sw")
@@ -131,8 +133,9 @@ def flavour_flags(flavour, clang):
     link_flags = []
     if "WERROR" in flavour:
         compile_flags += WARNINGS
-    if "HARD" in flavour:
-        compile_flags += ["-DAL_HARD"]
+    for name in ("HARD", "PORTABLE"):
+        if name in flavour:
+            compile_flags += [f"-DAL_{name}"]
     if "SANITIZE" in flavour:
         sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         compile_flags += [*sanitizers, "-fno-omit-frame-pointer", "-UNDEBUG", "-g"]

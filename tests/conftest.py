@@ -25,6 +25,8 @@ PACKAGE_PARENT = Path(aioloop.__file__).absolute().parent.parent
 LIMIT = 60
 # The hard build makes rare things frequent (src/base/check.h).
 HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
+# Without what only Linux has: no timerfd, no sendfile.
+PORTABLE = os.environ.get("AIOLOOP_FLAVOUR") == "portable"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,6 +17,14 @@
 #error "aioloop needs CPython 3.11 or newer"
 #endif
 
+/* Where it is 1, system calls that Linux alone has are used. Defining AL_PORTABLE leaves
+ * them out, so that the code of the other systems runs on Linux too. */
+#if defined(__linux__) && !defined(AL_PORTABLE)
+#define AL_LINUX 1
+#else
+#define AL_LINUX 0
+#endif
+
 #define AL_ALWAYS_INLINE inline __attribute__((always_inline))
 #define AL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define AL_UNLIKELY(x) __builtin_expect(!!(x), 0)

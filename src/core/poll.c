@@ -19,11 +19,8 @@
 #include <math.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef __linux__
+#if AL_LINUX
 #include <sys/timerfd.h>
-#define AL_TIMERFD 1
-#else
-#define AL_TIMERFD 0
 #endif
 
 #include "core/sched.h"
@@ -42,7 +39,7 @@ struct al_poll {
     int active_capacity;
     int64_t gil_wait;
     Py_ssize_t events;
-#if AL_TIMERFD
+#if AL_LINUX
     int timerfd;
     ev_io timer_io;
     int64_t armed; /* absolute ns, 0: disarmed */
@@ -100,7 +97,7 @@ acquire_gil(EV_P)
 
 /* --- deadlines ---------------------------------------------------------------------- */
 
-#if AL_TIMERFD
+#if AL_LINUX
 static void
 timer_expired(EV_P_ ev_io *watcher, int Py_UNUSED(events))
 {
@@ -160,7 +157,8 @@ clear_deadline(al_poll *Py_UNUSED(poll))
 #else
 
 static void
-timer_expired(EV_P_ ev_timer *Py_UNUSED(watcher), int Py_UNUSED(events))
+timer_expired(struct ev_loop *Py_UNUSED(ev), ev_timer *Py_UNUSED(watcher),
+              int Py_UNUSED(events))
 {
 }
 
@@ -292,7 +290,7 @@ al_poll_new(al_loop *loop)
         return NULL;
     }
     poll->loop = loop;
-#if AL_TIMERFD
+#if AL_LINUX
     poll->timerfd = -1;
 #endif
     unsigned int flags = EVFLAG_NOENV;

@@ -579,7 +579,7 @@ expect_data(al_read *op, PyObject *dict)
 
 /* Mirrors StreamReader._wait_for_data: *result is the future to yield.  0 or -1. */
 static int
-wait(al_read *op, PyObject *dict, PyObject **result)
+wait_for_data(al_read *op, PyObject *dict, PyObject **result)
 {
     al_state *st = op->base.loop->st;
     PyObject *waiter = attribute(dict, st->str._waiter);
@@ -739,7 +739,7 @@ step(al_lazy *base, PyObject **result)
     }
     status = tries[op->method](op, dict, buffer, result); /* escapes */
     if (status == 0) {
-        status = wait(op, dict, result); /* escapes */
+        status = wait_for_data(op, dict, result); /* escapes */
     }
 
 done:

@@ -202,7 +202,7 @@ begin_plain(al_listener *self, int fd, const al_addr *peer)
     if (stream == NULL) {
         return -1;
     }
-#ifndef __linux__
+#if !AL_LINUX
     al_sock_set_nodelay(fd, self->family); /* Linux: inherited from the listener. */
 #endif
     stream->sockname_raw = self->sockname_raw;
@@ -422,7 +422,7 @@ al_server_start(al_loop *loop, const al_listen *what, int fd)
     int status = number == -1 && PyErr_Occurred() ? -1 : find_sockname(self);
     if (status == 0) {
         self->proto = (int)number;
-#ifdef __linux__
+#if AL_LINUX
         /* Accepted sockets inherit it: no system call for each. */
         al_sock_set_nodelay(fd, self->family);
 #endif

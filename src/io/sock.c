@@ -5,7 +5,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <unistd.h>
-#ifdef __linux__
+#if AL_LINUX
 #include <sys/sendfile.h>
 #else
 #include <fcntl.h>
@@ -138,7 +138,7 @@ al_sock_recvfrom(int fd, void *buffer, size_t size, al_addr *from)
     return result;
 }
 
-#ifdef __linux__
+#if AL_LINUX
 int
 al_sock_recv_datagrams(int fd, al_datagram *datagrams, int count)
 {
@@ -281,7 +281,7 @@ al_sock_accept(int listener, al_addr *peer)
     if (refuse()) {
         return -1;
     }
-#ifdef SOCK_NONBLOCK
+#if defined(SOCK_NONBLOCK) && !defined(AL_PORTABLE)
     RETRY(peer->length = sizeof(peer->as);
           result = accept4(listener, &peer->as.any, &peer->length,
                            SOCK_NONBLOCK | SOCK_CLOEXEC));
@@ -329,7 +329,7 @@ al_sock_sendfile(int out, int in, off_t *offset, size_t size)
     if (refuse()) {
         return -1;
     }
-#ifdef __linux__
+#if AL_LINUX
     ssize_t result;
     RETRY(result = sendfile(out, in, offset, cut(size)));
     return result;
