@@ -10,6 +10,7 @@
 #include "io/reader.h"
 #include "io/sockops.h"
 #include "io/stream.h"
+#include "io/tls.h"
 #include "loop/loop.h"
 #include "task/future.h"
 #include "task/registry.h"
@@ -77,9 +78,10 @@ core_exec(PyObject *module)
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_sockop_init_types(module, st) < 0 ||
-        al_reader_init_types(module, st) < 0 || al_dgram_init_types(module, st) < 0 ||
-        al_pipe_init_types(module, st) < 0 || al_loop_init_types(module, st) < 0 ||
-        al_stream_init_type(module, st) < 0 || al_server_init_type(module, st) < 0) {
+        al_reader_init_types(module, st) < 0 || al_tls_init_type(module, st) < 0 ||
+        al_dgram_init_types(module, st) < 0 || al_pipe_init_types(module, st) < 0 ||
+        al_loop_init_types(module, st) < 0 || al_stream_init_type(module, st) < 0 ||
+        al_server_init_type(module, st) < 0) {
         return -1;
     }
     if (PyModule_AddType(module, st->EventLoop_type) < 0 ||

@@ -44,9 +44,8 @@ missing(const al_signature *signature, PyObject **values)
 }
 
 int
-al_args_parse_any(const al_signature *signature, PyObject *const *args,
-                  Py_ssize_t nargs, PyObject *kwnames, PyObject **values,
-                  Py_ssize_t *rest_at)
+al_args_parse(const al_signature *signature, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, PyObject **values, Py_ssize_t *rest_at)
 {
     for (int i = 0; i < signature->total; i++) {
         values[i] = NULL;

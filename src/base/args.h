@@ -18,28 +18,10 @@ typedef struct {
     bool rest; /* more positional arguments go to *args */
 } al_signature;
 
-/* al_args_parse for any arguments. */
-int al_args_parse_any(const al_signature *signature, PyObject *const *args,
-                      Py_ssize_t nargs, PyObject *kwnames, PyObject **values,
-                      Py_ssize_t *rest_at);
-
 /* Stores borrowed values (NULL: not given) in `values[total]`; *rest_at is the index in
  * args where *args begins.  0, or -1 with TypeError. */
-static inline int
-al_args_parse(const al_signature *signature, PyObject *const *args, Py_ssize_t nargs,
-              PyObject *kwnames, PyObject **values, Py_ssize_t *rest_at)
-{
-    if (kwnames != NULL || nargs < signature->required ||
-        nargs > signature->positional) {
-        return al_args_parse_any(signature, args, nargs, kwnames, values, rest_at);
-    }
-    for (int i = 0; i < signature->total; i++) {
-        values[i] = i < nargs ? args[i] : NULL;
-    }
-    if (rest_at != NULL) {
-        *rest_at = nargs;
-    }
-    return 0;
-}
+int al_args_parse(const al_signature *signature, PyObject *const *args,
+                  Py_ssize_t nargs, PyObject *kwnames, PyObject **values,
+                  Py_ssize_t *rest_at);
 
 #endif

@@ -76,6 +76,15 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
         Py_VISIT(st->stream_functions[i]);
     }
     Py_VISIT(st->adopted_reader);
+    for (int i = 0; i < AL_WATCHED_TLS_NAMES; i++) {
+        Py_VISIT(st->tls.functions[i]);
+    }
+    Py_VISIT(st->tls.object_type);
+    Py_VISIT(st->tls.again);
+    Py_VISIT(st->tls.wrapped);
+    Py_VISIT(st->tls.handshake);
+    Py_VISIT(st->tls.flushing);
+    Py_VISIT(st->tls.shutdown);
     return 0;
 }
 
@@ -103,6 +112,16 @@ al_state_clear(al_state *st)
         Py_CLEAR(st->stream_functions[i]);
     }
     Py_CLEAR(st->adopted_reader);
+    for (int i = 0; i < AL_WATCHED_TLS_NAMES; i++) {
+        Py_CLEAR(st->tls.functions[i]);
+    }
+    Py_CLEAR(st->tls.object_type);
+    Py_CLEAR(st->tls.again);
+    Py_CLEAR(st->tls.record);
+    Py_CLEAR(st->tls.wrapped);
+    Py_CLEAR(st->tls.handshake);
+    Py_CLEAR(st->tls.flushing);
+    Py_CLEAR(st->tls.shutdown);
     Py_CLEAR(st->minus_one);
 }
 

@@ -35,6 +35,7 @@
     X(StreamRead)                                                                      \
     X(StreamReaderMethod)                                                              \
     X(DatagramTransport)                                                               \
+    X(TlsTransport)                                                                    \
     X(Stack)
 
 /* What task/registry.c takes from each version's bookkeeping of tasks. */
@@ -96,6 +97,8 @@
     X(IncompleteReadError, "asyncio.exceptions", "IncompleteReadError")                \
     X(LimitOverrunError, "asyncio.exceptions", "LimitOverrunError")                    \
     X(SSLProtocol, "asyncio.sslproto", "SSLProtocol")                                  \
+    X(SSLProtocolState, "asyncio.sslproto", "SSLProtocolState")                        \
+    X(SSLProtocolTransport, "asyncio.sslproto", "_SSLProtocolTransport")               \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(socket_type, "socket", "socket")
 
@@ -176,12 +179,43 @@
     X(set_exception)                                                                   \
     X(set_result)                                                                      \
     X(socket)                                                                          \
-    X(sockname)
+    X(sockname)                                                                        \
+    X(_app_protocol_is_buffer)                                                         \
+    X(_app_reading_paused)                                                             \
+    X(_app_writing_paused)                                                             \
+    X(_call_eof_received)                                                              \
+    X(_control_app_writing)                                                            \
+    X(_control_ssl_reading)                                                            \
+    X(_do_flush)                                                                       \
+    X(_do_handshake)                                                                   \
+    X(_do_read)                                                                        \
+    X(_do_shutdown)                                                                    \
+    X(_do_write)                                                                       \
+    X(_incoming)                                                                       \
+    X(_incoming_high_water)                                                            \
+    X(_outgoing)                                                                       \
+    X(_outgoing_high_water)                                                            \
+    X(_process_outgoing)                                                               \
+    X(_ssl_protocol)                                                                   \
+    X(_ssl_reading_paused)                                                             \
+    X(_ssl_writing_paused)                                                             \
+    X(_sslobj)                                                                         \
+    X(_start_shutdown)                                                                 \
+    X(_state)                                                                          \
+    X(_write_appdata)                                                                  \
+    X(_write_backlog)                                                                  \
+    X(_write_buffer_size)                                                              \
+    X(pending)                                                                         \
+    X(read)                                                                            \
+    X(write)
 
 struct al_loop;
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
 
-enum { AL_WATCHED_STREAM_NAMES = 13 }; /* see io/reader.c */
+enum {
+    AL_WATCHED_STREAM_NAMES = 13, /* see io/reader.c */
+    AL_WATCHED_TLS_NAMES = 12,    /* see io/tls.c */
+};
 
 /* Dead objects of one type, chained through a word of their bodies; each keeps the
  * reference to its type. */
@@ -229,6 +263,14 @@ typedef struct al_state {
     PyObject *adopted_reader; /* the class of adopted readers */
     unsigned int seen_reader_tag, seen_reader_protocol_tag;
     bool streams_intact;
+    /* The same of io/tls.c; object_type is NULL without the ssl module. */
+    struct {
+        PyObject *functions[AL_WATCHED_TLS_NAMES];
+        PyObject *object_type, *again, *record;
+        PyObject *wrapped, *handshake, *flushing, *shutdown; /* states */
+        unsigned int seen_tags[3];
+        bool intact;
+    } tls;
     PyObject *kwnames_context; /* ("context",): for vectorcall */
     PyObject *kwnames_warn_on_full_buffer;
     PyObject *kwnames_frame_summary; /* see core/stack.c */

@@ -666,7 +666,11 @@ static PyObject *
 Dgram_sendto(al_dgram *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *values[2];
-    if (al_args_parse(&sendto_signature, args, nargs, kwnames, values, NULL) < 0) {
+    if (AL_LIKELY(kwnames == NULL && nargs == 2)) {
+        values[0] = args[0];
+        values[1] = args[1];
+    }
+    else if (al_args_parse(&sendto_signature, args, nargs, kwnames, values, NULL) < 0) {
         return NULL;
     }
     PyObject *data = values[0];

@@ -8,6 +8,7 @@
 #include "io/arena.h"
 #include "io/reader.h"
 #include "io/stream.h"
+#include "io/tls.h"
 
 enum {
     DIRECT_FROM = 16 * 1024, /* a read of this size makes the next one direct */
@@ -171,6 +172,13 @@ done:
     return status;
 }
 
+static int
+tls_readable(al_stream *stream)
+{
+    return al_tls_serves(stream->loop->st, stream->protocol) ? al_tls_readable(stream)
+                                                             : buffer_readable(stream);
+}
+
 /* --- what all kinds have in common ------------------------------------------------------- */
 
 static int
@@ -274,6 +282,7 @@ reader_readable(al_stream *stream)
 static const al_sink data_sink = {data_readable, COMMON};
 static const al_sink buffer_sink = {buffer_readable, COMMON};
 static const al_sink reader_sink = {reader_readable, COMMON};
+static const al_sink tls_sink = {tls_readable, COMMON};
 #undef COMMON
 
 /* The same for asyncio's streams over TLS: they are fed by SSLProtocol. */
@@ -302,6 +311,10 @@ al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol)
     }
     if (loop != NULL && PyObject_TypeCheck(protocol, (PyTypeObject *)st->SSLProtocol)) {
         adopt_above_tls(loop, protocol); /* escapes */
+    }
+    if (al_tls_serves(st, protocol)) {
+        al_tls_adopt(st, protocol); /* escapes */
+        return &tls_sink;
     }
     int buffered = PyObject_IsInstance(protocol, st->BufferedProtocol); /* escapes */
     return buffered < 0 ? NULL : buffered ? &buffer_sink : &data_sink;
