@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import ssl
 import subprocess
 import tempfile
 import time
@@ -75,9 +76,19 @@ def generate(row, address, pid, seconds):
     return sample
 
 
-def warm_up(address):
+def connection_to(address, tls):
+    """Return an HTTP connection; nobody vouches for the certificate."""
+    if not tls:
+        return http.client.HTTPConnection(address, timeout=GRACE_SECONDS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(address, timeout=GRACE_SECONDS, context=context)
+
+
+def warm_up(address, tls):
     """Send a few HTTP requests over one connection."""
-    connection = http.client.HTTPConnection(address, timeout=GRACE_SECONDS)
+    connection = connection_to(address, tls)
     try:
         for _ in range(WARM_UP_REQUESTS):
             connection.request("GET", "/")
@@ -99,11 +110,13 @@ def latency(output, share):
 
 def wrk(row, address, pid, seconds):
     """Return a sample by wrk, whose shortest run is a second."""
-    warm_up(address)
+    tls = row.load == rows.WRK_TLS
+    warm_up(address, tls)
     duration = max(1, round(seconds))
     command = ["wrk", "--latency", "-t1", f"-c{row.connections}", f"-d{duration}s"]
     cpu = server_cpu(pid)
-    output = run([*command, f"http://{address}/"], duration + GRACE_SECONDS)
+    url = f"{'https' if tls else 'http'}://{address}/"
+    output = run([*command, url], duration + GRACE_SECONDS)
     cpu = server_cpu(pid) - cpu
     counted = re.search(r"(\d+) requests in ([0-9.]+)(ms|s|m),", output)
     if counted is None or counted[1] == "0":
@@ -122,5 +135,5 @@ def wrk(row, address, pid, seconds):
 
 def sample(row, address, pid, seconds):
     """Put load on a server and return what was counted."""
-    load = wrk if row.load == rows.WRK else generate
+    load = wrk if row.load in (rows.WRK, rows.WRK_TLS) else generate
     return load(row, address, pid, seconds)

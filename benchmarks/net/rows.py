@@ -5,8 +5,9 @@ import dataclasses
 TCP = "tcp"
 UNIX = "unix"
 SIZES = {"128 B": 128, "1 KB": 1024, "10 KB": 10 * 1024, "100 KB": 100 * 1024}
-# The load generator's modes; WRK is the program of that name.
-ECHO, UDP, CONNECT, PUSH, PULL, WRK = "echo", "udp", "connect", "push", "pull", "wrk"
+# Modes of the load generator; WRK is the program of that name, WRK_TLS its https.
+ECHO, UDP, CONNECT, PUSH, PULL = "echo", "udp", "connect", "push", "pull"
+WRK, WRK_TLS = "wrk", "wrk-tls"
 # Freed memory goes back to the kernel, and its pages are faulted in again with the
 # next large buffer; unless glibc's malloc is told to keep it.
 KEEP_MEMORY = {
@@ -107,6 +108,10 @@ def add_others():
         add("HTTP, tiny server", "http", floor="http", **web)
         add("HTTP, uvicorn", "uvicorn", floor=None, **web)
         add("HTTP, aiohttp", "aiohttp", floor=None, **web)
+        web["load"] = WRK_TLS
+        add("HTTPS, tiny server", "https", floor=None, **web)
+        add("HTTPS, streams", "https streams", floor=None, **web)
+        add("HTTPS, uvicorn", "https uvicorn", floor=None, **web)
         for transport in (TCP, UNIX):
             add(
                 "connect + echo + close",

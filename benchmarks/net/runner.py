@@ -33,7 +33,11 @@ from ..runner import (
 from . import load, memory, report, rows, targets
 
 # What a row's server needs beside the loop.
-NEEDED_MODULES = {"uvicorn": ("uvicorn", "httptools"), "aiohttp": ("aiohttp",)}
+NEEDED_MODULES = {
+    "uvicorn": ("uvicorn", "httptools"),
+    "https uvicorn": ("uvicorn", "httptools"),
+    "aiohttp": ("aiohttp",),
+}
 
 
 class NetResults(Results):
@@ -61,7 +65,7 @@ class NetResults(Results):
 
 def unavailable(row):
     """Return what a row needs and this machine lacks, or None."""
-    if row.load == rows.WRK and shutil.which("wrk") is None:
+    if row.load in (rows.WRK, rows.WRK_TLS) and shutil.which("wrk") is None:
         return "wrk"
     for module in NEEDED_MODULES.get(row.server, ()):
         if importlib.util.find_spec(module) is None:

@@ -8,15 +8,19 @@ LIFE_SECONDS the process ends itself.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
+import ssl
 import sys
 
 from .. import loops
+from ..process import ROOT
 
 HOST = "127.0.0.1"
+CERTIFICATE = ROOT / "tests" / "certificate.pem"
 BACKLOG = 1024
 LIFE_SECONDS = 300
 START_SECONDS = 20
@@ -239,8 +243,37 @@ async def http(path, size):
     return await listen(TinyHTTP, path)
 
 
+def tls_context():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+@server("https")
+async def https(path, size):
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(
+        TinyHTTP, HOST, 0, backlog=BACKLOG, ssl=tls_context()
+    )
+
+
+@server("https streams")
+async def https_streams(path, size):
+    async def answer(reader, writer):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(RESPONSE)
+            await writer.drain()
+
+    async def connected(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await answer(reader, writer)
+        writer.close()
+
+    return await listen_streams(connected, path, ssl=tls_context())
+
+
 @server("uvicorn")
-async def uvicorn_server(path, size):
+async def uvicorn_server(path, size, **options):
     import uvicorn
 
     async def application(scope, receive, send):
@@ -258,6 +291,7 @@ async def uvicorn_server(path, size):
         access_log=False,
         log_level="error",
         backlog=BACKLOG,
+        **options,
     )
     running = uvicorn.Server(config)
     sock = listening_socket(path)
@@ -268,6 +302,11 @@ async def uvicorn_server(path, size):
                 task.result()
             await asyncio.sleep(0.01)
     return task, sock.getsockname()
+
+
+@server("https uvicorn")
+async def https_uvicorn(path, size):
+    return await uvicorn_server(path, size, ssl_certfile=CERTIFICATE)
 
 
 @server("aiohttp")

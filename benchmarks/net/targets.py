@@ -27,6 +27,7 @@ SHARES = (
     ("sock_[*] *, 64*", 0.55, None),
     ("datagrams *, 64*", 0.75, None),
     ("HTTP, *, 64*", NO_MORE, None),
+    ("HTTPS, *, 64*", NO_MORE, None),
     ("connect + echo + close, *, 64*", NO_MORE, None),
 )
 # Bytes of resident memory for each pair of idle connections.

@@ -90,23 +90,44 @@ al_tls_serves(al_state *st, PyObject *protocol)
 
 /* --- attributes --------------------------------------------------------------------------- */
 
-/* The truth of an attribute, or -1. */
-static int
-is_true(PyObject *obj, PyObject *name)
+/* The instance's own attributes, a new reference.  An SSLProtocol has more of them than
+ * an object holds inline: this is its real dict. */
+static PyObject *
+dict_of(PyObject *protocol)
 {
-    PyObject *value = PyObject_GetAttr(obj, name);
-    int truth = value == NULL ? -1 : PyObject_IsTrue(value);
-    Py_XDECREF(value);
-    return truth;
+    return PyObject_GenericGetDict(protocol, NULL);
 }
 
-/* Whether the BIO in an attribute holds bytes, or -1. */
-static int
-has_pending(al_state *st, PyObject *obj, PyObject *name)
+/* Borrowed, or NULL with AttributeError. */
+static PyObject *
+attribute_borrow(PyObject *dict, PyObject *name)
 {
-    PyObject *bio = PyObject_GetAttr(obj, name);
-    int truth = bio == NULL ? -1 : is_true(bio, st->str.pending);
-    Py_XDECREF(bio);
+    PyObject *value = PyDict_GetItemWithError(dict, name);
+    if (AL_UNLIKELY(value == NULL) && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_AttributeError, "'SSLProtocol' object has no attribute '%U'",
+                     name);
+    }
+    return value;
+}
+
+/* The truth of an attribute, or -1. */
+static int
+is_true(PyObject *dict, PyObject *name)
+{
+    PyObject *value = attribute_borrow(dict, name);
+    return value == NULL       ? -1
+           : value == Py_False ? 0
+           : value == Py_True  ? 1
+                               : PyObject_IsTrue(value);
+}
+
+/* Whether a BIO holds bytes, or -1. */
+static int
+has_pending(al_state *st, PyObject *bio)
+{
+    PyObject *count = bio == NULL ? NULL : PyObject_GetAttr(bio, st->str.pending);
+    int truth = count == NULL ? -1 : PyObject_IsTrue(count);
+    Py_XDECREF(count);
     return truth;
 }
 
@@ -122,15 +143,12 @@ call(PyObject *obj, PyObject *name)
 /* The inner object of the SSLObject, if that is one of exactly ssl's class: a new
  * reference; or NULL, perhaps with an exception. */
 static PyObject *
-inner_object(al_state *st, PyObject *protocol)
+inner_object(al_state *st, PyObject *dict)
 {
-    PyObject *object = PyObject_GetAttr(protocol, st->str._sslobj);
-    PyObject *inner = NULL;
-    if (object != NULL && Py_IS_TYPE(object, (PyTypeObject *)st->tls.object_type)) {
-        inner = PyObject_GetAttr(object, st->str._sslobj);
-    }
-    Py_XDECREF(object);
-    return inner;
+    PyObject *object = attribute_borrow(dict, st->str._sslobj);
+    bool ordinary =
+        object != NULL && Py_IS_TYPE(object, (PyTypeObject *)st->tls.object_type);
+    return ordinary ? PyObject_GetAttr(object, st->str._sslobj) : NULL;
 }
 
 /* The pending exception goes to SSLProtocol._fatal_error(), unless it is none of
@@ -215,13 +233,9 @@ decrypt(al_state *st, PyObject *inner, PyObject *incoming, PyObject **data,
                 goto failed;
             }
         }
-        /* asyncio asks until it is told that there is no more, by an exception. */
-        int more = is_true(incoming, st->str.pending);
-        if (more == 0) {
-            PyObject *inside = PyObject_CallMethodNoArgs(inner, st->str.pending);
-            more = inside == NULL ? -1 : PyObject_IsTrue(inside);
-            Py_XDECREF(inside);
-        }
+        /* asyncio asks until it is told that there is no more, by an exception.  A full
+         * record leaves nothing behind that is not in the BIO. */
+        int more = has_pending(st, incoming);
         if (more < 0) {
             goto failed;
         }
@@ -247,9 +261,9 @@ failed:
 
 /* Gives the program what was decrypted.  0 or -1.  Escapes. */
 static int
-hand_over(al_state *st, al_stream *stream, PyObject *protocol, PyObject *data)
+hand_over(al_state *st, al_stream *stream, PyObject *dict, PyObject *data)
 {
-    PyObject *above = PyObject_GetAttr(protocol, st->str._app_protocol);
+    PyObject *above = Py_XNewRef(attribute_borrow(dict, st->str._app_protocol));
     PyObject *result = NULL, *waiter = NULL, *reader = NULL;
     int status = -1;
     if (above == NULL) {
@@ -275,51 +289,50 @@ hand_over(al_state *st, al_stream *stream, PyObject *protocol, PyObject *data)
     return status;
 }
 
-/* What SSLProtocol._do_read() does behind the reading.  0 or -1.  Escapes. */
+/* Whether nothing waits to be encrypted; -1: an exception. */
 static int
-settle(al_state *st, PyObject *protocol)
+backlog_is_empty(al_state *st, PyObject *dict)
 {
-    PyObject *backlog = PyObject_GetAttr(protocol, st->str._write_backlog);
+    PyObject *backlog = attribute_borrow(dict, st->str._write_backlog);
     Py_ssize_t waiting = backlog == NULL ? -1 : PyObject_Size(backlog);
-    Py_XDECREF(backlog);
-    if (waiting < 0) {
-        return -1;
+    return waiting < 0 ? -1 : waiting == 0;
+}
+
+/* What SSLProtocol._do_read() does behind the reading, which has left nothing in the
+ * BIO unless the peer has `closed`.  0 or -1.  Escapes. */
+static int
+settle(al_state *st, PyObject *protocol, PyObject *dict, bool closed)
+{
+    int empty = backlog_is_empty(st, dict);
+    if (empty == 0) {
+        empty = call(protocol, st->str._do_write); /* escapes */
     }
-    if (waiting > 0) {
-        if (call(protocol, st->str._do_write) < 0) { /* escapes */
-            return -1;
-        }
+    else if (empty > 0) {
+        int pending = has_pending(st, attribute_borrow(dict, st->str._outgoing));
+        int paused = is_true(dict, st->str._app_writing_paused);
+        int limit = is_true(dict, st->str._outgoing_high_water);
+        empty = pending < 0 || paused < 0 || limit < 0 ? -1
+                : pending || paused || !limit
+                    ? call(protocol, st->str._process_outgoing)
+                    : 0; /* escapes */
     }
-    else {
-        int pending = has_pending(st, protocol, st->str._outgoing);
-        int paused = is_true(protocol, st->str._app_writing_paused);
-        int limit = is_true(protocol, st->str._outgoing_high_water);
-        if (pending < 0 || paused < 0 || limit < 0 ||
-            ((pending || paused || !limit) &&
-             call(protocol, st->str._process_outgoing) < 0)) { /* escapes */
-            return -1;
-        }
-    }
-    int pending = has_pending(st, protocol, st->str._incoming);
-    int paused = is_true(protocol, st->str._ssl_reading_paused);
-    int limit = is_true(protocol, st->str._incoming_high_water);
-    if (pending < 0 || paused < 0 || limit < 0) {
-        return -1;
-    }
-    return pending || paused || !limit ? call(protocol, st->str._control_ssl_reading)
-                                       : 0; /* escapes */
+    int paused = empty < 0 ? -1 : is_true(dict, st->str._ssl_reading_paused);
+    int limit = paused < 0 ? -1 : is_true(dict, st->str._incoming_high_water);
+    return limit < 0                    ? -1
+           : paused || !limit || closed ? call(protocol, st->str._control_ssl_reading)
+                                        : 0; /* escapes */
 }
 
 /* Mirrors SSLProtocol._do_read() in the state WRAPPED, without its handler. */
 static int
-read_wrapped(al_stream *stream, PyObject *protocol, PyObject *inner, PyObject *incoming)
+read_wrapped(al_state *st, al_stream *stream, PyObject *protocol, PyObject *dict,
+             PyObject *inner, PyObject *incoming)
 {
-    al_state *st = stream->loop->st;
     PyObject *data;
     bool closed = false;
     int status = decrypt(st, inner, incoming, &data, &closed); /* escapes */
     if (status == 0 && data != NULL) {
-        status = hand_over(st, stream, protocol, data); /* escapes */
+        status = hand_over(st, stream, dict, data); /* escapes */
         Py_DECREF(data);
     }
     if (status == 0 && closed) {
@@ -328,57 +341,59 @@ read_wrapped(al_stream *stream, PyObject *protocol, PyObject *inner, PyObject *i
             status = call(protocol, st->str._start_shutdown); /* escapes */
         }
     }
-    return status < 0 ? -1 : settle(st, protocol); /* escapes */
+    return status < 0 ? -1 : settle(st, protocol, dict, closed); /* escapes */
 }
 
 /* Mirrors SSLProtocol._do_read() in the state WRAPPED. */
 static int
-do_read(al_stream *stream, PyObject *protocol, PyObject *incoming)
+do_read(al_state *st, al_stream *stream, PyObject *protocol, PyObject *dict,
+        PyObject *incoming)
 {
-    al_state *st = stream->loop->st;
-    int paused = is_true(protocol, st->str._app_reading_paused);
-    int buffered = is_true(protocol, st->str._app_protocol_is_buffer);
-    PyObject *inner = paused != 0 || buffered != 0 ? NULL : inner_object(st, protocol);
+    int paused = is_true(dict, st->str._app_reading_paused);
+    int buffered = is_true(dict, st->str._app_protocol_is_buffer);
+    PyObject *inner = paused != 0 || buffered != 0 ? NULL : inner_object(st, dict);
     if (inner == NULL) {
         return paused < 0 || buffered < 0 || PyErr_Occurred()
                    ? -1
                    : call(protocol, st->str._do_read); /* escapes */
     }
-    int status = read_wrapped(stream, protocol, inner, incoming); /* escapes */
+    int status =
+        read_wrapped(st, stream, protocol, dict, inner, incoming); /* escapes */
     Py_DECREF(inner);
     return status < 0 ? fatal(protocol) : 0; /* escapes */
 }
 
 /* Mirrors SSLProtocol.buffer_updated(). */
 static int
-received(al_stream *stream, PyObject *protocol, char *buffer, Py_ssize_t size)
+received(al_stream *stream, PyObject *protocol, PyObject *dict, char *buffer,
+         Py_ssize_t size)
 {
     al_state *st = stream->loop->st;
-    PyObject *incoming = NULL, *data = NULL, *result = NULL, *state = NULL;
+    PyObject *incoming = Py_XNewRef(attribute_borrow(dict, st->str._incoming));
+    PyObject *data = NULL, *result = NULL, *state = NULL;
     int status = -1;
-
-    incoming = PyObject_GetAttr(protocol, st->str._incoming);
+    if (incoming == NULL) {
+        return -1;
+    }
     data = size <= COPIED ? al_arena_bytes(stream->loop, buffer, size)
                           : PyMemoryView_FromMemory(buffer, size, PyBUF_READ);
-    if (incoming == NULL || data == NULL) {
-        goto done;
+    if (data != NULL) {
+        result = PyObject_CallMethodOneArg(incoming, st->str.write, data);
+        Py_DECREF(data);
     }
-    result = PyObject_CallMethodOneArg(incoming, st->str.write, data);
-    state = result == NULL ? NULL : PyObject_GetAttr(protocol, st->str._state);
-    if (state == NULL) {
-        goto done;
+    if (result != NULL) {
+        Py_DECREF(result);
+        state = attribute_borrow(dict, st->str._state); /* an enumeration's member */
     }
-    status = state == st->tls.wrapped     ? do_read(stream, protocol, incoming)
-             : state == st->tls.handshake ? call(protocol, st->str._do_handshake)
-             : state == st->tls.flushing  ? call(protocol, st->str._do_flush)
-             : state == st->tls.shutdown  ? call(protocol, st->str._do_shutdown)
-                                          : 0; /* escapes */
-
-done:
-    Py_XDECREF(incoming);
-    Py_XDECREF(data);
-    Py_XDECREF(result);
-    Py_XDECREF(state);
+    if (state != NULL) {
+        status = state == st->tls.wrapped
+                     ? do_read(st, stream, protocol, dict, incoming)
+                 : state == st->tls.handshake ? call(protocol, st->str._do_handshake)
+                 : state == st->tls.flushing  ? call(protocol, st->str._do_flush)
+                 : state == st->tls.shutdown  ? call(protocol, st->str._do_shutdown)
+                                              : 0; /* escapes */
+    }
+    Py_DECREF(incoming);
     return status;
 }
 
@@ -395,7 +410,9 @@ al_tls_readable(al_stream *stream)
         return status;
     }
     PyObject *protocol = Py_NewRef(stream->protocol);
-    status = received(stream, protocol, buffer, n); /* escapes */
+    PyObject *dict = dict_of(protocol);
+    status = dict == NULL ? -1 : received(stream, protocol, dict, buffer, n);
+    Py_XDECREF(dict); /* escapes, as the call before */
     Py_DECREF(protocol);
     return status < 0 ? al_stream_fatal(stream, BUFFER_UPDATED_FAILED) : 0;
 }
@@ -472,51 +489,42 @@ done:
     return status;
 }
 
-/* Mirrors SSLProtocol._process_outgoing() while the stream takes data. */
+/* Mirrors SSLProtocol._process_outgoing() while the stream takes data; `rest`: not all
+ * has been encrypted. */
 static int
-send_encrypted(al_state *st, PyObject *protocol)
+send_encrypted(al_state *st, PyObject *protocol, PyObject *dict, bool rest)
 {
-    PyObject *outgoing = PyObject_GetAttr(protocol, st->str._outgoing);
+    PyObject *outgoing = attribute_borrow(dict, st->str._outgoing);
     PyObject *data =
         outgoing == NULL ? NULL : PyObject_CallMethodNoArgs(outgoing, st->str.read);
-    PyObject *transport = NULL, *result = NULL;
-    int status = -1;
-    if (data != NULL && PyObject_Size(data) == 0) {
-        status = 0;
-    }
-    else if (data != NULL) {
-        transport = PyObject_GetAttr(protocol, st->str._transport);
-        result = transport == NULL ? NULL
-                                   : PyObject_CallMethodOneArg(transport, st->str.write,
-                                                               data); /* escapes */
+    int status = data == NULL ? -1 : 0;
+    if (data != NULL && PyObject_Size(data) != 0) {
+        PyObject *transport = Py_XNewRef(attribute_borrow(dict, st->str._transport));
+        PyObject *result = transport == NULL
+                               ? NULL
+                               : PyObject_CallMethodOneArg(transport, st->str.write,
+                                                           data); /* escapes */
         status = result == NULL ? -1 : 0;
+        Py_XDECREF(result);
+        Py_XDECREF(transport);
     }
-    Py_XDECREF(outgoing);
     Py_XDECREF(data);
-    Py_XDECREF(transport);
-    Py_XDECREF(result);
-    if (status < 0) {
-        return -1;
-    }
-    int paused = is_true(protocol, st->str._app_writing_paused);
-    int limit = is_true(protocol, st->str._outgoing_high_water);
-    int pending = has_pending(st, protocol, st->str._outgoing);
-    int size = is_true(protocol, st->str._write_buffer_size);
-    if (paused < 0 || limit < 0 || pending < 0 || size < 0) {
-        return -1;
-    }
-    return paused || !limit || pending || size
-               ? call(protocol, st->str._control_app_writing)
-               : 0; /* escapes */
+    int paused = status < 0 ? -1 : is_true(dict, st->str._app_writing_paused);
+    int limit = paused < 0 ? -1 : is_true(dict, st->str._outgoing_high_water);
+    return limit < 0                  ? -1
+           : paused || !limit || rest ? call(protocol, st->str._control_app_writing)
+                                      : 0; /* escapes */
 }
 
 /* Mirrors SSLProtocol._write_appdata() in the state WRAPPED, with nothing waiting. */
 static int
-write_wrapped(al_state *st, PyObject *protocol, PyObject *inner, PyObject *data)
+write_wrapped(al_state *st, PyObject *protocol, PyObject *dict, PyObject *inner,
+              PyObject *data)
 {
     Py_ssize_t done;
     int status = encrypt(st, inner, data, &done); /* escapes */
-    if (status < 0) {
+    bool rest = status < 0;
+    if (rest) {
         bool again = PyErr_ExceptionMatches(st->tls.again);
         PyObject *exc = al_err_take();
         status = keep_rest(st, protocol, data, done);
@@ -527,7 +535,7 @@ write_wrapped(al_state *st, PyObject *protocol, PyObject *inner, PyObject *data)
         Py_DECREF(exc);
     }
     if (status == 0) {
-        status = send_encrypted(st, protocol); /* escapes */
+        status = send_encrypted(st, protocol, dict, rest); /* escapes */
     }
     return status < 0 ? fatal(protocol) : 0; /* escapes */
 }
@@ -535,23 +543,16 @@ write_wrapped(al_state *st, PyObject *protocol, PyObject *inner, PyObject *data)
 /* The inner object if write_wrapped() will do, a new reference; or NULL, perhaps with
  * an exception. */
 static PyObject *
-ready_to_write(al_state *st, PyObject *protocol, PyObject *data)
+ready_to_write(al_state *st, PyObject *dict, PyObject *data)
 {
     if (!(PyBytes_CheckExact(data) || PyByteArray_CheckExact(data)) ||
-        PyObject_Size(data) == 0 || !al_tls_serves(st, protocol)) {
+        PyObject_Size(data) == 0 ||
+        attribute_borrow(dict, st->str._state) != st->tls.wrapped ||
+        backlog_is_empty(st, dict) != 1 ||
+        is_true(dict, st->str._ssl_writing_paused) != 0) {
         return NULL;
     }
-    PyObject *state = PyObject_GetAttr(protocol, st->str._state);
-    bool wrapped = state == st->tls.wrapped;
-    Py_XDECREF(state);
-    PyObject *backlog =
-        wrapped ? PyObject_GetAttr(protocol, st->str._write_backlog) : NULL;
-    Py_ssize_t waiting = backlog == NULL ? -1 : PyObject_Size(backlog);
-    Py_XDECREF(backlog);
-    if (waiting != 0 || is_true(protocol, st->str._ssl_writing_paused) != 0) {
-        return NULL;
-    }
-    return inner_object(st, protocol);
+    return inner_object(st, dict);
 }
 
 PyDoc_STRVAR(write_doc, "write($self, data)\n--\n\n"
@@ -598,18 +599,21 @@ TlsTransport_write(PyObject *self, PyTypeObject *defining_class, PyObject *const
 {
     al_state *st = PyType_GetModuleState(defining_class);
     PyObject *protocol = PyObject_GetAttr(self, st->str._ssl_protocol);
-    PyObject *inner = NULL, *result = NULL;
-    if (protocol != NULL && kwnames == NULL && nargs == 1) {
-        inner = ready_to_write(st, protocol, args[0]);
+    PyObject *dict = NULL, *inner = NULL, *result = NULL;
+    if (protocol != NULL && kwnames == NULL && nargs == 1 &&
+        al_tls_serves(st, protocol)) {
+        dict = dict_of(protocol);
+        inner = dict == NULL ? NULL : ready_to_write(st, dict, args[0]);
     }
     if (inner != NULL) {
-        int status = write_wrapped(st, protocol, inner, args[0]); /* escapes */
+        int status = write_wrapped(st, protocol, dict, inner, args[0]); /* escapes */
         result = status < 0 ? NULL : Py_NewRef(Py_None);
     }
     else if (!PyErr_Occurred()) {
         result = call_asyncios_write(st, self, args, nargs, kwnames); /* escapes */
     }
     Py_XDECREF(inner);
+    Py_XDECREF(dict);
     Py_XDECREF(protocol);
     return result;
 }

@@ -25,12 +25,14 @@ import faulthandler
 import gc
 import os
 import socket
+import ssl
 import sys
 import tempfile
 import types
 import warnings
 import weakref
 from collections import deque
+from pathlib import Path
 
 import aioloop
 
@@ -694,6 +696,52 @@ def stream_readers(opened):
         assert await reader.read(5) == b""
         writer.close()
         await writer.wait_closed()
+
+    return main
+
+
+def tls_context(purpose):
+    context = ssl.SSLContext(purpose)
+    if purpose == ssl.PROTOCOL_TLS_SERVER:
+        context.load_cert_chain(Path(__file__).parent.parent / "certificate.pem")
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@coroutine
+def tls(opened):
+    """On an established connection: what comes is decrypted, what goes encrypted."""
+    ours, theirs = pair()
+    opened += [ours, theirs]
+    first, second = Peer(opened), Peer(opened, echo=True)
+
+    async def connect():
+        await asyncio.gather(
+            loop.create_connection(
+                lambda: first,
+                sock=ours,
+                ssl=tls_context(ssl.PROTOCOL_TLS_CLIENT),
+                server_hostname="",
+            ),
+            loop.connect_accepted_socket(
+                lambda: second, theirs, ssl=tls_context(ssl.PROTOCOL_TLS_SERVER)
+            ),
+        )
+
+    loop.run_until_complete(connect())
+
+    async def main():
+        first.transport.write(b"x" * 100)
+        first.transport.write(bytearray(b"y" * 40_000))
+        await first.receive(40_100)
+        second.transport.write(b"z" * 1000)
+        await first.receive(41_100)
+        first.transport.close()
+        await first.lost
+        await second.lost
+        assert first.received == 41_100
 
     return main
 
