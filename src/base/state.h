@@ -214,7 +214,7 @@ struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping *
 
 enum {
     AL_WATCHED_STREAM_NAMES = 13, /* see io/reader.c */
-    AL_WATCHED_TLS_NAMES = 12,    /* see io/tls.c */
+    AL_WATCHED_TLS_NAMES = 14,    /* see io/tls.c */
 };
 
 /* Dead objects of one type, chained through a word of their bodies; each keeps the

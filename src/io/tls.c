@@ -10,10 +10,10 @@
 #include "io/reader.h"
 
 enum {
-    RECORD = 16 * 1024,  /* no record holds more */
-    COPIED = 16 * 1024,  /* more is given to the BIO as a view */
-    FIRST_OF_OBJECT = 9, /* in `watched` */
-    FIRST_OF_TRANSPORT = 11,
+    RECORD = 16 * 1024,   /* no record holds more */
+    COPIED = 16 * 1024,   /* more is given to the BIO as a view */
+    FIRST_OF_OBJECT = 11, /* in `watched` */
+    FIRST_OF_TRANSPORT = 13,
 };
 
 /* What is stood in for, or called with the knowledge of what it does. */
@@ -27,6 +27,8 @@ static const char *const watched[AL_WATCHED_TLS_NAMES] = {
     "_do_write",
     "_process_outgoing",
     "_control_app_writing",
+    "_get_write_buffer_size",
+    "_get_read_buffer_size",
     "_control_ssl_reading",
     /* SSLObject */
     "read",
@@ -423,19 +425,15 @@ al_tls_readable(al_stream *stream)
 static int
 encrypt(al_state *st, PyObject *inner, PyObject *data, Py_ssize_t *done)
 {
-    Py_ssize_t size = PyObject_Size(data);
-    PyObject *view = NULL;
+    /* While there is a view, a bytearray keeps its size. */
+    PyObject *view =
+        PyBytes_CheckExact(data) ? Py_NewRef(data) : PyMemoryView_FromObject(data);
+    Py_ssize_t size = view == NULL ? -1 : PyObject_Size(view);
     int status = -1;
     *done = 0;
-    for (;;) {
-        PyObject *piece = Py_NewRef(data);
-        if (*done > 0) {
-            if (view == NULL) {
-                view = PyMemoryView_FromObject(data);
-            }
-            Py_SETREF(piece,
-                      view == NULL ? NULL : PySequence_GetSlice(view, *done, size));
-        }
+    while (size >= 0) {
+        PyObject *piece =
+            *done == 0 ? Py_NewRef(view) : PySequence_GetSlice(view, *done, size);
         PyObject *count =
             piece == NULL
                 ? NULL
@@ -450,6 +448,10 @@ encrypt(al_state *st, PyObject *inner, PyObject *data, Py_ssize_t *done)
         if (*done >= size) {
             status = 0;
             break;
+        }
+        if (PyBytes_CheckExact(view)) { /* From here on pieces are no copies. */
+            Py_SETREF(view, PyMemoryView_FromObject(data));
+            size = view == NULL ? -1 : size;
         }
     }
     Py_XDECREF(view);
@@ -494,9 +496,10 @@ done:
 static int
 send_encrypted(al_state *st, PyObject *protocol, PyObject *dict, bool rest)
 {
-    PyObject *outgoing = attribute_borrow(dict, st->str._outgoing);
+    PyObject *outgoing = Py_XNewRef(attribute_borrow(dict, st->str._outgoing));
     PyObject *data =
         outgoing == NULL ? NULL : PyObject_CallMethodNoArgs(outgoing, st->str.read);
+    Py_XDECREF(outgoing);
     int status = data == NULL ? -1 : 0;
     if (data != NULL && PyObject_Size(data) != 0) {
         PyObject *transport = Py_XNewRef(attribute_borrow(dict, st->str._transport));
