@@ -76,14 +76,21 @@ def generate(row, address, pid, seconds):
     return sample
 
 
-def connection_to(address, tls):
-    """Return an HTTP connection; nobody vouches for the certificate."""
-    if not tls:
-        return http.client.HTTPConnection(address, timeout=GRACE_SECONDS)
+def tls_context():
+    """Return a client's context: nobody vouches for the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(address, timeout=GRACE_SECONDS, context=context)
+    return context
+
+
+def connection_to(address, tls):
+    """Return an HTTP connection."""
+    if not tls:
+        return http.client.HTTPConnection(address, timeout=GRACE_SECONDS)
+    return http.client.HTTPSConnection(
+        address, timeout=GRACE_SECONDS, context=tls_context()
+    )
 
 
 def warm_up(address, tls):

@@ -8,8 +8,9 @@ counted.
 
 protocols: both ends are asyncio.Protocol objects without attributes. streams: both
 ends are a StreamReader and a StreamWriter; the client's are kept by the program, the
-server's by the usual coroutine that waits for more to echo, in its task. One byte has
-gone each way, so that nothing is left to be made when the first one comes.
+server's by the usual coroutine that waits for more to echo, in its task. TLS: protocols
+with TLS between them. One byte has gone each way, so that nothing is left to be made
+when the first one comes.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import sys
 from .. import loops
 from ..memory import measured, resident_bytes
 from ..table import FAILED, aligned
+from .load import tls_context as tls_client_context
+from .server import tls_context as tls_server_context
 from .targets import MEMORY, TARGET_VERSION
 
 PAIRS = 2000
@@ -54,15 +57,15 @@ class Client(asyncio.Protocol):
         del self.answered
 
 
-async def protocols(kept, start, stop):
+async def protocols(kept, start, stop, server_context=None, client_context=None):
     """Fill kept[start:stop] with the clients' transports."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Server, HOST, 0)
+    server = await loop.create_server(Server, HOST, 0, ssl=server_context)
     port = server.sockets[0].getsockname()[1]
     for i in range(start, stop):
         answered = loop.create_future()
         kept[i], _ = await loop.create_connection(
-            lambda answered=answered: Client(answered), HOST, port
+            lambda answered=answered: Client(answered), HOST, port, ssl=client_context
         )
         await answered
     return server
@@ -85,7 +88,13 @@ async def streams(kept, start, stop):
     return server
 
 
-FILLS = {"protocols": protocols, "streams": streams}
+async def tls(kept, start, stop):
+    return await protocols(
+        kept, start, stop, tls_server_context(), tls_client_context()
+    )
+
+
+FILLS = {"protocols": protocols, "streams": streams, "TLS": tls}
 
 
 async def growth(fill):

@@ -31,7 +31,7 @@ SHARES = (
     ("connect + echo + close, *, 64*", NO_MORE, None),
 )
 # Bytes of resident memory for each pair of idle connections.
-MEMORY = {"protocols": 2500, "streams": 7500}
+MEMORY = {"protocols": 2500, "streams": 7500, "TLS": 90_000}
 
 
 def shares(row_name):
