@@ -65,6 +65,14 @@ class Worker:
     def alive(self):
         return self.process.poll() is None
 
+    def ends_within(self, seconds):
+        """Say whether the process ends; one that is killed closes its sockets first."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def close(self):
         """End the process."""
         self.process.kill()

@@ -40,6 +40,10 @@ NEEDED_MODULES = {
 }
 
 
+# How long a server takes to be gone once it has closed its sockets.
+DEATH_SECONDS = 1
+
+
 class NetResults(Results):
     """Samples in CPU seconds per request, and beside them all that was counted."""
 
@@ -131,7 +135,7 @@ class Session:
             try:
                 return load.sample(row, address, worker.process.pid, self.seconds)
             except load.LoadError as error:
-                if worker.alive:
+                if not worker.ends_within(DEATH_SECONDS):
                     raise
                 raise WorkerError(f"{error}; {worker.cause_of_death()}") from None
         finally:

@@ -28,7 +28,7 @@ EXAMPLES = [
     name
     for name, row in rows.ROWS.items()
     if not row.environment
-    and row.load != rows.WRK
+    and row.load not in (rows.WRK, rows.WRK_TLS)
     and (row.load != rows.ECHO or row.size == rows.SIZES["100 KB"])
     and row.connections == (1 if row.load in (rows.PUSH, rows.PULL) else 64)
 ]
