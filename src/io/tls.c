@@ -192,8 +192,8 @@ joined(PyObject *chunks)
 /* Decrypts what there is: *data is a bytes object or NULL; *closed: the peer has said
  * that nothing follows.  0 or -1. */
 static int
-decrypt(al_state *st, PyObject *inner, PyObject *incoming, PyObject **data,
-        bool *closed)
+decrypt_all(al_state *st, PyObject *inner, PyObject *incoming, PyObject **data,
+            bool *closed)
 {
     PyObject *chunks = NULL;
     int status = -1;
@@ -332,7 +332,7 @@ read_wrapped(al_state *st, al_stream *stream, PyObject *protocol, PyObject *dict
 {
     PyObject *data;
     bool closed = false;
-    int status = decrypt(st, inner, incoming, &data, &closed); /* escapes */
+    int status = decrypt_all(st, inner, incoming, &data, &closed); /* escapes */
     if (status == 0 && data != NULL) {
         status = hand_over(st, stream, dict, data); /* escapes */
         Py_DECREF(data);
@@ -423,7 +423,7 @@ al_tls_readable(al_stream *stream)
 
 /* Encrypts data, of bytes or bytearray; *done counts what was taken.  0 or -1. */
 static int
-encrypt(al_state *st, PyObject *inner, PyObject *data, Py_ssize_t *done)
+encrypt_all(al_state *st, PyObject *inner, PyObject *data, Py_ssize_t *done)
 {
     /* While there is a view, a bytearray keeps its size. */
     PyObject *view =
@@ -525,7 +525,7 @@ write_wrapped(al_state *st, PyObject *protocol, PyObject *dict, PyObject *inner,
               PyObject *data)
 {
     Py_ssize_t done;
-    int status = encrypt(st, inner, data, &done); /* escapes */
+    int status = encrypt_all(st, inner, data, &done); /* escapes */
     bool rest = status < 0;
     if (rest) {
         bool again = PyErr_ExceptionMatches(st->tls.again);
