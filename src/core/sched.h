@@ -50,9 +50,11 @@ typedef struct al_loop {
     bool in_slot;                         /* a slot is running: writes may wait */
     char *receive_buffer;                 /* AL_RECEIVE_SIZE bytes, made when needed */
 
-    char *arena;              /* memory that io/arena.h hands out; NULL until then */
-    PyObject *received;       /* the last bytes object that io/arena.h made, or NULL */
-    Py_ssize_t received_room; /* how many bytes it was made for */
+    char *arena; /* memory that io/arena.h hands out; NULL until then */
+    /* The last bytes objects of io/arena.h, a small and a large one, or NULL, and how many
+     * bytes each was made for. */
+    PyObject *received, *received_large;
+    Py_ssize_t received_room, received_large_room;
 
     /* The outside world. */
     struct al_poll *poll; /* NULL once closed */

@@ -30,4 +30,10 @@ void al_arena_give_back(al_loop *loop, char *arena);
  * size that the C library has no quick list for. */
 PyObject *al_arena_bytes(al_loop *loop, const char *data, Py_ssize_t size);
 
+/* The same for what is received straight into the object, in two steps: one with at
+ * least so much room, to be written to before anything else is called; then, with the
+ * same loop, what was received as an object of that size. */
+PyObject *al_arena_large(al_loop *loop, Py_ssize_t size);
+PyObject *al_arena_fit_steal(al_loop *loop, PyObject *bytes, Py_ssize_t size);
+
 #endif

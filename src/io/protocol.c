@@ -57,7 +57,8 @@ direct_size(const al_stream *stream)
 static PyObject *
 receive_directly(al_stream *stream, size_t size, int *status)
 {
-    PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    al_loop *loop = stream->loop;
+    PyObject *data = al_arena_large(loop, (Py_ssize_t)size);
     if (data == NULL) {
         *status = al_stream_fatal(stream, READ_FAILED);
         return NULL;
@@ -70,7 +71,8 @@ receive_directly(al_stream *stream, size_t size, int *status)
     if ((size_t)n == size) {
         stream->last_read = AL_RECEIVE_SIZE; /* There may be much more. */
     }
-    if (_PyBytes_Resize(&data, n) < 0) {
+    data = al_arena_fit_steal(loop, data, n);
+    if (data == NULL) {
         *status = al_stream_fatal(stream, READ_FAILED);
     }
     return data;

@@ -72,6 +72,7 @@ release_selector(al_loop *self)
     PyMem_Free(self->receive_buffer);
     self->receive_buffer = NULL;
     Py_CLEAR(self->received);
+    Py_CLEAR(self->received_large);
 }
 
 static int
