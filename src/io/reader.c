@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/attribute.h"
 #include "core/override.h"
 #include "task/future.h"
 #include "task/lazy.h"
@@ -151,27 +152,16 @@ instance_intact(PyObject *dict, int first)
     return true;
 }
 
-/* dict[name]: new reference, or NULL with the error of an attribute that is missing. */
 static PyObject *
 attribute(PyObject *dict, PyObject *name)
 {
-    PyObject *value = Py_XNewRef(PyDict_GetItemWithError(dict, name));
-    if (AL_UNLIKELY(value == NULL) && !PyErr_Occurred()) {
-        PyErr_Format(PyExc_AttributeError, "'StreamReader' object has no attribute %R",
-                     name);
-    }
-    return value;
+    return al_attribute(dict, "StreamReader", name);
 }
 
 static int
 attribute_is_true(PyObject *dict, PyObject *name)
 {
-    PyObject *value = attribute(dict, name);
-    int truth = value == NULL       ? -1
-                : value == Py_False ? 0
-                                    : PyObject_IsTrue(value); /* escapes */
-    Py_XDECREF(value);
-    return truth;
+    return al_attribute_is_true(dict, "StreamReader", name); /* escapes */
 }
 
 /* --- feeding ---------------------------------------------------------------------------- */

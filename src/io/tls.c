@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "base/attribute.h"
 #include "io/arena.h"
 #include "io/reader.h"
 
@@ -100,36 +101,25 @@ dict_of(PyObject *protocol)
     return PyObject_GenericGetDict(protocol, NULL);
 }
 
-/* Borrowed, or NULL with AttributeError. */
 static PyObject *
-attribute_borrow(PyObject *dict, PyObject *name)
+attribute(PyObject *dict, PyObject *name)
 {
-    PyObject *value = PyDict_GetItemWithError(dict, name);
-    if (AL_UNLIKELY(value == NULL) && !PyErr_Occurred()) {
-        PyErr_Format(PyExc_AttributeError, "'SSLProtocol' object has no attribute '%U'",
-                     name);
-    }
-    return value;
+    return al_attribute(dict, "SSLProtocol", name);
 }
 
-/* The truth of an attribute, or -1. */
 static int
 is_true(PyObject *dict, PyObject *name)
 {
-    PyObject *value = attribute_borrow(dict, name);
-    return value == NULL       ? -1
-           : value == Py_False ? 0
-           : value == Py_True  ? 1
-                               : PyObject_IsTrue(value);
+    return al_attribute_is_true(dict, "SSLProtocol", name); /* escapes */
 }
 
-/* Whether a BIO holds bytes, or -1. */
+/* Whether a BIO holds bytes, or -1.  Escapes. */
 static int
 has_pending(al_state *st, PyObject *bio)
 {
-    PyObject *count = bio == NULL ? NULL : PyObject_GetAttr(bio, st->str.pending);
-    int truth = count == NULL ? -1 : PyObject_IsTrue(count);
-    Py_XDECREF(count);
+    PyObject *count = PyObject_GetAttr(bio, st->str.pending); /* escapes */
+    int truth = count == NULL ? -1 : PyObject_IsTrue(count);  /* escapes */
+    Py_XDECREF(count);                                        /* escapes */
     return truth;
 }
 
@@ -147,10 +137,13 @@ call(PyObject *obj, PyObject *name)
 static PyObject *
 inner_object(al_state *st, PyObject *dict)
 {
-    PyObject *object = attribute_borrow(dict, st->str._sslobj);
-    bool ordinary =
-        object != NULL && Py_IS_TYPE(object, (PyTypeObject *)st->tls.object_type);
-    return ordinary ? PyObject_GetAttr(object, st->str._sslobj) : NULL;
+    PyObject *object = attribute(dict, st->str._sslobj);
+    PyObject *inner = NULL;
+    if (object != NULL && Py_IS_TYPE(object, (PyTypeObject *)st->tls.object_type)) {
+        inner = PyObject_GetAttr(object, st->str._sslobj); /* escapes */
+    }
+    Py_XDECREF(object); /* escapes */
+    return inner;
 }
 
 /* The pending exception goes to SSLProtocol._fatal_error(), unless it is none of
@@ -265,7 +258,7 @@ failed:
 static int
 hand_over(al_state *st, al_stream *stream, PyObject *dict, PyObject *data)
 {
-    PyObject *above = Py_XNewRef(attribute_borrow(dict, st->str._app_protocol));
+    PyObject *above = attribute(dict, st->str._app_protocol);
     PyObject *result = NULL, *waiter = NULL, *reader = NULL;
     int status = -1;
     if (above == NULL) {
@@ -295,8 +288,9 @@ hand_over(al_state *st, al_stream *stream, PyObject *dict, PyObject *data)
 static int
 backlog_is_empty(al_state *st, PyObject *dict)
 {
-    PyObject *backlog = attribute_borrow(dict, st->str._write_backlog);
-    Py_ssize_t waiting = backlog == NULL ? -1 : PyObject_Size(backlog);
+    PyObject *backlog = attribute(dict, st->str._write_backlog);
+    Py_ssize_t waiting = backlog == NULL ? -1 : PyObject_Size(backlog); /* escapes */
+    Py_XDECREF(backlog);                                                /* escapes */
     return waiting < 0 ? -1 : waiting == 0;
 }
 
@@ -310,7 +304,9 @@ settle(al_state *st, PyObject *protocol, PyObject *dict, bool closed)
         empty = call(protocol, st->str._do_write); /* escapes */
     }
     else if (empty > 0) {
-        int pending = has_pending(st, attribute_borrow(dict, st->str._outgoing));
+        PyObject *outgoing = attribute(dict, st->str._outgoing);
+        int pending = outgoing == NULL ? -1 : has_pending(st, outgoing); /* escapes */
+        Py_XDECREF(outgoing);                                            /* escapes */
         int paused = is_true(dict, st->str._app_writing_paused);
         int limit = is_true(dict, st->str._outgoing_high_water);
         empty = pending < 0 || paused < 0 || limit < 0 ? -1
@@ -371,7 +367,7 @@ received(al_stream *stream, PyObject *protocol, PyObject *dict, char *buffer,
          Py_ssize_t size)
 {
     al_state *st = stream->loop->st;
-    PyObject *incoming = Py_XNewRef(attribute_borrow(dict, st->str._incoming));
+    PyObject *incoming = attribute(dict, st->str._incoming);
     PyObject *data = NULL, *result = NULL, *state = NULL;
     int status = -1;
     if (incoming == NULL) {
@@ -385,7 +381,7 @@ received(al_stream *stream, PyObject *protocol, PyObject *dict, char *buffer,
     }
     if (result != NULL) {
         Py_DECREF(result);
-        state = attribute_borrow(dict, st->str._state); /* an enumeration's member */
+        state = attribute(dict, st->str._state);
     }
     if (state != NULL) {
         status = state == st->tls.wrapped
@@ -395,6 +391,7 @@ received(al_stream *stream, PyObject *protocol, PyObject *dict, char *buffer,
                  : state == st->tls.shutdown  ? call(protocol, st->str._do_shutdown)
                                               : 0; /* escapes */
     }
+    Py_XDECREF(state);
     Py_DECREF(incoming);
     return status;
 }
@@ -496,13 +493,13 @@ done:
 static int
 send_encrypted(al_state *st, PyObject *protocol, PyObject *dict, bool rest)
 {
-    PyObject *outgoing = Py_XNewRef(attribute_borrow(dict, st->str._outgoing));
+    PyObject *outgoing = attribute(dict, st->str._outgoing);
     PyObject *data =
         outgoing == NULL ? NULL : PyObject_CallMethodNoArgs(outgoing, st->str.read);
     Py_XDECREF(outgoing);
     int status = data == NULL ? -1 : 0;
     if (data != NULL && PyObject_Size(data) != 0) {
-        PyObject *transport = Py_XNewRef(attribute_borrow(dict, st->str._transport));
+        PyObject *transport = attribute(dict, st->str._transport);
         PyObject *result = transport == NULL
                                ? NULL
                                : PyObject_CallMethodOneArg(transport, st->str.write,
@@ -549,9 +546,13 @@ static PyObject *
 ready_to_write(al_state *st, PyObject *dict, PyObject *data)
 {
     if (!(PyBytes_CheckExact(data) || PyByteArray_CheckExact(data)) ||
-        PyObject_Size(data) == 0 ||
-        attribute_borrow(dict, st->str._state) != st->tls.wrapped ||
-        backlog_is_empty(st, dict) != 1 ||
+        PyObject_Size(data) == 0) {
+        return NULL;
+    }
+    PyObject *state = attribute(dict, st->str._state);
+    bool wrapped = state == st->tls.wrapped;
+    Py_XDECREF(state); /* escapes */
+    if (!wrapped || backlog_is_empty(st, dict) != 1 ||
         is_true(dict, st->str._ssl_writing_paused) != 0) {
         return NULL;
     }

@@ -1,0 +1,34 @@
+/* attribute.h: attributes that asyncio's objects have in their instance dicts, for rooms
+ * that work on those objects in its place: one look-up, no search through the classes. */
+#ifndef AL_BASE_ATTRIBUTE_H
+#define AL_BASE_ATTRIBUTE_H
+
+#include "base/py.h"
+
+/* dict[name]: a new reference, or NULL with the error of an attribute that an object of
+ * the class named `owner` lacks. */
+static inline PyObject *
+al_attribute(PyObject *dict, const char *owner, PyObject *name)
+{
+    PyObject *value = Py_XNewRef(PyDict_GetItemWithError(dict, name));
+    if (AL_UNLIKELY(value == NULL) && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_AttributeError, "'%s' object has no attribute %R", owner,
+                     name);
+    }
+    return value;
+}
+
+/* The truth of dict[name], or -1.  Escapes. */
+static inline int
+al_attribute_is_true(PyObject *dict, const char *owner, PyObject *name)
+{
+    PyObject *value = al_attribute(dict, owner, name);
+    int truth = value == NULL       ? -1
+                : value == Py_False ? 0
+                : value == Py_True  ? 1
+                                    : PyObject_IsTrue(value); /* escapes */
+    Py_XDECREF(value);                                        /* escapes */
+    return truth;
+}
+
+#endif
