@@ -243,7 +243,7 @@ typedef struct al_state {
     PyCFunction loop_time, loop_call_soon, loop_call_at, loop_create_future,
         loop_run_once;                       /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
-    int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->dirty */
+    int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork.first */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);

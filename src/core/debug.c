@@ -537,8 +537,8 @@ done:
 static inline int
 run_and_flush(al_loop *loop, const al_slot *slot)
 {
-    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
-    if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) {    /* escapes */
+    int status = slot->run(loop, slot->self, slot->arg, slot->extra);   /* escapes */
+    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
         status = -1;
     }
     return status;

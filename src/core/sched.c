@@ -323,14 +323,14 @@ run_ready_debug(al_loop *loop, size_t todo)
 static inline bool
 flush_due(al_loop *loop)
 {
-    if (loop->dirty_hot) {
+    if (loop->cork.hot) {
         return true;
     }
     int64_t now = al_poll_clock();
-    if (loop->dirty_since == 0) {
-        loop->dirty_since = now;
+    if (loop->cork.since == 0) {
+        loop->cork.since = now;
     }
-    return now - loop->dirty_since > CORKED_TIME;
+    return now - loop->cork.since > CORKED_TIME;
 }
 
 static inline int
@@ -353,7 +353,7 @@ run_ready(al_loop *loop)
         Py_DECREF(slot.self);                                     /* escapes */
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
-        if (loop->dirty != NULL && todo > 1 && flush_due(loop) &&
+        if (loop->cork.first != NULL && todo > 1 && flush_due(loop) &&
             loop->st->flush_writes(loop) < 0) { /* escapes */
             status = -1;
         }
@@ -361,7 +361,7 @@ run_ready(al_loop *loop)
             break;
         }
     }
-    if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
+    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
         status = -1;
     }
     loop->in_slot = nested;
@@ -422,8 +422,8 @@ al_sched_select(al_loop *loop, int64_t timeout)
         return -1;
     }
     al_sched_settle(loop);
-    if ((loop->dirty != NULL && loop->st->flush_writes(loop) < 0) || /* escapes */
-        al_sched_time(loop, &now) < 0) {                             /* escapes */
+    if ((loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) || /* escapes */
+        al_sched_time(loop, &now) < 0) {                                  /* escapes */
         return -1;
     }
     int64_t began = loop->slot_began;
@@ -455,7 +455,7 @@ al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
     int status =
         loop->debug ? al_debug_run(loop, slot, note)
                     : slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
-    if (loop->dirty != NULL && loop->st->flush_writes(loop) < 0) {         /* escapes */
+    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) {    /* escapes */
         status = -1;
     }
     al_sched_settle(loop);

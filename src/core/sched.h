@@ -14,8 +14,10 @@
 #ifndef AL_CORE_SCHED_H
 #define AL_CORE_SCHED_H
 
+#include "base/arena.h"
 #include "base/ring.h"
 #include "base/state.h"
+#include "core/cork.h"
 #include "core/debug.h"
 #include "core/fds.h"
 #include "core/stack.h"
@@ -43,18 +45,9 @@ typedef struct al_loop {
     bool polling;            /* the selector is being waited for */
     bool stopping;
 
-    /* Streams with writes that wait for flush_writes; see io/stream.h. */
-    struct al_stream *dirty, *dirty_last; /* a list of owned references */
-    bool dirty_hot;                       /* one is to be sent from warm caches */
-    int64_t dirty_since;                  /* ns: when sched first saw it, or 0 */
-    bool in_slot;                         /* a slot is running: writes may wait */
-    char *receive_buffer;                 /* AL_RECEIVE_SIZE bytes, made when needed */
-
-    char *arena; /* memory that io/arena.h hands out; NULL until then */
-    /* The last bytes objects of io/arena.h, a small and a large one, or NULL, and how many
-     * bytes each was made for. */
-    PyObject *received, *received_large;
-    Py_ssize_t received_room, received_large_room;
+    bool in_slot;   /* a slot is running: writes may wait */
+    al_cork cork;   /* streams with writes that wait */
+    al_arena arena; /* receive memory for all sockets */
 
     /* The outside world. */
     struct al_poll *poll; /* NULL once closed */

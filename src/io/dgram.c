@@ -7,7 +7,6 @@
 #include "core/context.h"
 #include "core/debug.h"
 #include "core/report.h"
-#include "io/arena.h"
 #include "io/flow.h"
 #include "io/sock.h"
 #include "io/sockops.h"
@@ -334,8 +333,8 @@ static int
 copy_out(al_dgram *self, const al_datagram *datagram, PyObject **data, PyObject **from)
 {
     *from = NULL;
-    *data =
-        al_arena_bytes(self->base.loop, datagram->buffer, (Py_ssize_t)datagram->size);
+    *data = al_arena_bytes(&self->base.loop->arena, datagram->buffer,
+                           (Py_ssize_t)datagram->size);
     if (*data == NULL || (*from = object_of(self, &datagram->from)) == NULL) {
         Py_XDECREF(*data);
         return -1;
@@ -460,12 +459,12 @@ dgram_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         status = deliver_stash(self); /* escapes */
     }
     else {
-        char *arena = al_arena_take(loop);
+        char *arena = al_arena_take(&loop->arena);
         if (arena == NULL) {
             return fatal_error(self, read_error);
         }
         status = receive(self, arena); /* escapes */
-        al_arena_give_back(loop, arena);
+        al_arena_give_back(&loop->arena, arena);
     }
     if (!stashed && self->stash == NULL) {
         return status;

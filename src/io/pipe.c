@@ -15,7 +15,6 @@
 #include "core/context.h"
 #include "core/debug.h"
 #include "core/report.h"
-#include "io/arena.h"
 #include "io/flow.h"
 #include "io/outbuf.h"
 #include "io/sock.h"

@@ -5,7 +5,6 @@
  * whose last read was large receives into the bytes object itself. */
 #include "io/protocol.h"
 
-#include "io/arena.h"
 #include "io/reader.h"
 #include "io/stream.h"
 #include "io/tls.h"
@@ -50,7 +49,7 @@ direct_size(const al_stream *stream)
         return 0;
     }
     size_t size = stream->last_read + stream->last_read / 4;
-    return size < AL_RECEIVE_SIZE ? size : AL_RECEIVE_SIZE;
+    return size < AL_ARENA_BUFFER ? size : AL_ARENA_BUFFER;
 }
 
 /* Receives up to `size` bytes: the object, or NULL with *status as the sink's result. */
@@ -58,7 +57,7 @@ static PyObject *
 receive_directly(al_stream *stream, size_t size, int *status)
 {
     al_loop *loop = stream->loop;
-    PyObject *data = al_arena_large(loop, (Py_ssize_t)size);
+    PyObject *data = al_arena_large(&loop->arena, (Py_ssize_t)size);
     if (data == NULL) {
         *status = al_stream_fatal(stream, READ_FAILED);
         return NULL;
@@ -69,9 +68,9 @@ receive_directly(al_stream *stream, size_t size, int *status)
         return NULL;
     }
     if ((size_t)n == size) {
-        stream->last_read = AL_RECEIVE_SIZE; /* There may be much more. */
+        stream->last_read = AL_ARENA_BUFFER; /* There may be much more. */
     }
-    data = al_arena_fit_steal(loop, data, n);
+    data = al_arena_fit_steal(&loop->arena, data, n);
     if (data == NULL) {
         *status = al_stream_fatal(stream, READ_FAILED);
     }
@@ -91,11 +90,11 @@ data_readable(al_stream *stream)
     if (AL_UNLIKELY(buffer == NULL)) {
         return al_stream_fatal(stream, READ_FAILED);
     }
-    ssize_t n = al_stream_receive(stream, buffer, AL_RECEIVE_SIZE, &status);
+    ssize_t n = al_stream_receive(stream, buffer, AL_ARENA_BUFFER, &status);
     if (n <= 0) {
         return status;
     }
-    PyObject *data = al_arena_bytes(stream->loop, buffer, n);
+    PyObject *data = al_arena_bytes(&stream->loop->arena, buffer, n);
     if (AL_UNLIKELY(data == NULL)) {
         return al_stream_fatal(stream, READ_FAILED);
     }
@@ -253,12 +252,13 @@ receive_for(al_stream *stream, PyObject *reader, PyObject *waiter)
     if (buffer == NULL) {
         return al_stream_fatal(stream, READ_FAILED);
     }
-    ssize_t n = al_stream_receive(stream, buffer, AL_RECEIVE_SIZE, &status);
+    ssize_t n = al_stream_receive(stream, buffer, AL_ARENA_BUFFER, &status);
     if (n <= 0) {
         return status;
     }
     status = (size_t)n <= wanted
-                 ? al_reader_hand_steal(stream, al_arena_bytes(stream->loop, buffer, n))
+                 ? al_reader_hand_steal(stream,
+                                        al_arena_bytes(&stream->loop->arena, buffer, n))
                  : al_reader_feed(stream, reader, waiter, buffer, n); /* escapes */
     return status < 0 ? al_stream_fatal(stream, DATA_RECEIVED_FAILED) : 0;
 }

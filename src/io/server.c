@@ -7,7 +7,7 @@
 #include "core/debug.h"
 #include "core/report.h"
 #include "io/sock.h"
-#include "io/stream.h"
+#include "io/begin.h"
 
 typedef struct {
     PyObject_HEAD

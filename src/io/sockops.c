@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include "core/debug.h"
-#include "io/arena.h"
 #include "io/sock.h"
 #include "task/future.h"
 #include "task/lazy.h"
@@ -242,7 +241,7 @@ attempt_recv(al_sockop *op, PyObject **result)
     if (layout(op->base.subject)->type != SOCK_STREAM) {
         /* What does not fit of a message is lost: room for all that was asked for. */
         if (size <= AL_ARENA_BYTES) {
-            char *arena = al_arena(op->base.loop);
+            char *arena = al_arena_pieces(&op->base.loop->arena);
             if (arena == NULL) {
                 return -1;
             }
@@ -250,7 +249,7 @@ attempt_recv(al_sockop *op, PyObject **result)
             if (n < 0) {
                 return failed();
             }
-            *result = al_arena_bytes(op->base.loop, arena, n);
+            *result = al_arena_bytes(&op->base.loop->arena, arena, n);
             return *result == NULL ? -1 : 1;
         }
         return receive_large(op, fd, size, &received, result);
@@ -288,7 +287,7 @@ attempt_recv(al_sockop *op, PyObject **result)
     if (entry != NULL) {
         entry->received = n == SMALL ? 4 * SMALL : (uint32_t)n;
     }
-    *result = al_arena_bytes(op->base.loop, buffer, n);
+    *result = al_arena_bytes(&op->base.loop->arena, buffer, n);
     return *result == NULL ? -1 : 1;
 }
 
@@ -343,7 +342,7 @@ attempt_recvfrom(al_sockop *op, PyObject **result)
         return attempt_method(
             PyObject_CallMethod(op->base.subject, "recvfrom", "n", op->size), result);
     }
-    char *arena = al_arena(op->base.loop);
+    char *arena = al_arena_pieces(&op->base.loop->arena);
     if (arena == NULL) {
         return -1;
     }

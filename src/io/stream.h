@@ -5,14 +5,9 @@
  * that a listener accepted) or by way of the socket object that it was given or that
  * somebody asked for.
  *
- * Writes are corked: write() called from a running slot queues a reference, and the
- * scheduler has the queue sent, by one system call, at the end of the iteration, or
- * before it when much has been written or time has passed (loop->dirty; flush_due in
- * core/sched.c).  What passes the high-water mark, and what is written while no slot
- * runs, is sent at once.  Whatever shows how much has been sent sends first:
- * get_write_buffer_size, the water marks, write_eof, close, abort.  So corking is not
- * visible, with one exception: after a write that fails, is_closing() is True from the
- * end of the iteration on.
+ * Its rooms: this one has the descriptor, watching, reading, errors and the end; begin how
+ * it comes about; write what it has to send; info what get_extra_info says;
+ * socket_transport its Python type.
  *
  * Life: reading and writing say what the watcher watches; `closing` follows close();
  * conn_lost counts from the moment at which connection_lost is queued; when that has
@@ -25,10 +20,6 @@
 #include "io/flow.h"
 #include "io/outbuf.h"
 #include "io/sink.h"
-
-enum {
-    AL_RECEIVE_SIZE = 256 * 1024, /* of the loop's receive buffer; asyncio's max_size */
-};
 
 /* A socket address of up to 28 bytes (IPv4, IPv6), or none. */
 typedef struct {
@@ -60,7 +51,7 @@ typedef struct al_stream {
     bool closing;
     bool eof; /* write_eof was called */
     bool protocol_connected;
-    bool dirty;         /* in loop->dirty, which holds a reference */
+    bool dirty;         /* in loop->cork.first, which holds a reference */
     bool complete_info; /* `extra` has the names and the socket */
     short family, proto;
     uint32_t last_read; /* bytes that the last read gave */
@@ -76,35 +67,12 @@ typedef struct al_stream {
     al_name sockname_raw, peername_raw;
 } al_stream;
 
-int al_stream_init_type(PyObject *module, al_state *st);
-
-/* A transport for a connected socket object, already told about its protocol; `waiter`,
- * `extra` (a dict), `server` and `context` may be NULL or None.  connection_made is
- * queued.  New reference, or NULL. */
-PyObject *al_stream_new(al_loop *loop, PyObject *sock, int fd, PyObject *protocol,
-                        PyObject *waiter, PyObject *extra, PyObject *server,
-                        PyObject *context);
+int al_stream_init_type(PyObject *module, al_state *st); /* socket_transport.c */
+int al_stream_init(al_state *st);
 
 /* The number inside a socket object, if that has the layout we know and the class works
  * as socket.socket does; else NULL.  `fd` is what its fileno() says. */
 const int *al_stream_sock_fd(const al_state *st, PyObject *sock, int fd);
-
-/* A transport for an accepted connection; takes the descriptor over, also on failure.
- * It has no protocol yet. */
-al_stream *al_stream_accepted(al_loop *loop, int fd, const al_addr *peer, int family,
-                              int proto);
-/* Gives it a protocol and a server.  0 or -1. */
-int al_stream_adopt(al_stream *self, PyObject *protocol, PyObject *server);
-/* Calls connection_made in the context kept in *context, starts reading, wakes `waiter`
- * (or NULL).  Result as al_run_fn. */
-int al_stream_begin(al_loop *loop, al_stream *self, PyObject *waiter,
-                    PyObject **context);
-/* The same by way of loop.call_soon, for debug mode and replaced methods; in a copy of
- * the current context if `context` is NULL and none was given.  0 or -1. */
-int al_stream_queue_begin(al_loop *loop, al_stream *self, PyObject *waiter,
-                          PyObject *context);
-/* Closes the descriptor of a stream that never began. */
-void al_stream_discard(al_stream *self);
 
 /* For sinks: receives up to `size` bytes.  Above 0: that many came.  0: *status is for
  * the sink to return, and everything has been done. */
@@ -114,5 +82,81 @@ char *al_stream_buffer(al_stream *self);
 /* For sinks: the pending exception came out of the protocol or a system call: reports
  * it with asyncio's words and closes the stream.  Result as al_run_fn. */
 int al_stream_fatal(al_stream *self, const char *message);
+
+/* --- for the rooms of a stream: begin, write, info, socket_transport ------------------- */
+
+/* The descriptor for a system call; -1 (EBADF) once somebody has closed the socket
+ * object: the number may be somebody else's by now. */
+static inline int
+al_stream_descriptor(const al_stream *self)
+{
+    return !self->fd_open || (self->sock_fd != NULL && *self->sock_fd != self->fd)
+               ? -1
+               : self->fd;
+}
+
+static inline bool
+al_stream_is_reading(const al_stream *self)
+{
+    return !self->closing && !self->paused;
+}
+
+/* Where the context of a kind of callback is kept. */
+static inline PyObject **
+al_stream_context_place(al_stream *self, PyObject **own)
+{
+    return self->context != NULL ? &self->context : own;
+}
+
+/* Whatever is to be sent has somebody who will send it, and only what is wanted is
+ * watched: else data or a wake-up would be lost. */
+static inline void
+al_stream_check(const al_stream *self)
+{
+    AL_ASSERT(self->out.size == 0 || self->writing || self->dirty ||
+              self->conn_lost > 0 || self->loop == NULL ||
+              al_stream_descriptor(self) < 0);
+    AL_ASSERT(!self->writing || self->out.size > 0);
+    AL_ASSERT(!self->reading || al_stream_is_reading(self));
+    (void)self;
+}
+
+/* Closes the descriptor.  Escapes only where there is a socket object.  0 or -1. */
+int al_stream_close_descriptor(al_stream *self);
+/* The socket object, made now if need be; it owns the descriptor from here on.  New
+ * reference; None once the transport is closed. */
+PyObject *al_stream_sock(al_stream *self);
+
+/* What the watcher's al_io_fn is. */
+int al_stream_ready(al_loop *loop, void *owner, int events);
+/* Brings the watcher in line with `reading` and `writing`.  Escapes when it stops, for
+ * then the loop lets go of us. */
+void al_stream_watch(al_stream *self);
+/* Mirrors _SelectorTransport._add_reader.  0 or -1. */
+int al_stream_start_reading(al_stream *self);
+void al_stream_stop_reading(al_stream *self);
+void al_stream_start_writing(al_stream *self);
+void al_stream_stop_writing(al_stream *self);
+/* The method _read_ready: see al_transport_soon. */
+PyObject *al_stream_read_soon(al_stream *self);
+
+/* waiter.<method>(value) unless it is done.  0 or -1.  Escapes. */
+int al_stream_settle(al_state *st, PyObject *waiter, PyObject *method, PyObject *value);
+/* The next exception: *pending if there was one, with the one that is set dropped as
+ * `finally` drops none: it becomes the context of the later one. */
+void al_stream_chain(PyObject **pending);
+
+/* The end, in its steps.  Results: 0, or -1 with an exception.  All escape. */
+int al_stream_close(al_stream *self);
+int al_stream_force_close(al_stream *self, PyObject *exc); /* exc may be NULL */
+int al_stream_call_lost(al_stream *self, PyObject *exc);
+int al_stream_detach_server(al_stream *self);
+/* Frees the watcher and takes the descriptor out of the loop's table. */
+void al_stream_leave_loop(al_stream *self);
+/* Mirrors _SelectorTransport._fatal_error. */
+int al_stream_fatal_error(al_stream *self, PyObject *exc, PyObject *message);
+/* logger.debug(format, self[, argument], exc_info=exc); argument and exc may be NULL. */
+int al_stream_log(al_state *st, const char *format, al_stream *self,
+                  const char *argument, PyObject *exc);
 
 #endif

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "base/attribute.h"
-#include "io/arena.h"
 #include "io/reader.h"
 
 enum {
@@ -373,7 +372,7 @@ received(al_stream *stream, PyObject *protocol, PyObject *dict, char *buffer,
     if (incoming == NULL) {
         return -1;
     }
-    data = size <= COPIED ? al_arena_bytes(stream->loop, buffer, size)
+    data = size <= COPIED ? al_arena_bytes(&stream->loop->arena, buffer, size)
                           : PyMemoryView_FromMemory(buffer, size, PyBUF_READ);
     if (data != NULL) {
         result = PyObject_CallMethodOneArg(incoming, st->str.write, data);
@@ -404,7 +403,7 @@ al_tls_readable(al_stream *stream)
     if (buffer == NULL) {
         return al_stream_fatal(stream, READ_FAILED);
     }
-    ssize_t n = al_stream_receive(stream, buffer, AL_RECEIVE_SIZE, &status);
+    ssize_t n = al_stream_receive(stream, buffer, AL_ARENA_BUFFER, &status);
     if (n <= 0) {
         return status;
     }

@@ -69,10 +69,7 @@ release_selector(al_loop *self)
         al_poll_free(self->poll);
         self->poll = NULL;
     }
-    PyMem_Free(self->receive_buffer);
-    self->receive_buffer = NULL;
-    Py_CLEAR(self->received);
-    Py_CLEAR(self->received_large);
+    al_arena_clear(&self->arena);
 }
 
 static int
@@ -130,7 +127,7 @@ loop_dealloc(al_loop *self)
     if (self->timers.due != NULL) {
         al_timers_free(&self->timers);
     }
-    PyMem_RawFree(self->arena);
+    al_arena_clear(&self->arena);
     type->tp_free(self);
     Py_DECREF(type);
 }

@@ -8,7 +8,7 @@
 #include "base/args.h"
 #include "core/sched.h"
 #include "io/server.h"
-#include "io/stream.h"
+#include "io/begin.h"
 
 /* Calls asyncio's method of the same name. */
 static PyObject *
