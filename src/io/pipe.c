@@ -21,8 +21,10 @@
 #include "io/transport.h"
 
 enum {
-    SMALL = 16 * 1024,  /* up to here what is read is copied into an exact `bytes` */
-    LARGE = 256 * 1024, /* asyncio's max_size */
+    MOST = 256 * 1024, /* of one read; asyncio's max_size */
+    /* A read of this size makes the next one direct, with room for a quarter more: that is
+     * a page of any system, so a pipe in packet mode loses nothing. */
+    DIRECT_FROM = 52 * 1024,
     VECTORS = 64,
     WARN_FROM = 5, /* asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 };
@@ -31,10 +33,11 @@ typedef struct {
     al_transport base;
     PyObject *pipe; /* the file object; it owns the descriptor; NULL when it is lost */
     al_outbuf out;  /* to be written */
-    size_t room;    /* of the next read, beyond SMALL */
+    size_t last_read; /* bytes that the last read gave */
     bool writer;
-    bool watches_peer; /* a writer: the descriptor tells when the reader goes */
-    bool lost;         /* connection_lost is scheduled */
+    bool keeps_messages; /* one read gives one of them, and drops what has no room */
+    bool watches_peer;   /* a writer: the descriptor tells when the reader goes */
+    bool lost;           /* connection_lost is scheduled */
 } al_pipe;
 
 static int pipe_readable(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra);
@@ -279,31 +282,49 @@ at_eof(al_pipe *self)
     return schedule_lost(self, NULL); /* escapes */
 }
 
+/* One read: a bytes object; NULL with *n <= 0 and errno, or with an exception. */
+static PyObject *
+receive(al_pipe *self, ssize_t *n)
+{
+    al_loop *loop = self->base.loop;
+    PyObject *data = NULL;
+    if (self->last_read < DIRECT_FROM || self->keeps_messages) {
+        char *arena = al_arena(loop);
+        *n = 0;
+        if (arena != NULL) {
+            *n = self->keeps_messages ? al_sock_read(self->base.fd, arena, MOST)
+                                      : al_sock_read_stream(self->base.fd, arena, MOST);
+            data = *n <= 0 ? NULL : al_arena_bytes(loop, arena, *n);
+        }
+    }
+    else {
+        size_t size = self->last_read + self->last_read / 4;
+        size = size < MOST ? size : MOST;
+        data = al_arena_large(loop, (Py_ssize_t)size);
+        *n = data == NULL
+                 ? 0
+                 : al_sock_read_stream(self->base.fd, PyBytes_AS_STRING(data), size);
+        if (*n > 0) {
+            data = al_arena_fit_steal(loop, data, *n);
+        }
+        else if (data != NULL) {
+            int error = errno;
+            Py_CLEAR(data);
+            errno = error;
+        }
+    }
+    if (*n > 0) {
+        self->last_read = (size_t)*n;
+    }
+    return data;
+}
+
 static int
 read_some(al_pipe *self)
 {
-    PyObject *data;
     ssize_t n;
-    if (self->room > SMALL) {
-        data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->room);
-        n = data == NULL
-                ? 0
-                : al_sock_read(self->base.fd, PyBytes_AS_STRING(data), self->room);
-        int error = errno;
-        if (data != NULL && _PyBytes_Resize(&data, n < 0 ? 0 : n) == 0 && n <= 0) {
-            Py_CLEAR(data);
-        }
-        errno = error;
-    }
-    else {
-        char buffer[SMALL];
-        n = al_sock_read(self->base.fd, buffer, sizeof(buffer));
-        data = n <= 0 ? NULL : PyBytes_FromStringAndSize(buffer, n);
-    }
-    if (n > 0 && data != NULL) {
-        size_t size = (size_t)n, room = self->room > SMALL ? self->room : SMALL;
-        room = size == room ? 4 * size : size > room / 2 ? room : room / 2;
-        self->room = room < LARGE ? room : LARGE;
+    PyObject *data = receive(self, &n);
+    if (data != NULL) {
         return hand_over_steal(self, data); /* escapes */
     }
     if (n < 0) {
@@ -362,35 +383,54 @@ write_failed(al_pipe *self, int error)
                        "%r: Fatal write error on pipe transport"); /* escapes */
 }
 
+/* Writes from the queue.  asyncio joins what waits, also where each write is a message of
+ * its own.  0, or -1 with errno after an error. */
+static int
+write_some(al_pipe *self)
+{
+    struct iovec vectors[VECTORS];
+    int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
+    if (!self->keeps_messages) {
+        ssize_t n = al_sock_writev_stream(self->base.fd, vectors, count);
+        if (n > 0) {
+            al_outbuf_drop(&self->out, (size_t)n);
+        }
+        return n < 0 && !al_sock_again(errno) ? -1 : 0;
+    }
+    for (int i = 0; i < count; i++) {
+        size_t size = vectors[i].iov_len;
+        ssize_t n = al_sock_write(self->base.fd, vectors[i].iov_base, size);
+        if (n < 0) {
+            return al_sock_again(errno) ? 0 : -1;
+        }
+        al_outbuf_drop(&self->out, (size_t)n);
+        if ((size_t)n < size) {
+            break;
+        }
+    }
+    return 0;
+}
+
 /* The descriptor is writable (an al_run_fn). */
 static int
 pipe_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
               PyObject *Py_UNUSED(extra))
 {
     al_pipe *self = (al_pipe *)op;
-    struct iovec vectors[VECTORS];
+    int status = 0;
     if (self->base.loop == NULL || self->lost || self->out.count == 0) {
         return 0;
     }
-    int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
-    ssize_t n = al_sock_writev(self->base.fd, vectors, count);
-    int status = 0;
-    if (n < 0) {
-        int error = errno;
-        if (!al_sock_again(error)) {
-            status = write_failed(self, error); /* escapes */
-        }
+    if (write_some(self) < 0) {
+        status = write_failed(self, errno); /* escapes */
     }
-    else {
-        al_outbuf_drop(&self->out, (size_t)n);
-        if (self->out.count == 0) {
-            /* asyncio resumes the protocol when the buffer is empty. */
-            status = al_flow_shrunk(loop, &self->base.flow, 0, op,
-                                    self->base.protocol); /* escapes; may write */
-            if (status == 0 && self->base.loop != NULL && self->base.closing &&
-                !self->lost && self->out.count == 0) {
-                status = schedule_lost(self, NULL); /* escapes */
-            }
+    else if (self->out.count == 0) {
+        /* asyncio resumes the protocol when the buffer is empty. */
+        status = al_flow_shrunk(loop, &self->base.flow, 0, op,
+                                self->base.protocol); /* escapes; may write */
+        if (status == 0 && self->base.loop != NULL && self->base.closing &&
+            !self->lost && self->out.count == 0) {
+            status = schedule_lost(self, NULL); /* escapes */
         }
     }
     return update_waits(self) < 0 ? -1 : status;
@@ -427,7 +467,9 @@ Pipe_write(al_pipe *self, PyObject *data)
     }
     ssize_t n = 0;
     if (self->out.count == 0) {
-        n = al_sock_write(self->base.fd, view.buf, (size_t)view.len);
+        size_t size = (size_t)view.len;
+        n = self->keeps_messages ? al_sock_write(self->base.fd, view.buf, size)
+                                 : al_sock_write_stream(self->base.fd, view.buf, size);
         if (n < 0) {
             int error = errno;
             if (!al_sock_again(error)) {
@@ -619,6 +661,14 @@ tells_of_peer(const struct stat *info)
 #endif
 }
 
+/* Whether a read that is too short loses the rest: datagrams, and what devices give packet
+ * by packet. */
+static bool
+keeps_messages(int fd, const struct stat *info)
+{
+    return S_ISSOCK(info->st_mode) ? !al_sock_is_stream(fd) : !S_ISFIFO(info->st_mode);
+}
+
 static int
 open_descriptor(al_pipe *self, al_state *st)
 {
@@ -650,6 +700,7 @@ open_descriptor(al_pipe *self, al_state *st)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    self->keeps_messages = keeps_messages(self->base.fd, &info);
     return 0;
 }
 

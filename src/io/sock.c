@@ -243,8 +243,14 @@ al_sock_read(int fd, void *buffer, size_t size)
     if (refuse()) {
         return -1;
     }
-    RETRY(result = read(fd, buffer, cut(size)));
+    RETRY(result = read(fd, buffer, size));
     return result;
+}
+
+ssize_t
+al_sock_read_stream(int fd, void *buffer, size_t size)
+{
+    return al_sock_read(fd, buffer, cut(size));
 }
 
 ssize_t
@@ -254,12 +260,18 @@ al_sock_write(int fd, const void *data, size_t size)
     if (refuse()) {
         return -1;
     }
-    RETRY(result = write(fd, data, cut(size)));
+    RETRY(result = write(fd, data, size));
     return result;
 }
 
 ssize_t
-al_sock_writev(int fd, const struct iovec *pieces, int count)
+al_sock_write_stream(int fd, const void *data, size_t size)
+{
+    return al_sock_write(fd, data, cut(size));
+}
+
+ssize_t
+al_sock_writev_stream(int fd, const struct iovec *pieces, int count)
 {
     ssize_t result;
 #ifdef AL_HARD
@@ -310,6 +322,15 @@ al_sock_connect(int fd, const al_addr *to)
         errno = EINPROGRESS; /* The attempt goes on; asking again gives EALREADY. */
     }
     return result;
+}
+
+bool
+al_sock_is_stream(int fd)
+{
+    int type = 0;
+    socklen_t length = sizeof(type);
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 &&
+           type == SOCK_STREAM;
 }
 
 int

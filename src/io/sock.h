@@ -6,8 +6,8 @@
  * exception of it.
  *
  * The hard build answers EAGAIN now and then without asking the kernel, has calls
- * interrupted, and lets those named _stream, and those of pipes and files, move a few
- * bytes at a time. */
+ * interrupted, and lets those named _stream, and that of files, move a few bytes at a
+ * time. */
 #ifndef AL_IO_SOCK_H
 #define AL_IO_SOCK_H
 
@@ -64,16 +64,21 @@ int al_sock_recv_datagrams(int fd, al_datagram *datagrams, int count);
 /* One datagram; `to` may be NULL for a connected socket. */
 ssize_t al_sock_sendto(int fd, const void *data, size_t size, const al_addr *to);
 
-/* read(2), write(2) and writev(2), for pipes. */
+/* read(2) and write(2), for pipes; and for those that are byte streams, of which any part
+ * is as good, with writev(2). */
 ssize_t al_sock_read(int fd, void *buffer, size_t size);
 ssize_t al_sock_write(int fd, const void *data, size_t size);
-ssize_t al_sock_writev(int fd, const struct iovec *pieces, int count);
+ssize_t al_sock_read_stream(int fd, void *buffer, size_t size);
+ssize_t al_sock_write_stream(int fd, const void *data, size_t size);
+ssize_t al_sock_writev_stream(int fd, const struct iovec *pieces, int count);
 
 /* The next connection, non-blocking and close-on-exec, and its peer's address; the
  * caller owns the descriptor.  -1 with errno. */
 int al_sock_accept(int listener, al_addr *peer);
 /* 0, or -1 with errno (EINPROGRESS: wait until writable). */
 int al_sock_connect(int fd, const al_addr *to);
+/* Whether the socket is a stream of bytes, not of messages. */
+bool al_sock_is_stream(int fd);
 /* The pending error of a socket (SO_ERROR), an errno value; 0: none. */
 int al_sock_pending_error(int fd);
 /* Bytes of a file sent from *offset, which moves on; 0 at the end of the file; -1. */

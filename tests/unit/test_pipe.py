@@ -317,6 +317,101 @@ def test_terminal(run):
     run(main())
 
 
+class Messages(Recorder):
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+
+    def data_received(self, data):
+        self.messages.append(data)
+        super().data_received(data)
+
+
+MESSAGE_KINDS = [socket.SOCK_SEQPACKET, socket.SOCK_DGRAM]
+
+
+@pytest.mark.parametrize("kind", MESSAGE_KINDS)
+def test_messages_arrive_whole(run, kind):
+    sizes = [10, 5_000, 20_000, 150_000, 10, 10, 10, 150_000, 17_000]
+
+    async def main():
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        with theirs:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+            read_end, received = await asyncio.get_running_loop().connect_read_pipe(
+                Messages, ours
+            )
+            for i, size in enumerate(sizes):
+                theirs.send(bytes([i]) * size)
+                await received.until(sum(sizes[: i + 1]))
+            assert [len(message) for message in received.messages] == sizes
+            assert received.data == b"".join(
+                bytes([i]) * size for i, size in enumerate(sizes)
+            )
+            read_end.close()
+            await received.lost
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", MESSAGE_KINDS)
+def test_each_write_is_a_message(run, kind):
+    """asyncio joins those that have to wait."""
+    messages = [b"%d" % i * (i + 1) for i in range(200)]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+        read_end, received = await loop.connect_read_pipe(Messages, theirs)
+        write_end, sent = await loop.connect_write_pipe(Recorder, ours)
+        for message in messages:
+            write_end.write(message)
+        assert write_end.get_write_buffer_size() > 0
+        await received.until(sum(map(len, messages)))
+        assert received.messages == messages
+        write_end.close()
+        read_end.close()
+        await sent.lost
+        await received.lost
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="no packet mode")
+@pytest.mark.skipif(HARD, reason="it reads a byte of a pipe, and the packet is lost")
+def test_pipe_in_packet_mode(run):
+    async def main():
+        read_fd, write_fd = os.pipe2(os.O_DIRECT)
+        read_end, received = await reader(read_fd, Messages)
+        for message in b"one", b"two" * 1000, b"three":
+            os.write(write_fd, message)
+        await received.until(3 + 3000 + 5)
+        assert received.messages == [b"one", b"two" * 1000, b"three"]
+        os.close(write_fd)
+        await received.lost
+
+    run(main())
+
+
+def test_large_reads_of_a_stream(run):
+    """After a large read the next one goes straight into the object."""
+    data = os.urandom(300_000)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        _, received = await loop.connect_read_pipe(Messages, ours)
+        write_end, _ = await loop.connect_write_pipe(Recorder, theirs)
+        for piece in (data, b"short", data[:20_000], b"end"):
+            write_end.write(piece)
+        write_end.close()
+        assert await asyncio.wait_for(received.lost, 10) is None
+        assert received.data == data + b"short" + data[:20_000] + b"end"
+
+    run(main())
+
+
 def test_one_descriptor_for_both_directions(run):
     async def main():
         loop = asyncio.get_running_loop()
