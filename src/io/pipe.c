@@ -286,26 +286,27 @@ at_eof(al_pipe *self)
 static PyObject *
 receive(al_pipe *self, ssize_t *n)
 {
-    al_loop *loop = self->base.loop;
+    al_arena *arena = &self->base.loop->arena;
     PyObject *data = NULL;
     if (self->last_read < DIRECT_FROM || self->keeps_messages) {
-        char *arena = al_arena(loop);
+        char *buffer = al_arena_pieces(arena);
         *n = 0;
-        if (arena != NULL) {
-            *n = self->keeps_messages ? al_sock_read(self->base.fd, arena, MOST)
-                                      : al_sock_read_stream(self->base.fd, arena, MOST);
-            data = *n <= 0 ? NULL : al_arena_bytes(loop, arena, *n);
+        if (buffer != NULL) {
+            *n = self->keeps_messages
+                     ? al_sock_read(self->base.fd, buffer, MOST)
+                     : al_sock_read_stream(self->base.fd, buffer, MOST);
+            data = *n <= 0 ? NULL : al_arena_bytes(arena, buffer, *n);
         }
     }
     else {
         size_t size = self->last_read + self->last_read / 4;
         size = size < MOST ? size : MOST;
-        data = al_arena_large(loop, (Py_ssize_t)size);
+        data = al_arena_large(arena, (Py_ssize_t)size);
         *n = data == NULL
                  ? 0
                  : al_sock_read_stream(self->base.fd, PyBytes_AS_STRING(data), size);
         if (*n > 0) {
-            data = al_arena_fit_steal(loop, data, *n);
+            data = al_arena_fit_steal(arena, data, *n);
         }
         else if (data != NULL) {
             int error = errno;
