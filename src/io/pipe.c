@@ -21,7 +21,6 @@
 #include "io/transport.h"
 
 enum {
-    MOST = 256 * 1024, /* of one read; asyncio's max_size */
     /* A read of this size makes the next one direct, with room for a quarter more: that is
      * a page of any system, so a pipe in packet mode loses nothing. */
     DIRECT_FROM = 52 * 1024,
@@ -286,27 +285,25 @@ at_eof(al_pipe *self)
 static PyObject *
 receive(al_pipe *self, ssize_t *n)
 {
-    al_arena *arena = &self->base.loop->arena;
+    al_loop *loop = self->base.loop;
     PyObject *data = NULL;
     if (self->last_read < DIRECT_FROM || self->keeps_messages) {
-        char *buffer = al_arena_pieces(arena);
-        *n = 0;
-        if (buffer != NULL) {
-            *n = self->keeps_messages
-                     ? al_sock_read(self->base.fd, buffer, MOST)
-                     : al_sock_read_stream(self->base.fd, buffer, MOST);
-            data = *n <= 0 ? NULL : al_arena_bytes(arena, buffer, *n);
-        }
+        size_t most = AL_ARENA_BUFFER;
+        char *buffer = al_arena_buffer(&loop->arena);
+        *n = buffer == NULL         ? 0
+             : self->keeps_messages ? al_sock_read(self->base.fd, buffer, most)
+                                    : al_sock_read_stream(self->base.fd, buffer, most);
+        data = *n <= 0 ? NULL : al_arena_bytes(&loop->arena, buffer, *n);
     }
     else {
         size_t size = self->last_read + self->last_read / 4;
-        size = size < MOST ? size : MOST;
-        data = al_arena_large(arena, (Py_ssize_t)size);
+        size = size < AL_ARENA_BUFFER ? size : AL_ARENA_BUFFER;
+        data = al_arena_large(&loop->arena, (Py_ssize_t)size);
         *n = data == NULL
                  ? 0
                  : al_sock_read_stream(self->base.fd, PyBytes_AS_STRING(data), size);
         if (*n > 0) {
-            data = al_arena_fit_steal(arena, data, *n);
+            data = al_arena_fit_steal(&loop->arena, data, *n);
         }
         else if (data != NULL) {
             int error = errno;
