@@ -595,8 +595,9 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     loop->running = slot;
     loop->running_note = note;
-    int status = AL_UNLIKELY(loop->own_time) ? run_by_own_time(loop, slot)
-                                             : run_timed(loop, slot); /* escapes */
+    int status = AL_UNLIKELY(loop->overrides.time)
+                     ? run_by_own_time(loop, slot)
+                     : run_timed(loop, slot); /* escapes */
     loop->running = NULL;
     loop->running_note = NULL;
     if (AL_UNLIKELY(loop->current_handle != NULL)) {
@@ -608,7 +609,7 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 int
 al_debug_iteration_ended(al_loop *loop, size_t count, int64_t began)
 {
-    if ((loop->debug & AL_DEBUG_SLOW_ITERATIONS) == 0 || loop->own_time) {
+    if ((loop->debug & AL_DEBUG_SLOW_ITERATIONS) == 0 || loop->overrides.time) {
         return 0;
     }
     int64_t limit = loop->slow_limit > NEVER_SLOW ? loop->slow_limit : NEVER_SLOW;

@@ -221,7 +221,7 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
         al_handle_left_queue(self);
         return 0;
     }
-    if (AL_UNLIKELY(loop->handle_patched)) {
+    if (AL_UNLIKELY(loop->overrides.handle_run)) {
         al_sched_settle(loop);
         PyObject *ran = PyObject_CallMethodNoArgs(op, loop->st->str._run); /* escapes */
         al_handle_left_queue(self);

@@ -1,7 +1,7 @@
 /* override.c: see override.h. */
 #include "core/override.h"
 
-#include "core/handle.h"
+#include "core/sched.h"
 
 /* Whether loop.<name> is the C function `ours`, bound to this loop.  1, 0 or -1. */
 static int
@@ -43,16 +43,16 @@ al_override_refresh(al_loop *loop)
     if (run == NULL) {
         return -1;
     }
-    loop->own_time = !time;
+    loop->overrides.time = !time;
     loop->until_check = 0;
-    loop->own_call_soon = !call_soon;
-    loop->own_call_at = !call_at;
-    loop->own_create_future = !create_future;
-    loop->own_run_once = !run_once;
-    loop->handle_patched = run != st->handle_run;
+    loop->overrides.call_soon = !call_soon;
+    loop->overrides.call_at = !call_at;
+    loop->overrides.create_future = !create_future;
+    loop->overrides.run_once = !run_once;
+    loop->overrides.handle_run = run != st->handle_run;
     Py_DECREF(run);
-    loop->seen_type_tag = tag_to_see(Py_TYPE(loop));
-    loop->seen_handle_tag = tag_to_see((PyTypeObject *)st->asyncio_Handle);
+    loop->overrides.seen_type_tag = tag_to_see(Py_TYPE(loop));
+    loop->overrides.seen_handle_tag = tag_to_see((PyTypeObject *)st->asyncio_Handle);
     return 0;
 }
 

@@ -8,19 +8,25 @@
 #ifndef AL_CORE_OVERRIDE_H
 #define AL_CORE_OVERRIDE_H
 
-#include "core/sched.h"
+#include "base/state.h"
+
+struct al_loop;
+
+/* What is not ours; the tags say of which moment that is. */
+typedef struct {
+    unsigned int seen_type_tag;
+    unsigned int seen_handle_tag;
+    bool time;
+    bool call_soon;
+    bool call_at;
+    bool create_future;
+    bool run_once;
+    bool handle_run; /* asyncio.Handle._run is not the one found at import */
+} al_overrides;
 
 /* tp_setattro of the loop. */
 int al_override_setattr(PyObject *self, PyObject *name, PyObject *value);
 /* Looks the methods up again.  0 or -1. */
-int al_override_refresh(al_loop *loop);
-
-static inline bool
-al_override_stale(al_loop *loop)
-{
-    const PyTypeObject *handle = (PyTypeObject *)loop->st->asyncio_Handle;
-    return Py_TYPE(loop)->tp_version_tag != loop->seen_type_tag ||
-           handle->tp_version_tag != loop->seen_handle_tag;
-}
+int al_override_refresh(struct al_loop *loop);
 
 #endif

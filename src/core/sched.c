@@ -6,7 +6,6 @@
 #include "core/context.h"
 #include "core/debug.h"
 #include "core/handle.h"
-#include "core/override.h"
 #include "core/poll.h"
 
 enum {
@@ -41,7 +40,7 @@ al_sched_time(al_loop *loop, double *now)
     if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
         return -1;
     }
-    if (AL_LIKELY(!loop->own_time)) {
+    if (AL_LIKELY(!loop->overrides.time)) {
         *now = al_sched_now();
         return 0;
     }
@@ -232,7 +231,7 @@ static int
 gather_by_clock(al_loop *loop)
 {
     al_timers *timers = &loop->timers;
-    if (AL_UNLIKELY(loop->own_time)) {
+    if (AL_UNLIKELY(loop->overrides.time)) {
         return gather_by_own_time(loop);
     }
     if (al_ring_len(&loop->ready) == 0 && !al_timers_have_due(timers)) {
@@ -438,7 +437,7 @@ al_sched_select(al_loop *loop, int64_t timeout)
     loop->slot_began = loop->in_slot ? began : 0;
     loop->until_check =
         0; /* An iteration of ours, if one follows, looks at the clock. */
-    return al_timers_collect(loop, loop->own_time ? now + CLOCK_RESOLUTION : now);
+    return al_timers_collect(loop, loop->overrides.time ? now + CLOCK_RESOLUTION : now);
 }
 
 int
@@ -484,8 +483,8 @@ al_sched_run(al_loop *loop)
             status = -1;
             break;
         }
-        status =
-            AL_LIKELY(!loop->own_run_once) ? run_once(loop) : run_once_by_name(loop);
+        status = AL_LIKELY(!loop->overrides.run_once) ? run_once(loop)
+                                                      : run_once_by_name(loop);
     } while (status == 0 && !loop->stopping);
     al_sched_settle(loop);
     loop->base = NULL;

@@ -20,6 +20,7 @@
 #include "core/cork.h"
 #include "core/debug.h"
 #include "core/fds.h"
+#include "core/override.h"
 #include "core/stack.h"
 #include "core/timer.h"
 #include "core/wake.h"
@@ -39,10 +40,11 @@ typedef struct al_loop {
     int64_t checked_at;      /* ns: last look at the clock */
     int64_t polled_at;       /* ns: last poll */
     uint32_t stride;         /* slots between two looks at the clock */
-    uint32_t until_check;    /* slots left before the next one; always 0 if own_time */
-    uint32_t misses;         /* looks at the selector in vain */
-    bool must_poll;          /* the next iteration polls whatever the clock says */
-    bool polling;            /* the selector is being waited for */
+    uint32_t
+        until_check; /* slots left before the next one; always 0 if overrides.time */
+    uint32_t misses; /* looks at the selector in vain */
+    bool must_poll;  /* the next iteration polls whatever the clock says */
+    bool polling;    /* the selector is being waited for */
     bool stopping;
 
     bool in_slot;   /* a slot is running: writes may wait */
@@ -60,15 +62,7 @@ typedef struct al_loop {
     PyThreadState *tstate;   /* the same, or NULL if it is not known */
     uint32_t forks;          /* st->forks when the selector was made */
 
-    /* Overrides: see override.h. */
-    unsigned int seen_type_tag;
-    unsigned int seen_handle_tag;
-    bool own_time;          /* loop.time is not ours */
-    bool own_call_soon;     /* loop.call_soon is not ours */
-    bool own_call_at;       /* loop.call_at is not ours */
-    bool own_create_future; /* loop.create_future is not ours */
-    bool own_run_once;      /* loop._run_once is not ours */
-    bool handle_patched;    /* asyncio.Handle._run is not the one found at import */
+    al_overrides overrides;
 
     /* Debug mode: see debug.h. */
     unsigned debug;         /* switches AL_DEBUG_*, 0 outside debug mode */
@@ -98,13 +92,22 @@ al_loop_check(const al_state *st, PyObject *obj)
     return PyObject_TypeCheck(obj, st->EventLoop_type) ? (al_loop *)obj : NULL;
 }
 
+/* Whether somebody may have replaced a method since al_override_refresh. */
+static inline bool
+al_override_stale(const al_loop *loop)
+{
+    const PyTypeObject *handle = (PyTypeObject *)loop->st->asyncio_Handle;
+    return Py_TYPE(loop)->tp_version_tag != loop->overrides.seen_type_tag ||
+           handle->tp_version_tag != loop->overrides.seen_handle_tag;
+}
+
 /* Whether work may enter the ring as bare slots.  When it may not (a call_soon or
  * Handle._run that somebody replaced), every callback is a Handle made by the loop's
  * call_soon method, as in asyncio. */
 static inline bool
 al_loop_direct(const al_loop *loop)
 {
-    return !(loop->own_call_soon | loop->handle_patched | loop->closed);
+    return !(loop->overrides.call_soon | loop->overrides.handle_run | loop->closed);
 }
 
 /* Puts a slot into the ready ring; steals the references, also on failure.

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/attribute.h"
-#include "core/override.h"
 #include "task/future.h"
 #include "task/lazy.h"
 
@@ -840,8 +839,8 @@ plain_loop(al_state *st, PyObject *dict, al_read_method method)
         return NULL;
     }
     al_loop *loop = (al_loop *)found;
-    bool plain = loop->debug == 0 && !loop->own_create_future && streams_intact(st) &&
-                 instance_intact(dict, (int)method + 1);
+    bool plain = loop->debug == 0 && !loop->overrides.create_future &&
+                 streams_intact(st) && instance_intact(dict, (int)method + 1);
     return plain ? loop : NULL;
 }
 

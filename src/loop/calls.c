@@ -5,7 +5,6 @@
 
 #include "base/args.h"
 #include "core/handle.h"
-#include "core/override.h"
 #include "core/sched.h"
 #include "task/future.h"
 #include "task/task.h"
@@ -232,7 +231,7 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     }
     if (!clock_read) {
         /* An absolute deadline in the past need not see the heap either. */
-        now = self->own_time ? -Py_HUGE_VAL : al_sched_now();
+        now = self->overrides.time ? -Py_HUGE_VAL : al_sched_now();
     }
     self->frames_above += relative;
     result =
@@ -308,7 +307,7 @@ EventLoop_call_later(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     if (AL_UNLIKELY(al_override_stale(self)) && al_override_refresh(self) < 0) {
         return NULL;
     }
-    if (AL_UNLIKELY(self->own_call_at)) {
+    if (AL_UNLIKELY(self->overrides.call_at)) {
         return call_later_by_call_at(self, values, args + rest, nargs - rest);
     }
     return schedule_timer(self, values, args + rest, nargs - rest, true);

@@ -5,7 +5,6 @@
 
 #include "core/debug.h"
 #include "core/handle.h"
-#include "core/override.h"
 #include "task/registry.h"
 
 /* --- a slot in the place of a Handle -------------------------------------------------- */
@@ -273,7 +272,7 @@ queue_view_bool(al_queue_view *self)
         if (al_override_stale(loop) && al_override_refresh(loop) < 0) { /* escapes */
             return -1;
         }
-        if (loop->own_run_once) {
+        if (loop->overrides.run_once) {
             return 0; /* select() moves them. */
         }
     }

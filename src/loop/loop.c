@@ -9,7 +9,6 @@
 #include "base/args.h"
 #include "core/debug.h"
 #include "core/handle.h"
-#include "core/override.h"
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/signal.h"
