@@ -67,6 +67,19 @@ al_err_put_steal(PyObject *exc)
 #endif
 }
 
+/* Makes `exc` (NULL: none) the exception that is being handled, which is what
+ * sys.exc_info() gives; steals it and returns its predecessor, or NULL.  It is the word
+ * of the innermost generator or call that runs: PyErr_GetHandledException would find an
+ * outer one's instead of an empty word. */
+static inline PyObject *
+al_err_handle_steal(PyObject *exc)
+{
+    _PyErr_StackItem *item = PyThreadState_Get()->exc_info;
+    PyObject *outer = item->exc_value;
+    item->exc_value = exc;
+    return outer;
+}
+
 /* Three-way attribute look-up: 1 found, 0 absent, -1 error. */
 static inline int
 al_getattr_optional(PyObject *obj, PyObject *name, PyObject **result)

@@ -60,7 +60,8 @@ al_report_handle(al_loop *loop, al_handle *handle)
         return -1;
     }
     al_state *st = loop->st;
-    PyObject *exc = al_err_take();
+    al_except block;
+    al_except_enter(&block);
     al_sched_settle(loop); /* asyncio reports outside of the handle's context. */
     PyObject *message = NULL, *args = NULL, *source = NULL;
     PyObject *callback = handle->callback == NULL ? Py_None : handle->callback;
@@ -89,14 +90,14 @@ al_report_handle(al_loop *loop, al_handle *handle)
     if (traceback == NULL && PyErr_Occurred()) {
         Py_CLEAR(message);
     }
-    int status =
-        al_report_context(st, (PyObject *)loop, message, "exception", exc, "handle",
-                          handle, "source_traceback", traceback, NULL); /* escapes */
+    int status = al_report_context(st, (PyObject *)loop, message, "exception",
+                                   block.exc, "handle", handle, "source_traceback",
+                                   traceback, NULL); /* escapes */
     Py_XDECREF(traceback);
     Py_DECREF(callback);
     Py_XDECREF(args);
     Py_XDECREF(source);
-    Py_XDECREF(exc);
+    al_except_leave(&block); /* escapes */
     return status;
 }
 
@@ -106,7 +107,8 @@ al_report_method(al_loop *loop, PyObject *target, PyObject *name, PyObject *arg)
     if (al_report_must_leave()) {
         return -1;
     }
-    PyObject *pending = al_err_take();
+    al_except block;
+    al_except_enter(&block);
     PyObject *callback = PyObject_GetAttr(target, name); /* escapes */
     al_handle *handle = NULL;
     if (callback != NULL) {
@@ -118,14 +120,15 @@ al_report_method(al_loop *loop, PyObject *target, PyObject *name, PyObject *arg)
         PyErr_Clear(); /* The exception itself is worth more than its origin. */
         int status = al_report_context(loop->st, (PyObject *)loop,
                                        PyUnicode_FromString("Exception in callback"),
-                                       "exception", pending, NULL);
-        Py_XDECREF(pending);
+                                       "exception", block.exc, NULL); /* escapes */
+        al_except_leave(&block);
         return status;
     }
     if (loop->running != NULL) { /* Asked for where the slot was, not here. */
         Py_XSETREF(handle->source_traceback, Py_XNewRef(loop->running_note));
     }
-    al_err_put_steal(pending);
+    al_err_put_steal(Py_XNewRef(block.exc));
+    al_except_leave(&block);
     int status = al_report_handle(loop, handle); /* escapes */
     al_handle_left_queue(handle);
     Py_DECREF(handle);

@@ -10,6 +10,29 @@
 
 struct al_loop;
 
+/* An except block of asyncio's: meanwhile sys.exc_info() is the exception, and what is
+ * raised has it as its __context__. */
+typedef struct {
+    PyObject *exc;   /* the exception, or NULL */
+    PyObject *outer; /* what was being handled before */
+} al_except;
+
+/* The block begins with the pending exception, which is pending no longer. */
+static inline void
+al_except_enter(al_except *block)
+{
+    block->exc = al_err_take();
+    block->outer = al_err_handle_steal(Py_XNewRef(block->exc));
+}
+
+/* The block is over; an exception that is pending stays pending.  Escapes. */
+static inline void
+al_except_leave(al_except *block)
+{
+    Py_XDECREF(al_err_handle_steal(block->outer)); /* No last reference. */
+    Py_CLEAR(block->exc);
+}
+
 /* The pending exception came out of a handle's callback. */
 int al_report_handle(struct al_loop *loop, al_handle *handle);
 

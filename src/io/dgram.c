@@ -437,10 +437,11 @@ receive(al_dgram *self, char *arena)
         return 0;
     }
     al_sock_raise(error);
-    PyObject *exc = al_err_take();
-    int status =
-        call_protocol(self, loop->st->str.error_received, exc, NULL); /* escapes */
-    Py_DECREF(exc);
+    al_except block;
+    al_except_enter(&block);
+    int status = call_protocol(self, loop->st->str.error_received, block.exc,
+                               NULL); /* escapes */
+    al_except_leave(&block);
     return status;
 }
 
@@ -543,15 +544,16 @@ send_failed(al_dgram *self)
     if (!PyErr_ExceptionMatches(PyExc_OSError)) {
         return fatal_error(self, "Fatal write error on datagram transport");
     }
-    PyObject *exc = al_err_take();
+    al_except block;
+    al_except_enter(&block);
     PyObject *result = NULL;
     if (self->base.protocol != NULL) {
         PyObject *protocol = Py_NewRef(self->base.protocol);
         result = PyObject_CallMethodOneArg(
-            protocol, self->base.loop->st->str.error_received, exc); /* escapes */
+            protocol, self->base.loop->st->str.error_received, block.exc); /* escapes */
         Py_DECREF(protocol);
     }
-    Py_DECREF(exc);
+    al_except_leave(&block);
     Py_XDECREF(result);
     return result == NULL && PyErr_Occurred() ? -1 : 0;
 }

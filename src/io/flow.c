@@ -104,11 +104,12 @@ al_flow_report(al_loop *loop, const char *message, PyObject *transport,
     if (al_report_must_leave()) {
         return -1;
     }
-    PyObject *exc = al_err_take();
+    al_except block;
+    al_except_enter(&block);
     int status = al_report_context(
-        loop->st, (PyObject *)loop, PyUnicode_FromString(message), "exception", exc,
-        "transport", transport, "protocol", protocol, NULL); /* escapes */
-    Py_DECREF(exc);
+        loop->st, (PyObject *)loop, PyUnicode_FromString(message), "exception",
+        block.exc, "transport", transport, "protocol", protocol, NULL); /* escapes */
+    al_except_leave(&block);
     return status;
 }
 

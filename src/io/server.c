@@ -31,17 +31,17 @@ creation_failed(al_listener *self, al_stream *stream, PyObject *protocol)
         al_stream_discard(stream);
         return -1;
     }
-    PyObject *exc = al_err_take();
+    al_except block;
+    al_except_enter(&block);
     int status = 0;
     if (self->loop->debug) {
         status = al_report_context(
             self->loop->st, (PyObject *)self->loop,
             PyUnicode_FromString("Error on transport creation for incoming connection"),
-            "exception", exc, "protocol", protocol, "transport", (PyObject *)stream,
-            NULL); /* escapes */
+            "exception", block.exc, "protocol", protocol, NULL); /* escapes */
     }
+    al_except_leave(&block);
     al_stream_discard(stream);
-    Py_XDECREF(exc);
     return status;
 }
 
@@ -252,13 +252,14 @@ back_off(al_listener *self, int error)
     int status = -1;
 
     (void)al_sock_raise(error);
-    PyObject *exc = al_err_take();
+    al_except block;
+    al_except_enter(&block);
     transport_socket = PyObject_CallOneArg(st->TransportSocket, self->what.sock);
     if (transport_socket == NULL ||
         al_report_context(
             st, (PyObject *)loop,
             PyUnicode_FromString("socket.accept() out of system resource"), "exception",
-            exc, "socket", transport_socket, NULL) < 0) { /* escapes */
+            block.exc, "socket", transport_socket, NULL) < 0) { /* escapes */
         goto done;
     }
     if (self->sock_fd != NULL && *self->sock_fd != self->fd) {
@@ -277,7 +278,7 @@ back_off(al_listener *self, int error)
     }
 
 done:
-    Py_XDECREF(exc);
+    al_except_leave(&block);
     Py_XDECREF(transport_socket);
     Py_XDECREF(resume);
     Py_XDECREF(delay);

@@ -446,11 +446,13 @@ al_stream_fatal(al_stream *self, const char *message)
     if (al_report_must_leave()) {
         return -1;
     }
-    PyObject *exc = al_err_take();
+    al_except block;
+    al_except_enter(&block);
     PyObject *text = PyUnicode_FromString(message);
-    int status = text == NULL ? -1 : al_stream_fatal_error(self, exc, text);
+    int status =
+        text == NULL ? -1 : al_stream_fatal_error(self, block.exc, text); /* escapes */
     Py_XDECREF(text);
-    Py_DECREF(exc);
+    al_except_leave(&block);
     return status;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/attribute.h"
+#include "core/report.h"
 #include "io/reader.h"
 
 enum {
@@ -153,10 +154,11 @@ fatal(PyObject *protocol)
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
         return -1;
     }
-    PyObject *exc = al_err_take();
-    PyObject *result =
-        PyObject_CallMethod(protocol, "_fatal_error", "Os", exc, FATAL); /* escapes */
-    Py_DECREF(exc);
+    al_except block;
+    al_except_enter(&block);
+    PyObject *result = PyObject_CallMethod(protocol, "_fatal_error", "Os", block.exc,
+                                           FATAL); /* escapes */
+    al_except_leave(&block);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
