@@ -34,14 +34,14 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth)
         al_ring_keep_notes(&loop->ready) < 0) {
         return -1;
     }
-    loop->debug = switches;
-    loop->origin_depth = origin_depth;
-    loop->slot_began = 0;
+    loop->debug.switches = switches;
+    loop->debug.origin_depth = origin_depth;
+    loop->debug.slot_began = 0;
     if ((switches & AL_DEBUG_WAKEUPS) == 0) {
         al_ring_drop_notes(&loop->ready); /* escapes */
     }
-    if ((loop->debug & (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS)) == 0) {
-        al_stack_flush(&loop->stacks); /* escapes */
+    if ((loop->debug.switches & (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS)) == 0) {
+        al_stack_flush(&loop->debug.stacks); /* escapes */
     }
     return 0;
 }
@@ -53,19 +53,19 @@ al_debug_set_slow(al_loop *loop, PyObject *seconds)
     if (limit == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    loop->slow_limit = limit <= 0.0         ? 0
-                       : limit * 1e9 < 9e18 ? (int64_t)ceil(limit * 1e9)
-                                            : INT64_MAX; /* also NaN: never */
-    loop->slot_began = 0;
-    Py_XSETREF(loop->slow_callback_duration, Py_NewRef(seconds)); /* escapes */
+    loop->debug.slow_limit = limit <= 0.0         ? 0
+                             : limit * 1e9 < 9e18 ? (int64_t)ceil(limit * 1e9)
+                                                  : INT64_MAX; /* also NaN: never */
+    loop->debug.slot_began = 0;
+    Py_XSETREF(loop->debug.slow_callback_duration, Py_NewRef(seconds)); /* escapes */
     return 0;
 }
 
 void
 al_debug_clear(al_loop *loop)
 {
-    al_ring_drop_notes(&loop->ready); /* escapes */
-    al_stack_flush(&loop->stacks);    /* escapes */
+    al_ring_drop_notes(&loop->ready);    /* escapes */
+    al_stack_flush(&loop->debug.stacks); /* escapes */
 }
 
 int
@@ -76,7 +76,7 @@ al_debug_of_loop(al_state *st, PyObject *loop)
     }
     const al_loop *ours = al_loop_check(st, loop);
     if (ours != NULL) {
-        return ours->debug != 0;
+        return ours->debug.switches != 0;
     }
     PyObject *result = PyObject_CallMethodNoArgs(loop, st->str.get_debug); /* escapes */
     if (result == NULL) {
@@ -93,8 +93,8 @@ al_debug_of_loop(al_state *st, PyObject *loop)
 int
 al_debug_check_thread(al_loop *loop)
 {
-    if (AL_LIKELY((loop->debug & AL_DEBUG_THREADS) == 0 || loop->thread_id == 0 ||
-                  loop->tstate == PyThreadState_Get() ||
+    if (AL_LIKELY((loop->debug.switches & AL_DEBUG_THREADS) == 0 ||
+                  loop->thread_id == 0 || loop->tstate == PyThreadState_Get() ||
                   loop->thread_id == PyThread_get_thread_ident())) {
         return 0;
     }
@@ -123,7 +123,8 @@ is_plain_function(PyObject *callback)
 int
 al_debug_check_callback(al_loop *loop, PyObject *callback, const char *method)
 {
-    if ((loop->debug & AL_DEBUG_CALLBACKS) == 0 || is_plain_function(callback)) {
+    if ((loop->debug.switches & AL_DEBUG_CALLBACKS) == 0 ||
+        is_plain_function(callback)) {
         return 0;
     }
     PyObject *result = PyObject_CallMethod((PyObject *)loop, "_check_callback", "Os",
@@ -227,7 +228,7 @@ enum { HANDLE_FRAMES = 8, LOOP_FRAMES = 3 };
 static int
 hidden_frames(const al_loop *loop)
 {
-    const al_slot *slot = loop->running;
+    const al_slot *slot = loop->debug.running;
     if (slot == NULL || slot->run == al_handle_run ||
         slot->run == loop->st->task_wakeup || slot->run == loop->st->task_step) {
         return LOOP_FRAMES;
@@ -243,15 +244,15 @@ PyObject *
 al_debug_capture(al_state *st, al_loop *loop)
 {
     return loop == NULL ? al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0)
-                        : al_stack_capture(st, &loop->stacks, loop->base,
+                        : al_stack_capture(st, &loop->debug.stacks, loop->debug.base,
                                            AL_STACK_WHOLE, 0); /* escapes */
 }
 
 PyObject *
 al_debug_capture_handle(al_loop *loop)
 {
-    return al_stack_capture(loop->st, &loop->stacks, loop->base,
-                            HANDLE_FRAMES - loop->frames_above,
+    return al_stack_capture(loop->st, &loop->debug.stacks, loop->debug.base,
+                            HANDLE_FRAMES - loop->debug.frames_above,
                             hidden_frames(loop)); /* escapes */
 }
 
@@ -301,19 +302,21 @@ al_debug_handle_of(al_loop *loop, const al_slot *slot, PyObject *note)
 PyObject *
 al_debug_current_handle(al_loop *loop)
 {
-    if (loop->current_handle != NULL) {
-        return Py_NewRef(loop->current_handle);
+    if (loop->debug.current_handle != NULL) {
+        return Py_NewRef(loop->debug.current_handle);
     }
-    const al_slot *slot = loop->running;
+    const al_slot *slot = loop->debug.running;
     if (slot == NULL) {
         Py_RETURN_NONE;
     }
     if (al_handle_is_run_by(slot->run)) {
         return Py_NewRef(slot->self);
     }
-    PyObject *handle = al_debug_handle_of(loop, slot, loop->running_note); /* escapes */
-    if (handle != NULL && loop->current_handle == NULL && loop->running == slot) {
-        loop->current_handle = Py_NewRef(handle);
+    PyObject *handle =
+        al_debug_handle_of(loop, slot, loop->debug.running_note); /* escapes */
+    if (handle != NULL && loop->debug.current_handle == NULL &&
+        loop->debug.running == slot) {
+        loop->debug.current_handle = Py_NewRef(handle);
     }
     return handle;
 }
@@ -325,11 +328,12 @@ al_debug_current_handle(al_loop *loop)
 static inline PyObject *
 bare_stack(const al_loop *loop, PyThreadState *tstate)
 {
-    const al_stack_base *base = loop->base;
-    const al_slot *slot = loop->running;
+    const al_stack_base *base = loop->debug.base;
+    const al_slot *slot = loop->debug.running;
     if (base == NULL || slot == NULL || tstate != loop->tstate ||
         al_stack_top(tstate) != base->frame ||
-        base->bare_limit != HANDLE_FRAMES - LOOP_FRAMES || loop->frames_above != 0 ||
+        base->bare_limit != HANDLE_FRAMES - LOOP_FRAMES ||
+        loop->debug.frames_above != 0 ||
         (slot->run != loop->st->task_step && slot->run != loop->st->task_wakeup)) {
         return NULL;
     }
@@ -348,7 +352,7 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
         Py_XDECREF(extra);
         return -1;
     }
-    if ((loop->debug & AL_DEBUG_WAKEUPS) != 0) {
+    if ((loop->debug.switches & AL_DEBUG_WAKEUPS) != 0) {
         note = Py_XNewRef(bare_stack(loop, tstate));
         if (note == NULL && (note = al_debug_capture_handle(loop)) == NULL) {
             PyErr_Clear(); /* MemoryError: the slot is worth more than its note. */
@@ -557,11 +561,12 @@ run_by_own_time(al_loop *loop, const al_slot *slot)
     if (al_sched_time(loop, &after) < 0) { /* escapes */
         return -1;
     }
-    double limit = PyFloat_AsDouble(loop->slow_callback_duration); /* escapes */
+    double limit = PyFloat_AsDouble(loop->debug.slow_callback_duration); /* escapes */
     if (limit == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    if ((loop->debug & AL_DEBUG_SLOW_CALLBACKS) == 0 || !(after - before >= limit)) {
+    if ((loop->debug.switches & AL_DEBUG_SLOW_CALLBACKS) == 0 ||
+        !(after - before >= limit)) {
         return 0;
     }
     return log_slow(loop, after - before); /* escapes */
@@ -575,17 +580,18 @@ run_timed(al_loop *loop, const al_slot *slot)
     if (AL_UNLIKELY(status < 0)) {
         return status;
     }
-    int64_t limit = loop->slow_limit; /* It may be new, and slot_began 0. */
+    int64_t limit = loop->debug.slow_limit; /* It may be new, and slot_began 0. */
     int64_t now = read_clock(limit);
     if (AL_UNLIKELY(now - began + clock_step(limit) >= limit)) {
         now = al_poll_clock();
-        if (now - began >= limit && (loop->debug & AL_DEBUG_SLOW_CALLBACKS) != 0) {
-            loop->slow_reported += now - began;
+        if (now - began >= limit &&
+            (loop->debug.switches & AL_DEBUG_SLOW_CALLBACKS) != 0) {
+            loop->debug.slow_reported += now - began;
             status = log_slow(loop, (double)(now - began) / 1e9); /* escapes */
             now = al_poll_clock();
         }
     }
-    loop->slot_began = now;
+    loop->debug.slot_began = now;
     return status;
 }
 
@@ -593,15 +599,15 @@ run_timed(al_loop *loop, const al_slot *slot)
 inline int
 al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 {
-    loop->running = slot;
-    loop->running_note = note;
+    loop->debug.running = slot;
+    loop->debug.running_note = note;
     int status = AL_UNLIKELY(loop->overrides.time)
                      ? run_by_own_time(loop, slot)
                      : run_timed(loop, slot); /* escapes */
-    loop->running = NULL;
-    loop->running_note = NULL;
-    if (AL_UNLIKELY(loop->current_handle != NULL)) {
-        Py_CLEAR(loop->current_handle); /* escapes */
+    loop->debug.running = NULL;
+    loop->debug.running_note = NULL;
+    if (AL_UNLIKELY(loop->debug.current_handle != NULL)) {
+        Py_CLEAR(loop->debug.current_handle); /* escapes */
     }
     return status;
 }
@@ -609,13 +615,16 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 int
 al_debug_iteration_ended(al_loop *loop, size_t count, int64_t began)
 {
-    if ((loop->debug & AL_DEBUG_SLOW_ITERATIONS) == 0 || loop->overrides.time) {
+    if ((loop->debug.switches & AL_DEBUG_SLOW_ITERATIONS) == 0 ||
+        loop->overrides.time) {
         return 0;
     }
-    int64_t limit = loop->slow_limit > NEVER_SLOW ? loop->slow_limit : NEVER_SLOW;
-    int64_t end = loop->slot_began != 0 ? loop->slot_began : al_poll_clock();
+    int64_t limit =
+        loop->debug.slow_limit > NEVER_SLOW ? loop->debug.slow_limit : NEVER_SLOW;
+    int64_t end =
+        loop->debug.slot_began != 0 ? loop->debug.slot_began : al_poll_clock();
     int64_t took = end - began;
-    if (AL_LIKELY(took - loop->slow_reported < limit)) {
+    if (AL_LIKELY(took - loop->debug.slow_reported < limit)) {
         return 0;
     }
     al_sched_settle(loop);
@@ -634,7 +643,8 @@ int
 al_debug_polled(al_loop *loop, int64_t timeout, int64_t took)
 {
     int64_t late = al_poll_gil_wait(loop->poll);
-    int64_t limit = loop->slow_limit > NEVER_SLOW ? loop->slow_limit : NEVER_SLOW;
+    int64_t limit =
+        loop->debug.slow_limit > NEVER_SLOW ? loop->debug.slow_limit : NEVER_SLOW;
     if (timeout >= 0 && took - timeout > late) {
         late = took - timeout;
     }

@@ -1,8 +1,8 @@
 /* debug.h: what debug mode adds to the loop.
  *
- * loop->debug holds the switches below; loop.set_debug(True) turns all of them on.
- * They may change at any moment, from any thread and inside any callback, so whoever
- * acts on one reads it once.
+ * loop->debug.switches holds all of it, first the switches below; loop.set_debug(True) turns all
+ * of these on.  They may change at any moment, from any thread and inside any callback,
+ * so whoever acts on one reads it once.
  *
  * Debug mode changes no route: bare slots stay bare.  What asyncio keeps in the Handle
  * of each callback is found or made when somebody asks: the stack of a slot's origin is
@@ -12,6 +12,7 @@
 
 #include "base/ring.h"
 #include "base/state.h"
+#include "core/stack.h"
 
 struct al_loop;
 
@@ -24,9 +25,24 @@ enum {
     AL_DEBUG_THREADS = 32,
     AL_DEBUG_CALLBACKS = 64, /* coroutines and non-callables are refused */
     AL_DEBUG_FDS = 128,      /* blocking sockets are refused; loop._debug */
-    AL_DEBUG_ORIGINS = 256,  /* loop->origin_depth is not 0 */
+    AL_DEBUG_ORIGINS = 256,  /* `origin_depth` is not 0 */
     AL_DEBUG_ALL = 511,
 };
+
+typedef struct {
+    unsigned switches;      /* AL_DEBUG_*, 0 outside debug mode */
+    int origin_depth;       /* of the stacks that coroutines remember */
+    al_stack_table *stacks; /* interned stacks, NULL: none yet */
+    al_stack_base *base;    /* of the running loop, NULL when it does not run */
+    int frames_above;       /* see al_debug_capture_handle */
+    PyObject *slow_callback_duration;
+    int64_t slow_limit;       /* the same in ns */
+    int64_t slot_began;       /* ns: the slot that runs or comes next; 0: unknown */
+    int64_t slow_reported;    /* ns of this iteration in slots reported as slow */
+    const al_slot *running;   /* the slot being run, or NULL */
+    PyObject *running_note;   /* its note, borrowed */
+    PyObject *current_handle; /* made for the slot being run, or set, or NULL */
+} al_debug;
 
 /* --- switches ---------------------------------------------------------------------- */
 
@@ -50,7 +66,7 @@ PyObject *al_debug_capture(al_state *st, struct al_loop *loop);
 
 /* The same for a handle: asyncio keeps the innermost ten frames, of which it deletes its
  * own two.  Its other functions that are C here take a place each: run_forever,
- * _run_once and Handle._run, what al_debug_describe tells, and loop->frames_above, the
+ * _run_once and Handle._run, what al_debug_describe tells, and loop->debug.frames_above, the
  * functions between Python code and the handle that are more than call_soon's (call_later
  * and create_task, one each; add_reader has one less). */
 PyObject *al_debug_capture_handle(struct al_loop *loop);
@@ -93,7 +109,7 @@ PyObject *al_debug_handle_of(struct al_loop *loop, const al_slot *slot, PyObject
 typedef int (*al_describe_fn)(struct al_loop *loop, const al_slot *slot,
                               PyObject **callback, PyObject **args, PyObject **context);
 
-/* What a method of a socket transport adds to loop->frames_above when it schedules. */
+/* What a method of a socket transport adds to loop->debug.frames_above when it schedules. */
 #if PY_VERSION_HEX >= 0x030F0000
 enum { AL_DEBUG_METHOD_FRAMES = 2 }; /* itself and _call_soon */
 #else

@@ -177,7 +177,7 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
             goto error;
         }
     }
-    if (AL_UNLIKELY(loop->debug & AL_DEBUG_TRACEBACKS)) {
+    if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_TRACEBACKS)) {
         self->source_traceback = al_debug_capture_handle(loop); /* escapes */
         if (self->source_traceback == NULL) {
             goto error;
@@ -325,7 +325,7 @@ al_handle_cancel(al_handle *self)
         return 0;
     }
     self->cancelled = true;
-    int debug = loop != NULL ? (loop->debug & AL_DEBUG_TRACEBACKS) != 0
+    int debug = loop != NULL ? (loop->debug.switches & AL_DEBUG_TRACEBACKS) != 0
                              : al_debug_of_loop(st, self->loop);
     if (debug < 0) {
         return -1;

@@ -70,7 +70,7 @@ al_report_handle(al_loop *loop, al_handle *handle)
     if (args != NULL) {
         PyObject *kwargs = NULL;
 #if PY_VERSION_HEX >= 0x030D0000
-        if (loop->debug) {
+        if (loop->debug.switches) {
             kwargs = Py_BuildValue("{s:O}", "debug", Py_True);
         }
 #endif
@@ -124,8 +124,8 @@ al_report_method(al_loop *loop, PyObject *target, PyObject *name, PyObject *arg)
         al_except_leave(&block);
         return status;
     }
-    if (loop->running != NULL) { /* Asked for where the slot was, not here. */
-        Py_XSETREF(handle->source_traceback, Py_XNewRef(loop->running_note));
+    if (loop->debug.running != NULL) { /* Asked for where the slot was, not here. */
+        Py_XSETREF(handle->source_traceback, Py_XNewRef(loop->debug.running_note));
     }
     al_err_put_steal(Py_XNewRef(block.exc));
     al_except_leave(&block);

@@ -130,25 +130,26 @@ poll_selector(al_loop *loop, int64_t timeout)
         return -1;
     }
     loop->must_poll = false;
-    int64_t began =
-        AL_UNLIKELY(loop->debug & AL_DEBUG_SLOW_SELECTOR) ? al_poll_clock() : 0;
+    int64_t began = AL_UNLIKELY(loop->debug.switches & AL_DEBUG_SLOW_SELECTOR)
+                        ? al_poll_clock()
+                        : 0;
     loop->wake.blocked = timeout != 0;
     loop->polling = true;
     int status = al_poll_wait(loop->poll, timeout);
     loop->polling = false;
     loop->wake.blocked = false;
-    loop->polled_at = loop->checked_at = loop->slot_began = al_poll_clock();
+    loop->polled_at = loop->checked_at = loop->debug.slot_began = al_poll_clock();
     loop->until_check = loop->stride = 1;
     if (AL_UNLIKELY(began != 0) && status == 0) {
         status = al_debug_polled(loop, timeout, loop->polled_at - began); /* escapes */
     }
     if (status == 0 && loop->wake.readable) {
         status = al_wake_drain(loop); /* escapes */
-        loop->slot_began = 0;
+        loop->debug.slot_began = 0;
     }
     if (status == 0 && timeout != 0) {
         status = PyErr_CheckSignals(); /* escapes; KeyboardInterrupt comes from here */
-        loop->slot_began = 0;          /* A signal handler's time is no callback's. */
+        loop->debug.slot_began = 0;    /* A signal handler's time is no callback's. */
     }
     return status;
 }
@@ -298,7 +299,7 @@ run_ready_debug(al_loop *loop, size_t todo)
     int status = 0;
     size_t ran = 0;
     int64_t began = al_sched_slot_begins(loop);
-    loop->slow_reported = 0;
+    loop->debug.slow_reported = 0;
     while (todo-- > 0 && al_ring_len(&loop->ready) > 0 && status == 0) {
         PyObject *note = al_ring_take_note(&loop->ready);
         al_slot slot = al_ring_pop(&loop->ready);
@@ -342,7 +343,7 @@ run_ready(al_loop *loop)
     bool nested = loop->in_slot;
     loop->in_slot = true;
     for (; todo > 0 && al_ring_len(&loop->ready) > 0; todo--) {
-        if (AL_UNLIKELY(loop->debug)) {
+        if (AL_UNLIKELY(loop->debug.switches)) {
             status = run_ready_debug(loop, todo); /* escapes */
             break;
         }
@@ -425,7 +426,7 @@ al_sched_select(al_loop *loop, int64_t timeout)
         al_sched_time(loop, &now) < 0) {                                  /* escapes */
         return -1;
     }
-    int64_t began = loop->slot_began;
+    int64_t began = loop->debug.slot_began;
     int64_t limit = wait_limit(loop, now); /* escapes */
     if (limit < 0 || (timeout >= 0 && timeout < limit)) {
         limit = timeout;
@@ -434,7 +435,7 @@ al_sched_select(al_loop *loop, int64_t timeout)
         al_sched_time(loop, &now) < 0) {
         return -1;
     }
-    loop->slot_began = loop->in_slot ? began : 0;
+    loop->debug.slot_began = loop->in_slot ? began : 0;
     loop->until_check =
         0; /* An iteration of ours, if one follows, looks at the clock. */
     return al_timers_collect(loop, loop->overrides.time ? now + CLOCK_RESOLUTION : now);
@@ -444,24 +445,24 @@ int
 al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     /* Python code called us, perhaps out of a slot. */
-    const al_slot *outer = loop->running;
-    PyObject *outer_note = loop->running_note;
-    int64_t outer_began = loop->slot_began;
+    const al_slot *outer = loop->debug.running;
+    PyObject *outer_note = loop->debug.running_note;
+    int64_t outer_began = loop->debug.slot_began;
     bool nested = loop->in_slot;
     al_sched_settle(loop);
     loop->in_slot = true;
-    loop->slot_began = 0;
-    int status =
-        loop->debug ? al_debug_run(loop, slot, note)
-                    : slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
-    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) {    /* escapes */
+    loop->debug.slot_began = 0;
+    int status = loop->debug.switches ? al_debug_run(loop, slot, note)
+                                      : slot->run(loop, slot->self, slot->arg,
+                                                  slot->extra);         /* escapes */
+    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
         status = -1;
     }
     al_sched_settle(loop);
     loop->in_slot = nested;
-    loop->running = outer;
-    loop->running_note = outer_note;
-    loop->slot_began = nested ? outer_began : 0;
+    loop->debug.running = outer;
+    loop->debug.running_note = outer_note;
+    loop->debug.slot_began = nested ? outer_began : 0;
     return status;
 }
 
@@ -475,7 +476,7 @@ al_sched_run(al_loop *loop)
     al_stack_base base;
     al_stack_enter(loop->st, &base);
     /* cppcheck-suppress autoVariables ; taken back before it dies */
-    loop->base = &base;
+    loop->debug.base = &base;
     loop->tstate = PyThreadState_Get();
     al_sched_must_poll(loop);
     do {
@@ -487,7 +488,7 @@ al_sched_run(al_loop *loop)
                                                       : run_once_by_name(loop);
     } while (status == 0 && !loop->stopping);
     al_sched_settle(loop);
-    loop->base = NULL;
+    loop->debug.base = NULL;
     loop->tstate = NULL;
     al_stack_leave(&base); /* escapes */
     return status;

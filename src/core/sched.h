@@ -64,19 +64,7 @@ typedef struct al_loop {
 
     al_overrides overrides;
 
-    /* Debug mode: see debug.h. */
-    unsigned debug;         /* switches AL_DEBUG_*, 0 outside debug mode */
-    int origin_depth;       /* of the stacks that coroutines remember */
-    al_stack_table *stacks; /* interned stacks, NULL: none yet */
-    al_stack_base *base;    /* of the running loop, NULL when it does not run */
-    int frames_above;       /* see al_debug_capture_handle */
-    PyObject *slow_callback_duration;
-    int64_t slow_limit;       /* the same in ns */
-    int64_t slot_began;       /* ns: the slot that runs or comes next; 0: unknown */
-    int64_t slow_reported;    /* ns of this iteration in slots reported as slow */
-    const al_slot *running;   /* the slot being run, or NULL */
-    PyObject *running_note;   /* its note, borrowed */
-    PyObject *current_handle; /* made for the slot being run, or set, or NULL */
+    al_debug debug;
 
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */
@@ -116,7 +104,7 @@ static inline int
 al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                     PyObject *extra)
 {
-    if (AL_UNLIKELY(loop->debug) && !al_handle_is_run_by(run)) {
+    if (AL_UNLIKELY(loop->debug.switches) && !al_handle_is_run_by(run)) {
         /* A handle has a stack of its own, and was checked when it was made. */
         return al_debug_push_steal(loop, run, self, arg, extra);
     }
@@ -153,10 +141,10 @@ al_sched_must_poll(al_loop *loop)
 static inline int64_t
 al_sched_slot_begins(al_loop *loop)
 {
-    if (AL_UNLIKELY(loop->slot_began == 0)) {
-        loop->slot_began = al_poll_clock();
+    if (AL_UNLIKELY(loop->debug.slot_began == 0)) {
+        loop->debug.slot_began = al_poll_clock();
     }
-    return loop->slot_began;
+    return loop->debug.slot_began;
 }
 
 /* The clock of loop.time(), in seconds. */

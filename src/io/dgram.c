@@ -421,7 +421,7 @@ receive(al_dgram *self, char *arena)
     al_loop *loop = self->base.loop;
     al_datagram datagrams[AL_ARENA_PIECES];
     /* Debug mode times each datagram by itself; only IP limits them to 64 KiB. */
-    bool one = loop->debug || self->family == AF_UNIX;
+    bool one = loop->debug.switches || self->family == AF_UNIX;
     int count = one ? 1 : AL_ARENA_PIECES;
     size_t room = one ? MESSAGE_MAX : AL_ARENA_PIECE;
     for (int i = 0; i < count; i++) {
@@ -864,7 +864,7 @@ PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
 static int
 log_debug(al_dgram *self, const char *text)
 {
-    if (!self->base.loop->debug) {
+    if (!self->base.loop->debug.switches) {
         return 0;
     }
     PyObject *logger = PyObject_GetAttr(self->base.loop->st->base_events,

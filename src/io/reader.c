@@ -839,7 +839,7 @@ plain_loop(al_state *st, PyObject *dict, al_read_method method)
         return NULL;
     }
     al_loop *loop = (al_loop *)found;
-    bool plain = loop->debug == 0 && !loop->overrides.create_future &&
+    bool plain = loop->debug.switches == 0 && !loop->overrides.create_future &&
                  streams_intact(st) && instance_intact(dict, (int)method + 1);
     return plain ? loop : NULL;
 }
@@ -1179,7 +1179,7 @@ al_reader_adopt(al_loop *loop, PyObject *protocol)
 {
     al_state *st = loop->st;
     PyObject *waiter = NULL, *reader = NULL;
-    if (loop->debug == 0) {
+    if (loop->debug.switches == 0) {
         reader = al_reader_find(st, protocol, &waiter);
     }
     if (reader != NULL && Py_IS_TYPE(reader, (PyTypeObject *)st->StreamReader) &&

@@ -34,7 +34,7 @@ creation_failed(al_listener *self, al_stream *stream, PyObject *protocol)
     al_except block;
     al_except_enter(&block);
     int status = 0;
-    if (self->loop->debug) {
+    if (self->loop->debug.switches) {
         status = al_report_context(
             self->loop->st, (PyObject *)self->loop,
             PyUnicode_FromString("Error on transport creation for incoming connection"),
@@ -85,7 +85,7 @@ done:
         status = PyErr_Occurred() ? creation_failed(self, stream, protocol) : 0;
     }
     else if (AL_LIKELY(al_loop_direct(loop) &&
-                       (loop->debug & AL_DEBUG_SLOW_CALLBACKS) == 0)) {
+                       (loop->debug.switches & AL_DEBUG_SLOW_CALLBACKS) == 0)) {
         status = al_stream_begin(loop, stream, NULL, &made_context); /* escapes */
     }
     else {
@@ -320,7 +320,8 @@ Listener_accept(al_listener *self, PyObject *Py_UNUSED(ignored))
             }
             break;
         }
-        if (self->loop->debug && log_accepted(self, fd, &peer) < 0) { /* escapes */
+        if (self->loop->debug.switches &&
+            log_accepted(self, fd, &peer) < 0) { /* escapes */
             al_sock_close(fd);
             return NULL;
         }

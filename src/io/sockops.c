@@ -772,7 +772,7 @@ start(al_sockop *op, PyObject **result)
     if (op->base.subject == NULL) {
         return 0;
     }
-    if ((op->base.loop->debug & AL_DEBUG_FDS) && !non_blocking(op)) {
+    if ((op->base.loop->debug.switches & AL_DEBUG_FDS) && !non_blocking(op)) {
         PyErr_SetString(PyExc_ValueError, "the socket must be non-blocking");
         return -1;
     }

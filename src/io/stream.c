@@ -350,10 +350,10 @@ queue_lost(al_stream *self, PyObject *exc)
         if (context == NULL && al_context_capture(&context) < 0) {
             return -1;
         }
-        loop->frames_above += AL_DEBUG_METHOD_FRAMES; /* asyncio's close() */
+        loop->debug.frames_above += AL_DEBUG_METHOD_FRAMES; /* asyncio's close() */
         int status = al_sched_push_steal(loop, stream_lost, Py_NewRef((PyObject *)self),
                                          Py_XNewRef(exc), context);
-        loop->frames_above -= AL_DEBUG_METHOD_FRAMES;
+        loop->debug.frames_above -= AL_DEBUG_METHOD_FRAMES;
         return status;
     }
     PyObject *callback =
@@ -422,7 +422,7 @@ al_stream_fatal_error(al_stream *self, PyObject *exc, PyObject *message)
     al_state *st = loop->st;
     Py_INCREF(loop);
     if (PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError)) {
-        if (loop->debug) {
+        if (loop->debug.switches) {
             const char *text = PyUnicode_AsUTF8(message);
             status = text == NULL ? -1 : al_stream_log(st, "%r: %s", self, text, exc);
         }
@@ -469,7 +469,7 @@ static int
 received_eof(al_stream *self)
 {
     bool keep_open;
-    if (self->loop->debug &&
+    if (self->loop->debug.switches &&
         al_stream_log(self->loop->st, "%r received EOF", self, NULL, NULL) < 0) {
         return -1;
     }

@@ -93,7 +93,7 @@ schedule_soon(al_loop *self, const al_signature *signature, PyObject *const *arg
     if (check_closed(self) < 0) {
         return NULL;
     }
-    if (AL_UNLIKELY(self->debug) &&
+    if (AL_UNLIKELY(self->debug.switches) &&
         check_debug(self, values[0], signature->function + sizeof("BaseEventLoop.") - 1,
                     !threadsafe) < 0) {
         return NULL;
@@ -223,7 +223,8 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     if (check_closed(self) < 0) {
         goto done;
     }
-    if (AL_UNLIKELY(self->debug) && check_debug(self, values[1], "call_at", true) < 0) {
+    if (AL_UNLIKELY(self->debug.switches) &&
+        check_debug(self, values[1], "call_at", true) < 0) {
         goto done;
     }
     if (check_context(values[2]) < 0) {
@@ -233,10 +234,10 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
         /* An absolute deadline in the past need not see the heap either. */
         now = self->overrides.time ? -Py_HUGE_VAL : al_sched_now();
     }
-    self->frames_above += relative;
+    self->debug.frames_above += relative;
     result =
         push_timer(self, when, when_object, now, values[1], args, nargs, values[2]);
-    self->frames_above -= relative;
+    self->debug.frames_above -= relative;
 
 done:
     Py_XDECREF(when_object);
@@ -453,10 +454,10 @@ EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
             return NULL;
         }
     }
-    self->frames_above++;
+    self->debug.frames_above++;
     PyObject *task =
         al_task_new(self, values[0], values[1], values[2], eager_start); /* escapes */
-    self->frames_above--;
+    self->debug.frames_above--;
     return task;
 }
 
@@ -586,10 +587,10 @@ add_watch(al_loop *self, const al_signature *signature, int event,
         check_closed(self) < 0 || check_context(values[2]) < 0) {
         return NULL;
     }
-    self->frames_above--;
+    self->debug.frames_above--;
     al_handle *handle = al_handle_new(self, self->st->Handle_type, values[1],
                                       args + rest, nargs - rest, values[2]);
-    self->frames_above++;
+    self->debug.frames_above++;
     if (handle == NULL) {
         return NULL;
     }

@@ -77,8 +77,8 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->spare_context);
     Py_VISIT(self->idle_context);
-    Py_VISIT(self->slow_callback_duration);
-    Py_VISIT(self->current_handle);
+    Py_VISIT(self->debug.slow_callback_duration);
+    Py_VISIT(self->debug.current_handle);
     Py_VISIT(self->task_factory);
     for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
         const al_slot *slot = al_ring_at(&self->ready, i);
@@ -100,7 +100,7 @@ static int
 loop_clear(al_loop *self)
 {
     Py_CLEAR(self->spare_context);
-    Py_CLEAR(self->current_handle);
+    Py_CLEAR(self->debug.current_handle);
     Py_CLEAR(self->task_factory);
     if (self->ready.slots != NULL) {
         al_ring_clear(&self->ready);
@@ -119,7 +119,7 @@ loop_dealloc(al_loop *self)
     PyObject_GC_UnTrack(self);
     (void)loop_clear(self); /* escapes */
     release_selector(self);
-    Py_CLEAR(self->slow_callback_duration);
+    Py_CLEAR(self->debug.slow_callback_duration);
     if (self->ready.slots != NULL) {
         al_ring_free(&self->ready);
     }
@@ -233,7 +233,7 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
     }
     Py_DECREF(result);
     int status = al_signal_enter(self);
-    if (status == 0 && self->origin_depth > 0) {
+    if (status == 0 && self->debug.origin_depth > 0) {
         /* asyncio's set-up looks at _debug, which is only one of the switches. */
         status = track_origins(self); /* escapes */
     }
@@ -296,7 +296,7 @@ PyDoc_STRVAR(get_debug_doc, "get_debug($self, /)\n--\n\n"
 static PyObject *
 EventLoop_get_debug(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->debug != 0);
+    return PyBool_FromLong(self->debug.switches != 0);
 }
 
 /* All switches on or off, as set_debug(). */
@@ -328,10 +328,10 @@ follow_origin_depth(al_loop *self)
         PyObject *method =
             PyObject_GetAttrString((PyObject *)self, "_set_coroutine_origin_tracking");
         PyObject *handle =
-            method == NULL
-                ? NULL
-                : PyObject_CallMethod((PyObject *)self, "call_soon_threadsafe", "Oi",
-                                      method, self->origin_depth != 0); /* escapes */
+            method == NULL ? NULL
+                           : PyObject_CallMethod(
+                                 (PyObject *)self, "call_soon_threadsafe", "Oi", method,
+                                 self->debug.origin_depth != 0); /* escapes */
         Py_XDECREF(method);
         if (handle == NULL) {
             return NULL;
@@ -370,7 +370,7 @@ EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
 static PyObject *
 EventLoop__get_debug_switches(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("Ii", self->debug, self->origin_depth);
+    return Py_BuildValue("Ii", self->debug.switches, self->debug.origin_depth);
 }
 
 static PyObject *
@@ -456,7 +456,7 @@ set_bool(PyObject *value, bool *target)
 static PyObject *
 get_debug(al_loop *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong((self->debug & AL_DEBUG_FDS) != 0);
+    return PyBool_FromLong((self->debug.switches & AL_DEBUG_FDS) != 0);
 }
 
 static int
@@ -519,7 +519,7 @@ set_thread_id(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 get_slow_callback_duration(al_loop *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(self->slow_callback_duration);
+    return Py_NewRef(self->debug.slow_callback_duration);
 }
 
 static int
@@ -540,7 +540,7 @@ get_current_handle(al_loop *self, void *Py_UNUSED(closure))
 static int
 set_current_handle(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
-    Py_XSETREF(self->current_handle,
+    Py_XSETREF(self->debug.current_handle,
                value == NULL || value == Py_None ? NULL : Py_NewRef(value));
     return 0;
 }

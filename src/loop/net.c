@@ -139,10 +139,10 @@ EventLoop__make_socket_transport(al_loop *self, PyObject *const *args, Py_ssize_
     }
 #endif
     /* asyncio's method and its transport's __init__. */
-    self->frames_above += 1 + AL_DEBUG_METHOD_FRAMES;
+    self->debug.frames_above += 1 + AL_DEBUG_METHOD_FRAMES;
     PyObject *transport = al_stream_new(self, values[0], fd, values[1], values[2],
                                         values[3], values[4], values[5]); /* escapes */
-    self->frames_above -= 1 + AL_DEBUG_METHOD_FRAMES;
+    self->debug.frames_above -= 1 + AL_DEBUG_METHOD_FRAMES;
     return transport;
 }
 

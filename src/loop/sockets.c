@@ -579,7 +579,8 @@ EventLoop_getaddrinfo(FAST_ARGS)
         return NULL;
     }
     /* Debug mode logs how long the resolver takes. */
-    if (!self->debug && !self->closed && read_hint(values[2], 256, &what.family) &&
+    if (!self->debug.switches && !self->closed &&
+        read_hint(values[2], 256, &what.family) &&
         read_hint(values[3], 256, &what.type) &&
         read_hint(values[4], 65536, &what.proto) &&
         read_hint(values[5], 65536, &what.flags) && (what.flags & ~QUIET_FLAGS) == 0 &&
@@ -629,10 +630,10 @@ EventLoop__make_datagram_transport(FAST_ARGS)
         return inherited(self, "_make_datagram_transport", args, nargs, kwnames);
     }
     /* asyncio's method and its transport's __init__. */
-    self->frames_above += 1 + AL_DEBUG_METHOD_FRAMES;
+    self->debug.frames_above += 1 + AL_DEBUG_METHOD_FRAMES;
     PyObject *transport =
         al_dgram_new(self, values[0], values[1], values[2], values[3], values[4]);
-    self->frames_above -= 1 + AL_DEBUG_METHOD_FRAMES;
+    self->debug.frames_above -= 1 + AL_DEBUG_METHOD_FRAMES;
     return transport;
 }
 
@@ -660,10 +661,10 @@ EventLoop__make_read_pipe_transport(FAST_ARGS)
         0) {
         return NULL;
     }
-    self->frames_above += 2; /* asyncio's method and its transport's __init__ */
+    self->debug.frames_above += 2; /* asyncio's method and its transport's __init__ */
     PyObject *transport =
         al_pipe_new_reader(self, values[0], values[1], values[2], values[3]);
-    self->frames_above -= 2;
+    self->debug.frames_above -= 2;
     return transport;
 }
 
@@ -675,10 +676,10 @@ EventLoop__make_write_pipe_transport(FAST_ARGS)
         0) {
         return NULL;
     }
-    self->frames_above += 2; /* asyncio's method and its transport's __init__ */
+    self->debug.frames_above += 2; /* asyncio's method and its transport's __init__ */
     PyObject *transport =
         al_pipe_new_writer(self, values[0], values[1], values[2], values[3]);
-    self->frames_above -= 2;
+    self->debug.frames_above -= 2;
     return transport;
 }
 
