@@ -1,6 +1,6 @@
 /* debug.h: what debug mode adds to the loop.
  *
- * loop->debug.switches holds all of it, first the switches below; loop.set_debug(True) turns all
+ * loop->debug holds all of it, first the switches below; loop.set_debug(True) turns all
  * of these on.  They may change at any moment, from any thread and inside any callback,
  * so whoever acts on one reads it once.
  *
@@ -66,7 +66,7 @@ PyObject *al_debug_capture(al_state *st, struct al_loop *loop);
 
 /* The same for a handle: asyncio keeps the innermost ten frames, of which it deletes its
  * own two.  Its other functions that are C here take a place each: run_forever,
- * _run_once and Handle._run, what al_debug_describe tells, and loop->debug.frames_above, the
+ * _run_once and Handle._run, what al_debug_describe tells, and `frames_above`, the
  * functions between Python code and the handle that are more than call_soon's (call_later
  * and create_task, one each; add_reader has one less). */
 PyObject *al_debug_capture_handle(struct al_loop *loop);
@@ -109,7 +109,7 @@ PyObject *al_debug_handle_of(struct al_loop *loop, const al_slot *slot, PyObject
 typedef int (*al_describe_fn)(struct al_loop *loop, const al_slot *slot,
                               PyObject **callback, PyObject **args, PyObject **context);
 
-/* What a method of a socket transport adds to loop->debug.frames_above when it schedules. */
+/* What a method of a socket transport adds to `frames_above` when it schedules. */
 #if PY_VERSION_HEX >= 0x030F0000
 enum { AL_DEBUG_METHOD_FRAMES = 2 }; /* itself and _call_soon */
 #else

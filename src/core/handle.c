@@ -29,7 +29,7 @@ handle_alloc(al_state *st, PyTypeObject *type)
         _Py_NewReference((PyObject *)handle);
         /* handle_clear left every object field NULL. */
         handle->unused = NULL;
-        handle->one_arg = handle->cancelled = false;
+        handle->one_arg = handle->cancelled = handle->text_kept = false;
         handle->scheduled = handle->foreign = false;
         return handle;
     }
@@ -298,6 +298,111 @@ al_handle_run_foreign(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
     return result == NULL ? -1 : 0;
 }
 
+/* --- the text of a cancelled handle ---------------------------------------------- */
+
+/* In debug mode a cancelled handle is shown as it was, though its callback and arguments
+ * are gone (asyncio keeps the text).  Most are never shown: where it needs nothing that
+ * could change or that somebody would miss, `repr`, `unused` and `unused_timer` hold the
+ * callback's name, its code (NULL: the text tells no place) and arguments until then. */
+
+static bool
+is_atom(PyObject *obj)
+{
+    return PyUnicode_CheckExact(obj) || PyLong_CheckExact(obj) || obj == Py_None ||
+           PyFloat_CheckExact(obj) || PyBool_Check(obj) || PyBytes_CheckExact(obj);
+}
+
+/* The arguments as a tuple if they are all atoms.  New reference, or NULL. */
+static PyObject *
+atoms_of(const al_handle *self)
+{
+    if (self->one_arg) {
+        return is_atom(self->args) ? PyTuple_Pack(1, self->args) : NULL;
+    }
+    for (Py_ssize_t i = 0; self->args != NULL && i < PyTuple_GET_SIZE(self->args);
+         i++) {
+        if (!is_atom(PyTuple_GET_ITEM(self->args, i))) {
+            return NULL;
+        }
+    }
+    return self->args == NULL ? PyTuple_New(0) : Py_NewRef(self->args);
+}
+
+/* Keeps what the text will be made of, if that is possible: 1, or 0; or -1 with
+ * MemoryError. */
+static int
+keep_text(al_handle *self, const al_state *st, const al_loop *loop)
+{
+    PyObject *callback = self->callback;
+    bool bound = callback != NULL && PyMethod_Check(callback);
+    if (bound) {
+        callback = PyMethod_GET_FUNCTION(callback);
+    }
+    if (loop == NULL || callback == NULL || !PyFunction_Check(callback) ||
+        !al_handle_check(st, (PyObject *)self) || self->repr != NULL) {
+        return 0;
+    }
+    const PyFunctionObject *function = (PyFunctionObject *)callback;
+    /* Whoever asks for asyncio's debug mode is shown the arguments. */
+    bool show = (loop->debug.switches & AL_DEBUG_FDS) != 0;
+    if (function->func_dict != NULL || /* It may say that it wraps another. */
+        PyUnicode_GET_LENGTH(function->func_qualname) == 0) {
+        return 0;
+    }
+    PyObject *args = show ? atoms_of(self) : NULL;
+    if (show && args == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    self->repr = Py_NewRef(function->func_qualname);
+    self->unused = bound ? NULL : Py_NewRef(function->func_code);
+    self->unused_timer = args;
+    self->text_kept = true;
+    return 1;
+}
+
+/* A function of that name, or a method if there is no code. */
+static PyObject *
+stand_in(PyObject *name, PyObject *code)
+{
+    PyObject *any =
+        code == NULL ? (PyObject *)PyCode_NewEmpty("", "", 0) : Py_NewRef(code);
+    PyObject *globals = any == NULL ? NULL : PyDict_New();
+    PyObject *function =
+        globals == NULL ? NULL : PyFunction_NewWithQualName(any, globals, name);
+    Py_XDECREF(globals);
+    Py_XDECREF(any);
+    if (function != NULL && code == NULL) {
+        Py_SETREF(function, PyMethod_New(function, Py_None));
+    }
+    return function;
+}
+
+/* Makes the text of what keep_text kept: asyncio's own __repr__ does, which is shown
+ * what stands in for the callback.  0 or -1. */
+static int
+make_text(al_handle *self)
+{
+    PyObject *callback = stand_in(self->repr, self->unused);
+    if (callback == NULL) {
+        return -1;
+    }
+    self->text_kept = false;
+    self->callback = callback;
+    self->args = self->unused_timer;
+    self->unused_timer = NULL;
+    Py_CLEAR(self->repr);
+    Py_CLEAR(self->unused);
+    PyObject *text = PyObject_Repr((PyObject *)self); /* escapes */
+    callback = self->callback;
+    PyObject *args = self->args;
+    self->callback = self->args = NULL;
+    self->one_arg = false;
+    Py_XDECREF(callback);
+    Py_XDECREF(args);
+    Py_XSETREF(self->repr, text);
+    return text == NULL ? -1 : 0;
+}
+
 /* --- cancelling ---------------------------------------------------------------- */
 
 /* Mirrors asyncio.events.Handle.cancel and TimerHandle.cancel. */
@@ -330,8 +435,11 @@ al_handle_cancel(al_handle *self)
     if (debug < 0) {
         return -1;
     }
-    if (debug) {
-        /* Keep a representation: the callback and its arguments are dropped. */
+    int kept = debug ? keep_text(self, st, loop) : 1;
+    if (kept < 0) {
+        return -1;
+    }
+    if (!kept) {
         PyObject *repr = PyObject_Repr((PyObject *)self); /* escapes */
         if (repr == NULL) {
             return -1;
@@ -494,6 +602,25 @@ handle_get_when(al_handle *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+handle_get_repr(al_handle *self, void *Py_UNUSED(closure))
+{
+    if (self->text_kept && make_text(self) < 0) { /* escapes */
+        return NULL;
+    }
+    return Py_NewRef(self->repr == NULL ? Py_None : self->repr);
+}
+
+static int
+handle_set_repr(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    PyObject *old = self->repr;
+    self->repr = Py_XNewRef(value);
+    self->text_kept = false;
+    Py_XDECREF(old); /* escapes */
+    return 0;
+}
+
+static PyObject *
 handle_get_source_traceback(al_handle *self, void *Py_UNUSED(closure))
 {
     return al_stack_read(PyType_GetModuleState(Py_TYPE(self)), &self->source_traceback);
@@ -511,7 +638,6 @@ handle_set_source_traceback(al_handle *self, PyObject *value, void *Py_UNUSED(cl
 static PyMemberDef handle_members[] = {
     {"_callback", T_OBJECT, offsetof(al_handle, callback), 0, NULL},
     {"_loop", T_OBJECT, offsetof(al_handle, loop), 0, NULL},
-    {"_repr", T_OBJECT, offsetof(al_handle, repr), 0, NULL},
     {"_cancelled", T_BOOL, offsetof(al_handle, cancelled), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -519,7 +645,6 @@ static PyMemberDef handle_members[] = {
 static PyMemberDef timer_members[] = {
     {"_callback", T_OBJECT, offsetof(al_handle, callback), 0, NULL},
     {"_loop", T_OBJECT, offsetof(al_handle, loop), 0, NULL},
-    {"_repr", T_OBJECT, offsetof(al_handle, repr), 0, NULL},
     {"_cancelled", T_BOOL, offsetof(al_handle, cancelled), 0, NULL},
     {"_scheduled", T_BOOL, offsetof(al_handle, scheduled), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -528,6 +653,7 @@ static PyMemberDef timer_members[] = {
 static PyGetSetDef handle_getsets[] = {
     {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
     {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
+    {"_repr", (getter)handle_get_repr, (setter)handle_set_repr, NULL, NULL},
     {"_source_traceback", (getter)handle_get_source_traceback,
      (setter)handle_set_source_traceback, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -536,6 +662,7 @@ static PyGetSetDef handle_getsets[] = {
 static PyGetSetDef timer_getsets[] = {
     {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
     {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
+    {"_repr", (getter)handle_get_repr, (setter)handle_set_repr, NULL, NULL},
     {"_source_traceback", (getter)handle_get_source_traceback,
      (setter)handle_set_source_traceback, NULL, NULL},
     {"_when", (getter)handle_get_when, (setter)handle_set_when, NULL, NULL},

@@ -24,21 +24,22 @@ typedef struct al_handle {
     PyObject *callback; /* NULL reads as None: cancelled */
     PyObject *context;  /* NULL: empty; made when somebody asks */
     PyObject *loop;
-    PyObject *repr;             /* NULL reads as None */
+    PyObject *repr;             /* NULL reads as None; see text_kept */
     PyObject *source_traceback; /* see stack.h */
-    PyObject *unused;
+    PyObject *unused; /* but see text_kept */
 #if PY_VERSION_HEX < 0x030C0000
     PyObject *weakrefs;
 #endif
     /* asyncio.TimerHandle's two words. */
     PyObject *when_object; /* what the caller gave when it was no float, or NULL */
-    PyObject *unused_timer;
+    PyObject *unused_timer; /* but see text_kept */
     /* Ours from here on. */
     double when; /* seconds on the loop's clock */
     bool one_arg;
     bool cancelled;
     bool scheduled; /* a timer in the heap or the due queue */
     bool foreign;   /* made by Python code, not by a loop's call_* method */
+    bool text_kept; /* `repr` will be made of what is there, see handle.c */
 } al_handle;
 
 /* What call_soon_threadsafe returns on 3.14+: cancel() and cancelled() of another thread

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 
 PROGRAMS = {}
 
@@ -97,6 +98,72 @@ def representations_of_handles(loop, tell):
         tell(later)
         tell(loop.call_at(5.0, callback, *args))
         tell(loop.call_soon_threadsafe(callback, *args))
+
+
+def renamed():
+    pass
+
+
+renamed.__qualname__ = "another name"
+
+
+def nameless():
+    pass
+
+
+nameless.__name__ = nameless.__qualname__ = ""
+
+
+@functools.wraps(nothing)
+def wrapping(*args):
+    pass
+
+
+@program
+def representations_of_cancelled_handles(loop, tell):
+    def inner(*args):
+        return thing
+
+    thing = Callable()
+    callbacks = [nothing, inner, lambda: thing, renamed, nameless, wrapping, Callable]
+    callbacks += [thing, thing.method, [].append, functools.partial(nothing, 1)]
+    for callback in callbacks:
+        for args in ((), (1,), ("x" * 100, 2.5, None, True, b"y"), ([],), (1, thing)):
+            handles = [
+                loop.call_soon(callback, *args),
+                loop.call_later(1000, callback, *args),
+                loop.call_soon_threadsafe(callback, *args),
+            ]
+            for handle in handles:
+                handle.cancel()
+            # What is shown is what was there when it was cancelled.
+            before, nothing.__qualname__ = nothing.__qualname__, "changed"
+            for handle in handles:
+                tell(handle, handle._repr, handle)
+                tell(handle._callback, handle._args)
+                handle._repr = "set"
+                tell(handle)
+            nothing.__qualname__ = before
+
+
+@program
+def a_cancelled_handle_keeps_nothing(loop, tell):
+    class Thing(Callable):
+        pass
+
+    for name in ("method", "__call__"):
+        thing = Thing()
+        alive = weakref.ref(thing)
+        for schedule in (loop.call_soon, functools.partial(loop.call_later, 1000)):
+            handle = schedule(getattr(thing, name), thing)
+            handle.cancel()
+            other = schedule(getattr(thing, name))
+            other.cancel()
+            third = schedule(lambda thing=thing: thing)
+            third.cancel()
+        del thing
+        gc.collect()
+        tell(alive(), other, third)
 
 
 @program
