@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import selectors
 import sys
 from asyncio import events, sslproto
-from asyncio.log import logger
 from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
 from . import _core
 from ._debug import DebugOptions
+from ._process import Exiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import NoReturn
 
     from _typeshed import FileDescriptorLike
@@ -101,41 +100,7 @@ class WakeupEnd:
 if sys.version_info < (3, 12):
     from asyncio import unix_events
 
-    def _can_use_pidfd() -> bool:
-        """Say whether the system has process descriptors and lets us use them."""
-        try:
-            os.close(os.pidfd_open(os.getpid()))
-        except (AttributeError, OSError):
-            return False
-        return True
-
-    class PidfdWatcher:
-        """Waits for a child through the loop's own selector: no thread, no signal."""
-
-        def __init__(self, loop: Loop) -> None:
-            self._loop = loop
-
-        def add_child_handler(self, pid: int, callback: Callable[[int], None]) -> None:
-            """Call ``callback(return code)`` in the loop when the child ends."""
-            pidfd = os.pidfd_open(pid)
-            self._loop._add_reader(pidfd, self._reap, pid, pidfd, callback)
-
-        def _reap(self, pid: int, pidfd: int, callback: Callable[[int], None]) -> None:
-            self._loop._remove_reader(pidfd)
-            os.close(pidfd)
-            try:
-                _, status = os.waitpid(pid, 0)
-            except ChildProcessError:
-                # Somebody else has reaped it.
-                returncode = 255
-                logger.warning(
-                    "child process pid %d exit status already read: "
-                    " will report returncode 255",
-                    pid,
-                )
-            else:
-                returncode = os.waitstatus_to_exitcode(status)
-            callback(returncode)
+    from ._process import PidfdWatcher, can_use_pidfd
 
 
 class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
@@ -236,20 +201,23 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
             if resume_reading:
                 transp.resume_reading()
 
+    def _child_watcher_callback(self, pid, returncode, transp):
+        super()._child_watcher_callback(pid, returncode, Exiting(transp))
+
     if sys.version_info < (3, 12):
         # Later versions watch children by process descriptors themselves. A watcher
         # that the program has chosen is used as it is.
 
         async def _make_subprocess_transport(self, protocol, *args, **kwargs):
             watcher = events.get_child_watcher()
-            if type(watcher) is asyncio.ThreadedChildWatcher and _can_use_pidfd():
+            if type(watcher) is asyncio.ThreadedChildWatcher and can_use_pidfd():
                 watcher = PidfdWatcher(self)
                 waiter = self.create_future()
                 transport = unix_events._UnixSubprocessTransport(
                     self, protocol, *args, waiter=waiter, **kwargs
                 )
                 watcher.add_child_handler(
-                    transport.get_pid(), transport._process_exited
+                    transport.get_pid(), Exiting(transport)._process_exited
                 )
                 try:
                     await waiter

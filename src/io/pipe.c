@@ -340,6 +340,27 @@ read_some(al_pipe *self)
     return at_eof(self); /* escapes */
 }
 
+/* Reads and hands over what a pipe holds now, be the loop about to look at it or not: its
+ * writer has ended. */
+static PyObject *
+Pipe__read_waiting(al_pipe *self, PyObject *Py_UNUSED(ignored))
+{
+    int left = self->base.loop != NULL && self->base.started && !self->keeps_messages
+                   ? al_sock_waiting(self->base.fd)
+                   : 0;
+    while (left > 0 && self->base.loop != NULL && !self->base.closing &&
+           !self->base.paused) {
+        self->last_read = 0;
+        if (read_some(self) < 0) { /* escapes */
+            return NULL;
+        }
+        /* Refused, or somebody else reads it too. */
+        left = self->last_read == 0 ? al_sock_waiting(self->base.fd)
+                                    : left - (int)self->last_read;
+    }
+    Py_RETURN_NONE;
+}
+
 /* The descriptor is readable (an al_run_fn). */
 static int
 pipe_readable(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
@@ -815,6 +836,7 @@ pipe_repr(al_pipe *self)
 
 static PyMethodDef reader_methods[] = {
     COMMON_METHODS,
+    {"_read_waiting", (PyCFunction)Pipe__read_waiting, METH_NOARGS, NULL},
     {"is_reading", (PyCFunction)Pipe_is_reading, METH_NOARGS, is_reading_doc},
     {"pause_reading", (PyCFunction)Pipe_pause_reading, METH_NOARGS, pause_reading_doc},
     {"resume_reading", (PyCFunction)Pipe_resume_reading, METH_NOARGS,

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #if AL_LINUX
 #include <sys/sendfile.h>
@@ -322,6 +323,13 @@ al_sock_connect(int fd, const al_addr *to)
         errno = EINPROGRESS; /* The attempt goes on; asking again gives EALREADY. */
     }
     return result;
+}
+
+int
+al_sock_waiting(int fd)
+{
+    int count;
+    return ioctl(fd, FIONREAD, &count) < 0 ? -1 : count;
 }
 
 bool

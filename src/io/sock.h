@@ -77,6 +77,8 @@ ssize_t al_sock_writev_stream(int fd, const struct iovec *pieces, int count);
 int al_sock_accept(int listener, al_addr *peer);
 /* 0, or -1 with errno (EINPROGRESS: wait until writable). */
 int al_sock_connect(int fd, const al_addr *to);
+/* How many bytes a pipe or a socket holds to be read, or -1. */
+int al_sock_waiting(int fd);
 /* Whether the socket is a stream of bytes, not of messages. */
 bool al_sock_is_stream(int fd);
 /* The pending error of a socket (SO_ERROR), an errno value; 0: none. */

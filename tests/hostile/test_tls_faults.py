@@ -1,4 +1,4 @@
-"""An SSLProtocol whose attributes go away or raise while C looks at them (src/io/tls)."""
+"""SSLProtocols whose attributes go away or raise while C looks at them (src/io/tls)."""
 
 import asyncio
 import gc
