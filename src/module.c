@@ -1,5 +1,6 @@
 /* module.c: the module aioloop._core: definition, execution, traverse, clear. */
 #include "base/state.h"
+#include "core/cork.h"
 #include "core/debug.h"
 #include "core/handle.h"
 #include "core/poll.h"
@@ -38,7 +39,17 @@ core_libev_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    al_state_of_module(module)->forks++;
+    al_state *st = al_state_of_module(module);
+    st->forks++;
+    al_cork_forked(st);
+    Py_RETURN_NONE;
+}
+
+/* os.register_at_fork's before: both sides would send what is corked. */
+static PyObject *
+core_before_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    al_cork_send_all(al_state_of_module(module));
     Py_RETURN_NONE;
 }
 
@@ -47,17 +58,19 @@ register_at_fork(PyObject *module)
 {
     int status = -1;
     PyObject *os = PyImport_ImportModule("os"), *kwargs = NULL, *result = NULL;
-    PyObject *function = PyObject_GetAttrString(module, "_after_fork");
+    PyObject *before = PyObject_GetAttrString(module, "_before_fork");
+    PyObject *after = PyObject_GetAttrString(module, "_after_fork");
     PyObject *fork = os == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
-    if (function != NULL && fork != NULL) {
-        kwargs = Py_BuildValue("{s:O}", "after_in_child", function);
+    if (before != NULL && after != NULL && fork != NULL) {
+        kwargs = Py_BuildValue("{s:O,s:O}", "before", before, "after_in_child", after);
     }
     if (kwargs != NULL) {
         result = PyObject_Call(fork, al_state_of_module(module)->empty_tuple, kwargs);
         status = result == NULL ? -1 : 0;
     }
     Py_XDECREF(os);
-    Py_XDECREF(function);
+    Py_XDECREF(before);
+    Py_XDECREF(after);
     Py_XDECREF(fork);
     Py_XDECREF(kwargs);
     Py_XDECREF(result);
@@ -65,6 +78,7 @@ register_at_fork(PyObject *module)
 }
 
 static PyMethodDef core_methods[] = {
+    {"_before_fork", core_before_fork, METH_NOARGS, NULL},
     {"_after_fork", core_after_fork, METH_NOARGS, NULL},
     {"libev_version", core_libev_version, METH_NOARGS, libev_version_doc},
     {NULL, NULL, 0, NULL},
@@ -92,7 +106,7 @@ core_exec(PyObject *module)
         PyModule_AddType(module, st->SocketTransport_type) < 0) {
         return -1;
     }
-    return register_at_fork(module);
+    return al_cork_init(module) < 0 ? -1 : register_at_fork(module);
 }
 
 static int
@@ -120,6 +134,7 @@ core_free(void *module)
     al_state *st = al_state_of_module(module);
     if (st != NULL) {
         (void)core_clear(module);
+        al_cork_free(st);
         al_debug_free(st);
         PyMem_Free(st->loop_methods);
         st->loop_methods = NULL;

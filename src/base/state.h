@@ -21,6 +21,7 @@
     X(QueueView)                                                                       \
     X(SlotHandle)                                                                      \
     X(SocketTransport)                                                                 \
+    X(TransportSocket)                                                                 \
     X(Listener)                                                                        \
     X(Handle)                                                                          \
     X(TimerHandle)                                                                     \
@@ -243,7 +244,8 @@ typedef struct al_state {
     PyCFunction loop_time, loop_call_soon, loop_call_at, loop_create_future,
         loop_run_once;                       /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
-    int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork.first */
+    int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork */
+    void (*send_corked)(struct al_loop *);   /* the same from outside; see core/cork.h */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
@@ -279,6 +281,8 @@ typedef struct al_state {
     bool public_frames;              /* stacks are walked by the public functions */
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
+    struct al_ticker *ticker; /* see core/cork.c; NULL: none yet, or ended */
+    bool ticker_ended;
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
      * in a list keeps the reference to its type. */

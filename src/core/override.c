@@ -44,7 +44,7 @@ al_override_refresh(al_loop *loop)
         return -1;
     }
     loop->overrides.time = !time;
-    loop->until_check = 0;
+    loop->look.until_check = 0;
     loop->overrides.call_soon = !call_soon;
     loop->overrides.call_at = !call_at;
     loop->overrides.create_future = !create_future;

@@ -25,15 +25,18 @@
 
 #include "core/sched.h"
 
+enum { GIL_KEPT = 50 * 1000 /* ns: at most so long, where there are other threads */ };
+
 struct al_poll {
     struct ev_loop *ev;
     al_loop *loop; /* borrowed: the loop owns us */
     PyThreadState *released;
-    size_t tail; /* of the ready ring when this wait's watchers began to push */
-    bool blocking;
-    bool failed;     /* a watcher's callback set an exception */
-    al_io *watchers; /* all that exist; their makers own them */
-    int *changed;    /* numbers whose set has changed since the last wait */
+    size_t tail;         /* of the ready ring when this wait's watchers began to push */
+    bool blocking;       /* this wait gives up the GIL */
+    int64_t released_at; /* ns: a poll beside ready slots gave up the GIL */
+    bool failed;         /* a watcher's callback set an exception */
+    al_io *watchers;     /* all that exist; their makers own them */
+    int *changed;        /* numbers whose set has changed since the last wait */
     size_t changed_length, changed_capacity;
     unsigned int *active; /* by number: how many watchers are started */
     int active_capacity;
@@ -72,6 +75,25 @@ al_poll_version(void)
 }
 
 /* --- the GIL ------------------------------------------------------------------------ */
+
+/* Whether a poll that does not block gives the GIL up, in the thread that runs the loop:
+ * other threads live from that beside a loop which is never idle.  Alone, nothing is
+ * paid. */
+static bool
+others_wait(al_poll *poll)
+{
+    PyThreadState *newest = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    if (newest == NULL || PyThreadState_Next(newest) == NULL ||
+        poll->loop->tstate != PyThreadState_Get()) {
+        return false;
+    }
+    int64_t now = al_poll_clock();
+    if (now - poll->released_at < GIL_KEPT) {
+        return false;
+    }
+    poll->released_at = now;
+    return true;
+}
 
 static void
 release_gil(EV_P)
@@ -241,6 +263,8 @@ start(al_io *io)
 {
     ev_io_start(io->poll->ev, &io->ev);
     io->started = true;
+    io->poll->loop->look.watchers++;
+    al_look_expect(&io->poll->loop->look);
     io->poll->active[io->ev.fd]++;
     note_change(io->poll, io->ev.fd);
 }
@@ -251,6 +275,7 @@ stop(al_io *io)
     if (io->started) {
         ev_io_stop(io->poll->ev, &io->ev);
         io->started = false;
+        io->poll->loop->look.watchers--;
         /* libev tells the kernel of what is left for the number, if anything. */
         if (--io->poll->active[io->ev.fd] > 0) {
             note_change(io->poll, io->ev.fd);
@@ -349,7 +374,7 @@ al_poll_wait(al_poll *poll, int64_t timeout)
 {
     al_ring *ready = &poll->loop->ready;
     poll->tail = ready->tail;
-    poll->blocking = timeout != 0;
+    poll->blocking = timeout != 0 || others_wait(poll);
     poll->failed = false;
     poll->gil_wait = 0;
     poll->events = 0;

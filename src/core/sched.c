@@ -8,21 +8,6 @@
 #include "core/handle.h"
 #include "core/poll.h"
 
-enum {
-    /* Ready slots run for this long before the selector is looked at again: sockets
-     * wait no longer than one long callback, and a poll costs 0.3 % of the time. */
-    POLL_INTERVAL = 50 * 1000, /* ns */
-    /* The clock is read once per stride of slots.  The stride doubles while a stride
-     * is over in SHORT_STRIDE and falls back to 1 at the first that is not. */
-    STRIDE_MAX = 16,
-    SHORT_STRIDE = 5 * 1000, /* ns */
-    /* What slots wrote is sent when the iteration ends, or after so long. */
-    CORKED_TIME = 300 * 1000, /* ns */
-    /* When to look at the selector before blocking in it: see worth_a_look. */
-    LOOK_MISSES = 4,
-    LOOK_AGAIN = 16,
-};
-
 /* epoll and kqueue refuse longer waits on some systems (asyncio waits a day at most). */
 static const double MAXIMUM_WAIT = 24 * 3600.0;
 /* Of time.monotonic; asyncio runs what is due within it. */
@@ -129,7 +114,7 @@ poll_selector(al_loop *loop, int64_t timeout)
     if (AL_UNLIKELY(loop->forks != loop->st->forks) && adopt_after_fork(loop) < 0) {
         return -1;
     }
-    loop->must_poll = false;
+    loop->look.must = false;
     int64_t began = AL_UNLIKELY(loop->debug.switches & AL_DEBUG_SLOW_SELECTOR)
                         ? al_poll_clock()
                         : 0;
@@ -138,10 +123,11 @@ poll_selector(al_loop *loop, int64_t timeout)
     int status = al_poll_wait(loop->poll, timeout);
     loop->polling = false;
     loop->wake.blocked = false;
-    loop->polled_at = loop->checked_at = loop->debug.slot_began = al_poll_clock();
-    loop->until_check = loop->stride = 1;
+    al_look *look = &loop->look;
+    look->polled_at = look->clocked_at = loop->debug.slot_began = al_poll_clock();
+    look->until_check = 0;
     if (AL_UNLIKELY(began != 0) && status == 0) {
-        status = al_debug_polled(loop, timeout, loop->polled_at - began); /* escapes */
+        status = al_debug_polled(loop, timeout, look->polled_at - began); /* escapes */
     }
     if (status == 0 && loop->wake.readable) {
         status = al_wake_drain(loop); /* escapes */
@@ -152,16 +138,6 @@ poll_selector(al_loop *loop, int64_t timeout)
         loop->debug.slot_began = 0;    /* A signal handler's time is no callback's. */
     }
     return status;
-}
-
-/* Nothing is ready.  Looks at the selector with the GIL held before it blocks without
- * it: under load there is always an event, and giving the GIL up costs 60 ns and, with a
- * busy thread beside the loop, 5 ms to get it back.  After LOOK_MISSES looks in vain
- * only every LOOK_AGAIN-th wait tries. */
-static bool
-worth_a_look(const al_loop *loop)
-{
-    return loop->misses < LOOK_MISSES || loop->misses % LOOK_AGAIN == 0;
 }
 
 /* Nanoseconds that the selector may block for at time `now`; -1: for ever. */
@@ -195,76 +171,75 @@ gather_by_own_time(al_loop *loop)
         al_sched_time(loop, &now) < 0) {
         return -1;
     }
-    loop->until_check = 0; /* The next iteration comes here again. */
     return al_timers_collect(loop, now + CLOCK_RESOLUTION);
 }
 
+/* Nothing is ready. */
 static int
 wait_for_events(al_loop *loop)
 {
-    if (worth_a_look(loop)) {
+    al_look *look = &loop->look;
+    look->in_vain = 0;
+    if (al_look_before_wait(look)) {
         if (poll_selector(loop, 0) < 0 ||
-            al_timers_collect(loop, (double)loop->polled_at / 1e9) < 0) {
+            al_timers_collect(loop, (double)look->polled_at / 1e9) < 0) {
             return -1;
         }
         if (al_ring_len(&loop->ready) > 0 || loop->stopping) {
-            loop->misses = 0;
+            look->misses = 0;
             return 0;
         }
     }
-    loop->misses++;
+    look->misses++;
     double now = loop->timers.length > 0 ? al_sched_now() : 0.;
     if (poll_selector(loop, wait_limit(loop, now)) < 0) {
         return -1;
     }
-    return al_timers_collect(loop, (double)loop->polled_at / 1e9);
+    return al_timers_collect(loop, (double)look->polled_at / 1e9);
 }
 
-static inline int
-collect_at(al_loop *loop, int64_t now)
-{
-    double seconds = (double)now / 1e9;
-    return al_timers_due(&loop->timers, seconds) ? al_timers_collect(loop, seconds) : 0;
-}
-
-/* The part of gather that looks at the clock. */
+/* The part of gather that looks at the selector or the clock. */
 static int
-gather_by_clock(al_loop *loop)
+gather_slowly(al_loop *loop)
 {
-    al_timers *timers = &loop->timers;
+    al_look *look = &loop->look;
     if (AL_UNLIKELY(loop->overrides.time)) {
         return gather_by_own_time(loop);
     }
-    if (al_ring_len(&loop->ready) == 0 && !al_timers_have_due(timers)) {
+    bool due = al_timers_have_due(&loop->timers);
+    if (al_ring_len(&loop->ready) == 0 && !due) {
         return wait_for_events(loop);
     }
-    int64_t now = al_poll_clock();
-    if (!loop->must_poll && now - loop->polled_at < POLL_INTERVAL) {
-        bool quick = now - loop->checked_at < SHORT_STRIDE;
-        loop->stride = !quick                      ? 1
-                       : loop->stride < STRIDE_MAX ? loop->stride * 2
-                                                   : STRIDE_MAX;
-        loop->until_check = loop->stride;
-        loop->checked_at = now;
-        return collect_at(loop, now);
+    if (!al_look_is_eager(look, due)) {
+        int64_t now = al_poll_clock();
+        double seconds = (double)now / 1e9;
+        due = al_timers_due(&loop->timers, seconds);
+        if (!al_look_is_due(look, now) && !(due && al_look_has_watchers(look))) {
+            al_look_clocked(look, now);
+            return due ? al_timers_collect(loop, seconds) : 0;
+        }
     }
-    uint32_t stride = loop->stride;
+    size_t length = al_ring_len(&loop->ready);
     if (poll_selector(loop, 0) < 0) {
         return -1;
     }
-    loop->stride = loop->until_check = stride;
-    return collect_at(loop, loop->polled_at);
+    al_look_looked(look, al_ring_len(&loop->ready) > length);
+    double seconds = (double)look->polled_at / 1e9;
+    return al_timers_due(&loop->timers, seconds) ? al_timers_collect(loop, seconds) : 0;
 }
 
 /* Brings everything that is due into the ready ring; blocks if there is nothing. */
 static inline int
 gather(al_loop *loop)
 {
-    if (AL_UNLIKELY(loop->until_check == 0)) {
-        return gather_by_clock(loop);
+    if (AL_UNLIKELY(loop->look.until_check == 0)) {
+        return gather_slowly(loop);
     }
     al_timers *timers = &loop->timers;
     if (al_timers_have_due(timers)) {
+        if (al_look_has_watchers(&loop->look)) {
+            return gather_slowly(loop);
+        }
         /* The newest due deadline has passed, so every earlier one has. */
         return al_timers_collect(
             loop, timers->due[(timers->due_tail - 1) & timers->due_mask].when);
@@ -316,29 +291,11 @@ run_ready_debug(al_loop *loop, size_t todo)
                       : al_debug_iteration_ended(loop, ran, began); /* escapes */
 }
 
-/* Whether it is time to send what slots wrote, with more slots to come.  A burst of
- * sends costs the kernel and the processor less than one after each slot: the peer's
- * process is woken once, and the caches stay warm (aiohttp's server: a quarter of its
- * time).  A response waits for the others' for CORKED_TIME and one slot at most. */
-static inline bool
-flush_due(al_loop *loop)
-{
-    if (loop->cork.hot) {
-        return true;
-    }
-    int64_t now = al_poll_clock();
-    if (loop->cork.since == 0) {
-        loop->cork.since = now;
-    }
-    return now - loop->cork.since > CORKED_TIME;
-}
-
 static inline int
 run_ready(al_loop *loop)
 {
-    size_t todo = al_ring_len(&loop->ready);
-    loop->until_check =
-        todo < loop->until_check ? loop->until_check - (uint32_t)todo : 0;
+    size_t todo = al_ring_len(&loop->ready), ready = todo;
+    al_look_count(&loop->look, todo);
     int status = 0;
     bool nested = loop->in_slot;
     loop->in_slot = true;
@@ -353,7 +310,7 @@ run_ready(al_loop *loop)
         Py_DECREF(slot.self);                                     /* escapes */
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
-        if (loop->cork.first != NULL && todo > 1 && flush_due(loop) &&
+        if (loop->cork.first != NULL && todo > 1 && al_cork_is_due(&loop->cork) &&
             loop->st->flush_writes(loop) < 0) { /* escapes */
             status = -1;
         }
@@ -365,6 +322,7 @@ run_ready(al_loop *loop)
         status = -1;
     }
     loop->in_slot = nested;
+    al_look_iterated(&loop->look, ready);
     return status;
 }
 
@@ -408,7 +366,7 @@ al_sched_run_once(al_loop *loop)
         (al_override_stale(loop) && al_override_refresh(loop) < 0)) {
         return -1;
     }
-    al_sched_must_poll(loop);
+    al_look_must(&loop->look);
     int status = run_once(loop);
     al_sched_settle(loop);
     return status;
@@ -436,8 +394,6 @@ al_sched_select(al_loop *loop, int64_t timeout)
         return -1;
     }
     loop->debug.slot_began = loop->in_slot ? began : 0;
-    loop->until_check =
-        0; /* An iteration of ours, if one follows, looks at the clock. */
     return al_timers_collect(loop, loop->overrides.time ? now + CLOCK_RESOLUTION : now);
 }
 
@@ -478,7 +434,7 @@ al_sched_run(al_loop *loop)
     /* cppcheck-suppress autoVariables ; taken back before it dies */
     loop->debug.base = &base;
     loop->tstate = PyThreadState_Get();
-    al_sched_must_poll(loop);
+    al_look_must(&loop->look);
     do {
         if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
             status = -1;

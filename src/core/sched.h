@@ -7,10 +7,8 @@
  *
  * Semantics are those of asyncio's BaseEventLoop._run_once: the slots that are ready
  * when an iteration begins run in it, first in first out, and what they schedule runs
- * in the next one.  Two things differ, and neither is visible to a program that keeps
- * to asyncio's documentation: an iteration polls the selector only when there is
- * nothing else to do or when POLL_INTERVAL has passed, and the clock is read every few
- * slots instead of every iteration. */
+ * in the next one.  Two things are left out where a program cannot tell: a look at the
+ * selector in each iteration, and one at the clock (look.h). */
 #ifndef AL_CORE_SCHED_H
 #define AL_CORE_SCHED_H
 
@@ -20,6 +18,7 @@
 #include "core/cork.h"
 #include "core/debug.h"
 #include "core/fds.h"
+#include "core/look.h"
 #include "core/override.h"
 #include "core/stack.h"
 #include "core/timer.h"
@@ -37,14 +36,8 @@ typedef struct al_loop {
     PyObject *spare_context; /* an empty Context for the next callback, or NULL */
     PyObject *idle_context;  /* still entered, between two slots; see context.h */
     bool idle_is_spare;      /* ... and nobody else's */
-    int64_t checked_at;      /* ns: last look at the clock */
-    int64_t polled_at;       /* ns: last poll */
-    uint32_t stride;         /* slots between two looks at the clock */
-    uint32_t
-        until_check; /* slots left before the next one; always 0 if overrides.time */
-    uint32_t misses; /* looks at the selector in vain */
-    bool must_poll;  /* the next iteration polls whatever the clock says */
-    bool polling;    /* the selector is being waited for */
+    al_look look;            /* when to look at the selector and the clock */
+    bool polling;            /* the selector is being waited for */
     bool stopping;
 
     bool in_slot;   /* a slot is running: writes may wait */
@@ -82,7 +75,7 @@ al_loop_check(const al_state *st, PyObject *obj)
 
 /* Whether somebody may have replaced a method since al_override_refresh. */
 static inline bool
-al_override_stale(const al_loop *loop)
+al_override_stale(al_loop *loop)
 {
     const PyTypeObject *handle = (PyTypeObject *)loop->st->asyncio_Handle;
     return Py_TYPE(loop)->tp_version_tag != loop->overrides.seen_type_tag ||
@@ -128,14 +121,6 @@ int al_sched_call_soon(al_state *st, PyObject *loop, PyObject *callback, PyObjec
  * slot that has not, a poll, an exception handler, the caller of the loop.  A pending
  * exception stays pending.  Escapes. */
 void al_sched_settle(al_loop *loop);
-
-/* The next iteration polls, whatever the clock says. */
-static inline void
-al_sched_must_poll(al_loop *loop)
-{
-    loop->must_poll = true;
-    loop->until_check = 0;
-}
 
 /* When the slot began that runs or comes next, in nanoseconds; debug mode keeps it. */
 static inline int64_t

@@ -100,6 +100,7 @@ void
 al_wake_up(al_loop *loop)
 {
     al_wake *wake = &loop->wake;
+    al_look_expect(&loop->look);
     if (!wake->blocked || wake->sent || wake->write_fd < 0) {
         return;
     }

@@ -525,6 +525,7 @@ send_now(al_dgram *self, PyObject *data, PyObject *to)
     ssize_t n = al_sock_sendto(self->base.fd, view.buf, (size_t)view.len,
                                self->connected ? NULL : &addr);
     int error = errno;
+    al_look_expect(&self->base.loop->look);
     PyBuffer_Release(&view);
     if (n >= 0) {
         return 1;

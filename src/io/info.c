@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#include "io/trsock.h"
+#include "io/write.h"
+
 static void
 name_set(al_name *name, const al_addr *addr)
 {
@@ -69,7 +72,7 @@ al_info_socket(al_stream *self)
         if (sock == NULL) {
             return NULL;
         }
-        self->transport_socket = PyObject_CallOneArg(st->TransportSocket, sock);
+        self->transport_socket = al_trsock_new(st, sock, self->fd_open ? self : NULL);
         Py_DECREF(sock);
     }
     return Py_XNewRef(self->transport_socket);

@@ -409,6 +409,7 @@ write_some(al_pipe *self)
 {
     struct iovec vectors[VECTORS];
     int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
+    al_look_expect(&self->base.loop->look);
     if (!self->keeps_messages) {
         ssize_t n = al_sock_writev_stream(self->base.fd, vectors, count);
         if (n > 0) {
@@ -487,6 +488,7 @@ Pipe_write(al_pipe *self, PyObject *data)
     ssize_t n = 0;
     if (self->out.count == 0) {
         size_t size = (size_t)view.len;
+        al_look_expect(&self->base.loop->look);
         n = self->keeps_messages ? al_sock_write(self->base.fd, view.buf, size)
                                  : al_sock_write_stream(self->base.fd, view.buf, size);
         if (n < 0) {

@@ -8,6 +8,7 @@
 #include "io/reader.h"
 #include "io/stream.h"
 #include "io/tls.h"
+#include "task/future.h"
 
 enum {
     DIRECT_FROM = 16 * 1024, /* a read of this size makes the next one direct */
@@ -236,6 +237,7 @@ protocol_resume(al_stream *stream)
 static int
 receive_for(al_stream *stream, PyObject *reader, PyObject *waiter)
 {
+    al_loop *loop = stream->loop;
     /* A read() that waits for as much as may come gets the object that was received. */
     size_t wanted = al_reader_wants(stream, reader, waiter);
     size_t size = direct_size(stream);
@@ -257,9 +259,11 @@ receive_for(al_stream *stream, PyObject *reader, PyObject *waiter)
         return status;
     }
     status = (size_t)n <= wanted
-                 ? al_reader_hand_steal(stream,
-                                        al_arena_bytes(&stream->loop->arena, buffer, n))
+                 ? al_reader_hand_steal(stream, al_arena_bytes(&loop->arena, buffer, n))
                  : al_reader_feed(stream, reader, waiter, buffer, n); /* escapes */
+    if (status == 0 && al_future_exact(loop->st, waiter)) {
+        al_look_quiet(&loop->look);
+    }
     return status < 0 ? al_stream_fatal(stream, DATA_RECEIVED_FAILED) : 0;
 }
 

@@ -6,6 +6,7 @@
 #include "io/info.h"
 #include "io/stream.h"
 #include "io/transport.h"
+#include "io/trsock.h"
 #include "io/write.h"
 
 PyDoc_STRVAR(write_doc, "write($self, /, data)\n--\n\n"
@@ -431,6 +432,7 @@ stream_clear(al_stream *self)
     Py_CLEAR(self->read_context);
     Py_CLEAR(self->write_context);
     Py_CLEAR(self->empty_waiter);
+    al_trsock_part(self->transport_socket);
     Py_CLEAR(self->transport_socket);
     Py_CLEAR(self->sockname);
     Py_CLEAR(self->peername);
@@ -478,7 +480,7 @@ get_extra(al_stream *self, void *Py_UNUSED(closure))
 static PyObject *
 get_sock_attribute(al_stream *self, void *Py_UNUSED(closure))
 {
-    return al_stream_sock(self);
+    return al_write_flush(self) < 0 ? NULL : al_stream_sock(self);
 }
 
 static PyGetSetDef stream_getsets[] = {
@@ -613,7 +615,8 @@ al_stream_init_type(PyObject *module, al_state *st)
                           st->FlowControlMixin) < 0) {
         return -1;
     }
-    if (al_stream_init(st) < 0 || al_write_init(st) < 0 || al_begin_init(st) < 0) {
+    if (al_trsock_init_type(module, st) < 0 || al_stream_init(st) < 0 ||
+        al_write_init(st) < 0 || al_begin_init(st) < 0) {
         return -1;
     }
     return add_class_attributes(st);

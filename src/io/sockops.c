@@ -704,7 +704,7 @@ resolve(PyObject *future)
 
 /* The descriptor's event (an al_run_fn). */
 static int
-op_ready(al_loop *Py_UNUSED(loop), PyObject *self, PyObject *Py_UNUSED(arg),
+op_ready(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
          PyObject *Py_UNUSED(extra))
 {
     const al_sockop *op = (const al_sockop *)self;
@@ -712,6 +712,9 @@ op_ready(al_loop *Py_UNUSED(loop), PyObject *self, PyObject *Py_UNUSED(arg),
         return 0; /* Cancelled or closed meanwhile. */
     }
     PyObject *future = Py_NewRef(op->base.future);
+    if (al_future_exact(loop->st, future)) {
+        al_look_quiet(&loop->look);
+    }
     int status = resolve(future); /* escapes */
     Py_DECREF(future);
     return status;
@@ -785,6 +788,7 @@ step(al_lazy *base, PyObject **result)
     al_sockop *op = (al_sockop *)base;
     int status = base->started ? 0 : start(op, result); /* escapes */
     if (status == 0) {
+        al_look_expect(&base->loop->look);
         status = attempt(op, result); /* escapes */
     }
     return status == 0 ? start_waiting(op, result) : status; /* escapes */

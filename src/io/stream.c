@@ -18,6 +18,7 @@
 #include "io/info.h"
 #include "io/sock.h"
 #include "io/transport.h"
+#include "io/trsock.h"
 #include "io/write.h"
 #include "task/future.h"
 
@@ -62,6 +63,7 @@ al_stream_close_descriptor(al_stream *self)
         return 0;
     }
     self->fd_open = false;
+    al_trsock_part(self->transport_socket);
     if (self->sock == NULL) {
         al_sock_close(self->fd);
         return 0;

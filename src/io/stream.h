@@ -51,9 +51,11 @@ typedef struct al_stream {
     bool closing;
     bool eof; /* write_eof was called */
     bool protocol_connected;
-    bool dirty;         /* in loop->cork.first, which holds a reference */
+    bool dirty;         /* in loop->cork, which holds a reference */
+    bool shared;        /* somebody has the descriptor's number, or a copy of it */
     bool complete_info; /* `extra` has the names and the socket */
     short family, proto;
+    int send_error;     /* errno of a send from outside of the loop, or 0 */
     uint32_t last_read; /* bytes that the last read gave */
     al_flow flow;
     al_outbuf out;

@@ -80,6 +80,12 @@ send_some(al_stream *self, size_t *offered)
 static int
 send_queued(al_stream *self)
 {
+    al_look_expect(&self->loop->look);
+    if (AL_UNLIKELY(self->send_error != 0)) {
+        (void)al_sock_raise(self->send_error);
+        self->send_error = 0;
+        return 1;
+    }
     while (self->out.size > 0) {
         size_t offered;
         ssize_t n = send_some(self, &offered);
@@ -137,18 +143,20 @@ enum flushed { FLUSHED, FLUSH_FAILED, FLUSHED_ALL_OF_CLOSING };
 static enum flushed
 send_corked(al_stream *self)
 {
-    if (self->out.size == 0 || self->writing || self->conn_lost > 0) {
+    if (self->writing || self->conn_lost > 0) {
         return FLUSHED;
-    }
-    if (AL_UNLIKELY(send_queued(self) != 0)) {
-        return FLUSH_FAILED;
     }
     if (self->out.size > 0) {
-        al_stream_start_writing(self);
-        return FLUSHED;
-    }
-    if (AL_UNLIKELY(self->closing)) {
-        return FLUSHED_ALL_OF_CLOSING;
+        if (AL_UNLIKELY(send_queued(self) != 0)) {
+            return FLUSH_FAILED;
+        }
+        if (self->out.size > 0) {
+            al_stream_start_writing(self);
+            return FLUSHED;
+        }
+        if (AL_UNLIKELY(self->closing)) {
+            return FLUSHED_ALL_OF_CLOSING;
+        }
     }
     Py_CLEAR(self->write_context); /* escapes */
     return FLUSHED;
@@ -233,13 +241,43 @@ al_write_ready(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     return 0;
 }
 
-/* In the list of the loop, which the scheduler has flushed soon: see flush_due there. */
-static void
-mark_dirty(al_stream *self)
+/* --- corking ----------------------------------------------------------------------------------- */
+
+/* Nobody else has the socket object, or the number. */
+static inline bool
+descriptor_is_ours(const al_stream *self)
+{
+    return !self->shared &&
+           (self->sock == NULL ||
+            Py_REFCNT(self->sock) == 1 + (self->transport_socket != NULL));
+}
+
+/* Whether what has just been queued may wait for the scheduler to send it: other slots
+ * are ready, and the descriptor is nobody else's.  Who has it may use it right after the
+ * write. */
+static bool
+may_cork(const al_stream *self)
+{
+    const al_loop *loop = self->loop;
+    return loop->in_slot && al_ring_len(&loop->ready) > 0 && !loop->cork.off &&
+           self->out.size <= self->flow.high && self->out.count < CORK_PIECES &&
+           descriptor_is_ours(self) &&
+           !(self->dirty && al_cork_is_old(loop->st, &loop->cork));
+}
+
+/* Into the list of the loop.  False if it has to be sent at once. */
+static bool
+cork(al_stream *self)
 {
     al_loop *loop = self->loop;
+    if (!may_cork(self) || !al_cork_begin(loop->st, &loop->cork)) {
+        return false;
+    }
+    if (self->out.size > CORK_LARGE) {
+        loop->cork.hot = true;
+    }
     if (self->dirty) {
-        return;
+        return true;
     }
     self->dirty = true;
     self->next_dirty = NULL;
@@ -251,6 +289,30 @@ mark_dirty(al_stream *self)
         loop->cork.last->next_dirty = self;
     }
     loop->cork.last = self;
+    return true;
+}
+
+/* al_state.send_corked: one system call for each stream.  The streams stay in the list,
+ * and the rest is the scheduler's: what the kernel does not take, and errors. */
+static void
+send_from_outside(al_loop *loop)
+{
+    for (al_stream *self = loop->cork.first; self != NULL; self = self->next_dirty) {
+        size_t offered;
+        if (self->out.size == 0 || self->writing || self->conn_lost > 0 ||
+            self->send_error != 0) {
+            continue;
+        }
+        ssize_t n = send_some(self, &offered);
+        if (n >= 0) {
+            al_outbuf_drop(&self->out, (size_t)n);
+        }
+        else if (!al_sock_again(errno)) {
+            self->send_error = errno;
+        }
+    }
+    al_look_expect(&loop->look);
+    atomic_store_explicit(&loop->cork.waiting, false, memory_order_relaxed);
 }
 
 /* Does the rest of a flush in the context of the write: an error queues connection_lost
@@ -283,8 +345,7 @@ flush_dirty(al_loop *loop)
 {
     PyObject *pending = PyErr_Occurred() ? al_err_take() : NULL;
     int status = 0;
-    loop->cork.hot = false;
-    loop->cork.since = 0;
+    al_cork_ended(&loop->cork);
     while (loop->cork.first != NULL) {
         al_stream *self = loop->cork.first;
         loop->cork.first = self->next_dirty;
@@ -360,6 +421,7 @@ write_view(al_stream *self, const Py_buffer *view)
         if (self->out.size == 0 && self->conn_lost == 0) {
             errno = EBADF;
             ssize_t n = fd < 0 ? -1 : al_sock_send_stream(fd, data, size);
+            al_look_expect(&self->loop->look);
             if (n < 0 && !al_sock_again(errno)) {
                 (void)al_sock_raise(errno);
                 return al_stream_fatal(self, WRITE_FAILED);
@@ -388,12 +450,7 @@ static int
 after_write(al_stream *self)
 {
     if (self->out.size > 0 && !self->writing && self->conn_lost == 0) {
-        if (self->loop->in_slot && self->out.size <= self->flow.high &&
-            self->out.count < CORK_PIECES) {
-            mark_dirty(self);
-            if (self->out.size > CORK_LARGE) {
-                self->loop->cork.hot = true;
-            }
+        if (cork(self)) {
             return 0;
         }
         if (al_write_flush(self) < 0) { /* escapes */
@@ -562,5 +619,6 @@ al_write_init(al_state *st)
     const char *method = "_write_ready";
 #endif
     st->flush_writes = flush_dirty;
+    st->send_corked = send_from_outside;
     return al_debug_describe_method(st, al_write_ready, method, false, 2);
 }

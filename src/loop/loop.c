@@ -32,8 +32,9 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
 #endif
     self->wake.read_fd = self->wake.write_fd = -1;
     self->st = al_state_of(type);
-    self->stride = self->until_check = 1;
-    al_sched_must_poll(self);
+    al_cork_open(self);
+    self->look.stride = 1;
+    al_look_must(&self->look);
     self->forks = self->st == NULL ? 0 : self->st->forks;
     if (self->st == NULL || al_ring_init(&self->ready) < 0 ||
         al_timers_init(&self->timers) < 0) {
@@ -61,6 +62,7 @@ error:
 static void
 release_selector(al_loop *self)
 {
+    al_cork_close(&self->cork);
     al_debug_clear(self);     /* escapes */
     al_fds_clear(&self->fds); /* escapes */
     al_wake_close(&self->wake);
@@ -573,7 +575,34 @@ ignore_set(al_loop *Py_UNUSED(self), PyObject *Py_UNUSED(value),
     return 0;
 }
 
+static PyObject *
+get_cork_writes(al_loop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(!self->cork.off);
+}
+
+static int
+set_cork_writes(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int truth = value == NULL ? -1 : PyObject_IsTrue(value); /* escapes */
+    if (truth < 0) {
+        if (value == NULL) {
+            PyErr_SetString(PyExc_AttributeError, "cork_writes cannot be deleted");
+        }
+        return -1;
+    }
+    self->cork.off = !truth;
+    return truth || self->cork.first == NULL ? 0 : self->st->flush_writes(self);
+}
+
+PyDoc_STRVAR(cork_writes_doc,
+             "Whether a write may wait, for 2 ms or so, while other callbacks are\n"
+             "ready. False: each write is sent when write() returns, as by asyncio's\n"
+             "own loop. True unless the environment has AIOLOOP_CORK=0.");
+
 static PyGetSetDef loop_getsets[] = {
+    {"cork_writes", (getter)get_cork_writes, (setter)set_cork_writes, cork_writes_doc,
+     NULL},
     {"_debug", (getter)get_debug, (setter)set_debug, NULL, NULL},
     {"_closed", (getter)get_closed, (setter)set_closed, NULL, NULL},
     {"_stopping", (getter)get_stopping, (setter)set_stopping, NULL, NULL},

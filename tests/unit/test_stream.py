@@ -140,9 +140,15 @@ def test_received_bytes_stay_as_they_are(run, connected, keep):
 # --- corking ------------------------------------------------------------------------
 
 
-def test_writes_of_one_step_leave_together(run, connected):
+def another_slot_is_ready(loop):
+    """Make writes wait: they do while there is something else to run."""
+    loop.call_soon(int)
+
+
+def test_writes_of_one_step_leave_together(run, loop, connected):
     async def main():
         transport, _, peer = await connected()
+        another_slot_is_ready(loop)
         transport.write(b"one ")
         transport.writelines([b"two ", bytearray(b"three ")])
         assert peer.now() == b""
@@ -214,9 +220,10 @@ def test_a_large_write_leaves_when_its_callback_returns(run, loop, connected):
     ],
     ids=["size", "limits", "write_eof", "close", "abort", "high water"],
 )
-def test_what_shows_the_buffer_sends_it_first(run, connected, look):
+def test_what_shows_the_buffer_sends_it_first(run, loop, connected, look):
     async def main():
         transport, _, peer = await connected()
+        another_slot_is_ready(loop)
         transport.write(b"corked")
         look(transport)
         # At once as much as one system call takes.
@@ -245,9 +252,10 @@ def test_writes_outside_of_the_loop_do_not_wait(run, loop, connected):
     assert now + run(peer.exactly(7 - len(now))) == b"at once"
 
 
-def test_bytes_are_retained_and_other_buffers_copied(run, connected):
+def test_bytes_are_retained_and_other_buffers_copied(run, loop, connected):
     async def main():
         transport, _, peer = await connected()
+        another_slot_is_ready(loop)
         data = b"retained" * 2
         references = sys.getrefcount(data)
         transport.write(data)

@@ -1,0 +1,182 @@
+"""What the kernel has is seen by the next iteration, as on asyncio (src/core/look)."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+import aioloop
+
+ROUNDS = 40
+LIMIT = 30
+
+
+class Receiver(asyncio.Protocol):
+    def __init__(self):
+        self.data = b""
+
+    def data_received(self, data):
+        self.data += data
+
+
+async def waiting_task(kind):
+    """Return a task that waits for data which is in the kernel by now."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    if kind == "sock_recv":
+        task = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(ours, 10))
+        close = ours.close
+    else:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        task = asyncio.ensure_future(reader.read(10))
+        close = writer.close
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it waits
+    theirs.send(b"x")
+    return task, lambda: (close(), theirs.close())
+
+
+async def wait_with_no_time(kind):
+    """`asyncio.wait(..., timeout=0)`: has it come?"""
+    task, close = await waiting_task(kind)
+    done, _ = await asyncio.wait({task}, timeout=0)
+    await task
+    close()
+    return bool(done)
+
+
+async def three_sleeps(kind):
+    task, close = await waiting_task(kind)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    seen = task.done()
+    await task
+    close()
+    return seen
+
+
+async def new_reader(check):
+    """psycopg's wait_async(interval=0)."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.send(b"x")
+    seen, future = [], loop.create_future()
+
+    def give_up():
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(ours, lambda: (seen.append(1), give_up()))
+    if check == "call_soon":
+        handle = loop.call_soon(give_up)
+    else:
+        handle = loop.call_later(0, give_up)
+    await future
+    handle.cancel()
+    loop.remove_reader(ours)
+    ours.close()
+    theirs.close()
+    return bool(seen)
+
+
+async def closed_soon(kind):
+    """Data that waits when a transport is made, which is closed soon after."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    theirs.send(b"data")
+    lost = loop.create_future()
+
+    class Closing(Receiver):
+        def connection_lost(self, exc):
+            lost.set_result(exc)
+
+    if kind == "pipe":
+        file = os.fdopen(ours.detach(), "rb", buffering=0)
+        transport, protocol = await loop.connect_read_pipe(Closing, file)
+    else:
+        transport, protocol = await loop.create_connection(Closing, sock=ours)
+    loop.call_soon(transport.close)
+    await lost
+    theirs.close()
+    return protocol.data == b"data"
+
+
+async def two_turns(_kind):
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    one, _ = await loop.create_connection(Receiver, sock=left)
+    other, receiver = await loop.create_connection(Receiver, sock=right)
+    one.write(b"x")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    seen = receiver.data == b"x"
+    one.close()
+    other.close()
+    return seen
+
+
+async def beside_a_busy_task(kind):
+    """The same, where a task has kept the loop busy in vain for long."""
+    stop = False
+
+    async def spin():
+        while not stop:
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(spin())
+    for _ in range(200):
+        await asyncio.sleep(0)
+    try:
+        return await wait_with_no_time(kind)
+    finally:
+        stop = True
+        await task
+
+
+async def a_timer_in_the_past(kind):
+    """A timer that came due while the program blocked: the event comes first."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    order = []
+    loop.add_reader(ours, lambda: (order.append("event"), loop.remove_reader(ours)))
+    loop.call_later(0 if kind == "now" else 1e-4, order.append, "timer")
+    theirs.send(b"x")
+    end = loop.time() + 2e-4
+    while loop.time() < end:
+        pass
+    while len(order) < 2:
+        await asyncio.sleep(0)
+    ours.close()
+    theirs.close()
+    return order == ["event", "timer"]
+
+
+@pytest.mark.parametrize(
+    "new_loop", [asyncio.SelectorEventLoop, aioloop.new_event_loop]
+)
+@pytest.mark.parametrize(
+    ("idiom", "kind"),
+    [
+        (wait_with_no_time, "sock_recv"),
+        (wait_with_no_time, "stream"),
+        (three_sleeps, "sock_recv"),
+        (three_sleeps, "stream"),
+        (new_reader, "call_soon"),
+        (new_reader, "call_later(0)"),
+        (closed_soon, "pipe"),
+        (closed_soon, "socket"),
+        (two_turns, "socket"),
+        (beside_a_busy_task, "sock_recv"),
+        (beside_a_busy_task, "stream"),
+        (a_timer_in_the_past, "now"),
+        (a_timer_in_the_past, "soon"),
+    ],
+)
+def test_the_next_iteration_sees_it(new_loop, idiom, kind):
+    async def main():
+        return sum([await idiom(kind) for _ in range(ROUNDS)])
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(asyncio.wait_for(main(), LIMIT)) == ROUNDS
