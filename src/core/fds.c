@@ -1,9 +1,6 @@
 /* fds.c: see fds.h. */
 #include "core/fds.h"
 
-#include <errno.h>
-#include <sys/stat.h>
-
 #include "core/sched.h"
 
 /* Sets the watcher.  `again` tells the kernel even if the set did not change, because
@@ -144,24 +141,6 @@ ensure_watcher(al_loop *loop, int fd)
     return entry;
 }
 
-/* libev reports a bad descriptor only at the next poll, and watches a regular file as
- * always ready; asyncio's selector raises at once in both cases, and so do we. */
-static int
-check_watchable(int fd)
-{
-    struct stat info;
-    if (fstat(fd, &info) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    if (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) {
-        errno = EPERM;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    return 0;
-}
-
 /* Watches for exactly what somebody waits for. */
 static void
 watch(al_fd *entry)
@@ -197,7 +176,10 @@ drop(al_fd *entry, al_waiter old)
 int
 al_fds_add(al_loop *loop, int fd, int event, al_handle *handle, PyObject *fileobj)
 {
-    if (check_watchable(fd) < 0) {
+    /* libev reports a bad descriptor only at the next poll; asyncio's selector raises at
+     * once, and so do we. */
+    if (al_poll_check(fd) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
     al_fd *entry = ensure_watcher(loop, fd);

@@ -53,8 +53,8 @@ al_fd *al_fds_ensure(struct al_loop *loop, int fd);
 /* Makes `handle` the reader or writer (`event` is AL_READ or AL_WRITE) of fd and
  * cancels the one before it.  `fileobj`, if not NULL, is the object whose descriptor fd
  * is; as in asyncio's selector it lives as long as a Handle waits.  0, or -1 with
- * OSError when the descriptor is bad or of a kind that cannot be watched (EPERM: regular
- * files and directories).  Escapes. */
+ * OSError when the descriptor is bad or of a kind that cannot be watched (EPERM).
+ * Escapes. */
 int al_fds_add(struct al_loop *loop, int fd, int event, al_handle *handle,
                PyObject *fileobj);
 /* Cancels and forgets the reader or writer.  1 if there was one, 0 if not, or -1.

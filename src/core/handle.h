@@ -26,12 +26,12 @@ typedef struct al_handle {
     PyObject *loop;
     PyObject *repr;             /* NULL reads as None; see text_kept */
     PyObject *source_traceback; /* see stack.h */
-    PyObject *unused; /* but see text_kept */
+    PyObject *unused;           /* but see text_kept */
 #if PY_VERSION_HEX < 0x030C0000
     PyObject *weakrefs;
 #endif
     /* asyncio.TimerHandle's two words. */
-    PyObject *when_object; /* what the caller gave when it was no float, or NULL */
+    PyObject *when_object;  /* what the caller gave when it was no float, or NULL */
     PyObject *unused_timer; /* but see text_kept */
     /* Ours from here on. */
     double when; /* seconds on the loop's clock */

@@ -19,7 +19,9 @@
 #include <math.h>
 #include <time.h>
 #include <unistd.h>
+#include <sys/stat.h>
 #if AL_LINUX
+#include <sys/epoll.h>
 #include <sys/timerfd.h>
 #endif
 
@@ -212,6 +214,38 @@ clear_deadline(al_poll *poll)
     ev_timer_stop(poll->ev, &poll->timer);
 }
 #endif
+
+/* --- what can be watched ------------------------------------------------------------- */
+
+int
+al_poll_check(int fd)
+{
+    struct stat info;
+    if (fstat(fd, &info) < 0) {
+        return -1;
+    }
+    if (S_ISSOCK(info.st_mode) || S_ISFIFO(info.st_mode)) {
+        return 0;
+    }
+#if AL_LINUX
+    /* Among regular files and devices are some of each kind.  libev does not lend its
+     * own descriptor. */
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll >= 0) {
+        struct epoll_event nothing = {.events = 0};
+        int status = epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &nothing);
+        int error = errno;
+        close(epoll);
+        errno = error;
+        return status;
+    }
+#endif
+    if (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) {
+        errno = EPERM;
+        return -1;
+    }
+    return 0;
+}
 
 /* --- descriptors that are gone ----------------------------------------------------------- */
 

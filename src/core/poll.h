@@ -38,6 +38,10 @@ Py_ssize_t al_poll_events(const al_poll *poll);
  * 0, or -1 with OSError. */
 int al_poll_fork(al_poll *poll);
 
+/* Whether the kernel watches files of this kind: 0, or -1 with errno (EPERM: it does
+ * not).  libev takes any file for a ready one. */
+int al_poll_check(int fd);
+
 /* A stopped watcher for fd, or NULL with MemoryError.  Its maker frees it, before or
  * after the selector goes; once that has gone the watcher does nothing. */
 al_io *al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner);

@@ -523,19 +523,21 @@ descriptor_of(al_loop *self, PyObject *fileobj, int *fd)
     if (number == NULL) {
         return -1;
     }
-    long value = PyLong_AsLong(number);
-    if (value == -1 && PyErr_Occurred()) {
-        Py_DECREF(number);
-        return -1;
-    }
-    if (value < 0 || value > INT_MAX) {
+    int overflow;
+    long value = PyLong_AsLongAndOverflow(number, &overflow);
+    int status = value == -1 && PyErr_Occurred() ? -1 : 0;
+    if (status == 0 && (overflow < 0 || (overflow == 0 && value < 0))) {
         PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
-        Py_DECREF(number);
-        return -1;
+        status = -1;
+    }
+    else if (status == 0 && (overflow > 0 || value > INT_MAX)) {
+        PyErr_SetString(PyExc_OverflowError,
+                        "Python int too large to convert to C int");
+        status = -1;
     }
     Py_DECREF(number);
     *fd = (int)value;
-    return 0;
+    return status;
 }
 
 /* Mirrors selectors._BaseSelectorImpl._fileobj_lookup: an object that has been closed
@@ -546,15 +548,15 @@ registered_descriptor_of(al_loop *self, PyObject *fileobj, int *fd)
     if (descriptor_of(self, fileobj, fd) == 0) {
         return 0;
     }
-    if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
+    bool too_large = PyErr_ExceptionMatches(PyExc_OverflowError);
+    if (!too_large && !PyErr_ExceptionMatches(PyExc_ValueError)) {
         return -1;
     }
-    int number = al_fds_number_of(&self->fds, fileobj);
-    if (number < 0) {
+    *fd = al_fds_number_of(&self->fds, fileobj);
+    if (*fd < 0 && !too_large) {
         return -1;
     }
-    PyErr_Clear(); /* ValueError: the object has no descriptor any more. */
-    *fd = number;
+    PyErr_Clear(); /* The object has no descriptor any more, or none has that number. */
     return 0;
 }
 

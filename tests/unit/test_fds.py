@@ -2,7 +2,9 @@
 
 import gc
 import os
+import select
 import socket
+import sys
 import tempfile
 import weakref
 
@@ -112,6 +114,82 @@ def test_bad_descriptors_are_refused_at_once(loop):
 def test_regular_files_are_refused_as_epoll_refuses_them(loop):
     with tempfile.TemporaryFile() as file, pytest.raises(PermissionError):
         loop.add_reader(file, print)
+
+
+def open_file(kind):
+    if kind == "eventfd":
+        return os.eventfd(1)
+    if kind == "pidfd":
+        return os.pidfd_open(os.getpid())
+    if kind == "memfd":
+        return os.memfd_create("x")
+    if kind == "fifo":
+        reader, writer = os.pipe()
+        os.close(writer)
+        return reader
+    if kind == "epoll":
+        with select.epoll() as made:
+            return os.dup(made.fileno())
+    return os.open(kind, os.O_RDONLY)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what epoll says")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "eventfd",
+        "pidfd",
+        "memfd",
+        "fifo",
+        "epoll",
+        "/",
+        "/dev/null",
+        "/dev/urandom",
+        "/etc/passwd",
+        "/proc/cpuinfo",
+        "/proc/self/mounts",
+        "/sys/kernel/uevent_seqnum",
+    ],
+)
+def test_the_kernel_says_what_can_be_watched(loop, kind):
+    try:
+        fd = open_file(kind)
+    except OSError as exc:
+        pytest.skip(f"not here: {exc}")
+    error = None
+    with select.epoll() as judge:
+        try:
+            judge.register(fd, select.EPOLLIN)
+        except OSError as exc:
+            error = exc
+    try:
+        for add in loop.add_reader, loop.add_writer:
+            if error is None:
+                add(fd, print)
+            else:
+                with pytest.raises(type(error)) as caught:
+                    add(fd, print)
+                assert str(caught.value) == str(error)
+        assert loop.remove_reader(fd) is (error is None)
+        assert loop.remove_writer(fd) is (error is None)
+    finally:
+        os.close(fd)
+
+
+def test_numbers_that_are_no_descriptors(loop):
+    for number in -1, -(2**31) - 1, -(2**64):
+        for method in loop.remove_reader, loop.remove_writer:
+            with pytest.raises(ValueError, match=f"Invalid file descriptor: {number}"):
+                method(number)
+        with pytest.raises(ValueError, match=f"Invalid file descriptor: {number}"):
+            loop.add_reader(number, print)
+    for number in 2**31, 2**32 + 1, 2**63, 2**64:
+        assert loop.remove_reader(number) is False
+        assert loop.remove_writer(number) is False
+        with pytest.raises(OverflowError, match="Python int too large"):
+            loop.add_reader(number, print)
+        with pytest.raises(KeyError):
+            loop._selector.get_key(number)
 
 
 def test_selector_view_shows_what_is_watched(loop, pair):

@@ -412,6 +412,25 @@ def test_large_reads_of_a_stream(run):
     run(main())
 
 
+def test_device_that_the_kernel_does_not_watch(run):
+    """It is always ready. asyncio reports a PermissionError, and reads nothing."""
+
+    async def main():
+        read_end, received = await reader(os.open(os.devnull, os.O_RDONLY))
+        assert await asyncio.wait_for(received.lost, 5) is None
+        assert received.events == ["made", "eof", "lost"]
+        read_end, received = await reader(os.open("/dev/zero", os.O_RDONLY))
+        await received.until(SIZE)
+        read_end.close()
+        await received.lost
+        write_end, sent = await writer(os.open(os.devnull, os.O_WRONLY))
+        write_end.write(b"x" * SIZE)
+        write_end.close()
+        assert await sent.lost is None
+
+    run(main())
+
+
 def test_one_descriptor_for_both_directions(run):
     async def main():
         loop = asyncio.get_running_loop()
