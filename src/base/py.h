@@ -26,6 +26,7 @@
 #endif
 
 #define AL_ALWAYS_INLINE inline __attribute__((always_inline))
+#define AL_COLD __attribute__((cold, noinline))
 #define AL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define AL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 

@@ -17,6 +17,15 @@
 _Static_assert(offsetof(al_future, callback0) == sizeof(PyObject) + sizeof(void *),
                "the words of _asyncio's struct begin after the head");
 
+/* What context0 holds where no context is kept: for a waiting task, and for an empty
+ * context, which is made when somebody asks.  The _callbacks of 3.15's base needs an
+ * object there; it is immortal. */
+#if PY_VERSION_HEX >= 0x030F0000
+#define NO_CONTEXT Py_None
+#else
+#define NO_CONTEXT NULL
+#endif
+
 /* --- making, clearing and freeing ------------------------------------------------- */
 
 al_future *
@@ -51,6 +60,7 @@ al_future_traverse(PyObject *op, visitproc visit, void *arg)
 {
     al_future *self = (al_future *)op;
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->base_loop);
     Py_VISIT(self->callback0);
     Py_VISIT(self->context0);
     Py_VISIT(self->callbacks);
@@ -80,9 +90,10 @@ al_future_traverse(PyObject *op, visitproc visit, void *arg)
 static inline bool
 has_rare_words(const al_future *self)
 {
-    uintptr_t any = (uintptr_t)self->callback0 | (uintptr_t)self->context0 |
-                    (uintptr_t)self->callbacks | (uintptr_t)self->exception |
-                    (uintptr_t)self->exception_tb | (uintptr_t)self->source_traceback |
+    uintptr_t any = (uintptr_t)self->base_loop | (uintptr_t)self->callback0 |
+                    (uintptr_t)self->context0 | (uintptr_t)self->callbacks |
+                    (uintptr_t)self->exception | (uintptr_t)self->exception_tb |
+                    (uintptr_t)self->source_traceback |
                     (uintptr_t)self->cancel_message | (uintptr_t)self->cancelled_exc;
 #if PY_VERSION_HEX >= 0x030E0000
     any |= (uintptr_t)self->awaited_by;
@@ -107,6 +118,7 @@ clear_words(al_future *self)
         Py_CLEAR(self->fut_waiter);
     }
     if (AL_UNLIKELY(has_rare_words(self))) {
+        Py_CLEAR(self->base_loop);
         Py_CLEAR(self->callback0);
         Py_CLEAR(self->context0);
         Py_CLEAR(self->callbacks);
@@ -226,10 +238,28 @@ finalizing(void)
 #endif
 }
 
+bool
+al_future_take_back(al_future *self)
+{
+    if (self->is_task) {
+        return false;
+    }
+    PyObject *loop_obj = self->base_loop;
+    const al_state *st = al_future_state(self);
+    self->base_loop = NULL;
+    clear_words(self); /* escapes */
+    self->state = AL_FUTURE_PENDING;
+    self->log_traceback = self->waiter0 =
+        false; /* An iterator may have set `blocking`. */
+    self->loop = al_loop_check(st, loop_obj);
+    Py_XSETREF(self->loop_obj, loop_obj); /* escapes */
+    return true;
+}
+
 int
 al_future_init(al_future *self, al_state *st, PyObject *loop_obj)
 {
-    if (al_future_alive(self)) {
+    if (self->loop_obj != NULL || self->base_loop != NULL) {
 #if PY_VERSION_HEX >= 0x030F0000
         PyErr_Format(PyExc_RuntimeError, "%T object is already initialized", self);
         return -1;
@@ -526,6 +556,13 @@ make_room(const al_future *self)
     return al_ring_reserve(&loop->ready, n);
 }
 
+/* Whether an item of `callbacks` is a waiting task.  No callback has None for a context. */
+static bool
+is_waiter(PyObject *item)
+{
+    return PyTuple_GET_ITEM(item, 1) == Py_None;
+}
+
 /* Mirrors asyncio's future_schedule_callbacks: the callbacks are detached before any of
  * them is handed over, because call_soon may be foreign code (gh-125969, gh-125984). */
 static int
@@ -538,9 +575,10 @@ schedule_callbacks(al_future *self)
     if (callback == NULL && self->callbacks == NULL) {
         return 0;
     }
-    PyObject *context = self->context0;
+    PyObject *context = self->context0 == NO_CONTEXT ? NULL : self->context0;
     PyObject *others = self->callbacks;
-    bool waiter = self->waiter0;
+    /* The base's methods know nothing of the flag, and give each callback a context. */
+    bool waiter = self->waiter0 && context == NULL;
     self->callback0 = self->context0 = self->callbacks = NULL;
     self->waiter0 = false;
 
@@ -551,27 +589,21 @@ schedule_callbacks(al_future *self)
     if (AL_UNLIKELY(others != NULL)) {
         for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(others); i++) {
             PyObject *item = PyList_GET_ITEM(others, i);
-            if (PyTuple_CheckExact(item)) {
-                status = schedule_steal(self, Py_NewRef(PyTuple_GET_ITEM(item, 0)),
-                                        Py_NewRef(PyTuple_GET_ITEM(item, 1)),
-                                        false); /* escapes */
-            }
-            else {
-                status = schedule_steal(self, Py_NewRef(item), NULL, true);
-            }
+            bool waits = is_waiter(item);
+            status = schedule_steal(self, Py_NewRef(PyTuple_GET_ITEM(item, 0)),
+                                    waits ? NULL : Py_NewRef(PyTuple_GET_ITEM(item, 1)),
+                                    waits); /* escapes */
         }
         Py_DECREF(others); /* escapes */
     }
     return status;
 }
 
-/* Adds one more to `callbacks`: (callback, context), or a waiting task if context is
- * NULL. */
+/* Adds one more to `callbacks`: a waiting task if context is NULL. */
 static int
 append_callback(al_future *self, PyObject *callback, PyObject *context)
 {
-    PyObject *item =
-        context == NULL ? Py_NewRef(callback) : PyTuple_Pack(2, callback, context);
+    PyObject *item = PyTuple_Pack(2, callback, context == NULL ? Py_None : context);
     if (item == NULL) {
         return -1;
     }
@@ -591,6 +623,7 @@ al_future_add_waiter(al_future *self, al_future *task)
     }
     if (AL_LIKELY(self->callback0 == NULL && self->callbacks == NULL)) {
         self->callback0 = Py_NewRef((PyObject *)task);
+        self->context0 = NO_CONTEXT;
         self->waiter0 = true;
         return 0;
     }
@@ -632,6 +665,9 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
             return NULL;
         }
     }
+    if (context == Py_None) {
+        context = NULL; /* As the names of call_soon: a copy of the current one. */
+    }
     /* NULL stands for a copy of an empty context. */
     bool empty = context == NULL && al_context_current_is_empty();
     if (!empty) {
@@ -650,7 +686,7 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
     }
     else if (self->callback0 == NULL && self->callbacks == NULL) {
         self->callback0 = Py_NewRef(fn);
-        self->context0 = Py_XNewRef(context);
+        self->context0 = context == NULL ? NO_CONTEXT : Py_NewRef(context);
         status = 0;
     }
     else {
@@ -667,14 +703,15 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
 static PyObject *
 public_callback(PyObject *item)
 {
-    if (PyTuple_CheckExact(item)) {
+    if (!is_waiter(item)) {
         return Py_NewRef(item);
     }
-    PyObject *wakeup = al_task_wakeup_new(item);
+    PyObject *task = PyTuple_GET_ITEM(item, 0);
+    PyObject *wakeup = al_task_wakeup_new(task);
     if (wakeup == NULL) {
         return NULL;
     }
-    PyObject *context = al_task_context((al_future *)(void *)item);
+    PyObject *context = al_task_context((al_future *)(void *)task);
     PyObject *pair = context == NULL ? NULL : PyTuple_Pack(2, wakeup, context);
     Py_DECREF(wakeup);
     return pair;
@@ -689,16 +726,16 @@ list_callbacks(al_future *self)
         return NULL;
     }
     if (self->callback0 != NULL) {
-        if (!self->waiter0 && self->context0 == NULL) {
-            self->context0 = PyContext_New();
-            if (self->context0 == NULL) {
+        if (!self->waiter0 && self->context0 == NO_CONTEXT) {
+            PyObject *context = PyContext_New();
+            if (context == NULL) {
                 Py_DECREF(list);
                 return NULL;
             }
+            self->context0 = context;
         }
-        PyObject *first = self->waiter0
-                              ? Py_NewRef(self->callback0)
-                              : PyTuple_Pack(2, self->callback0, self->context0);
+        PyObject *first =
+            PyTuple_Pack(2, self->callback0, self->waiter0 ? Py_None : self->context0);
         int status = first == NULL ? -1 : PyList_Append(list, first);
         Py_XDECREF(first);
         if (status < 0) {
@@ -721,13 +758,10 @@ list_callbacks(al_future *self)
 static int
 remove_item(al_future *self, PyObject *item, PyObject *trash)
 {
-    bool tuple = PyTuple_CheckExact(item);
-    if (self->callback0 != NULL) {
-        bool found = tuple ? !self->waiter0 &&
-                                 self->callback0 == PyTuple_GET_ITEM(item, 0) &&
-                                 self->context0 == PyTuple_GET_ITEM(item, 1)
-                           : self->waiter0 && self->callback0 == item;
-        if (found) {
+    if (self->callback0 == PyTuple_GET_ITEM(item, 0)) {
+        bool waits = is_waiter(item);
+        if (waits == self->waiter0 &&
+            (waits || self->context0 == PyTuple_GET_ITEM(item, 1))) {
             /* `item` owns the same objects: these releases run nothing. */
             Py_CLEAR(self->callback0);
             Py_CLEAR(self->context0);
@@ -830,7 +864,7 @@ al_future_set_result(al_future *self, PyObject *result)
     if (check_pending(self) < 0 || make_room(self) < 0) {
         return -1;
     }
-    AL_ASSERT(self->result == NULL);
+    AL_ASSERT(self->result == NULL || self->base_loop != NULL);
     self->result = Py_NewRef(result);
     self->state = AL_FUTURE_FINISHED;
     return schedule_callbacks(self);
@@ -912,7 +946,7 @@ al_future_set_exception(al_future *self, PyObject *exc)
         Py_DECREF(exc);
         return -1;
     }
-    AL_ASSERT(self->exception == NULL);
+    AL_ASSERT(self->exception == NULL || self->base_loop != NULL);
     self->exception = exc;
     self->exception_tb = PyException_GetTraceback(exc);
     self->state = AL_FUTURE_FINISHED;
@@ -942,7 +976,7 @@ al_future_cancel(al_future *self, PyObject *message)
 }
 
 static int
-require_alive(const al_future *self)
+require_alive(al_future *self)
 {
     if (AL_UNLIKELY(!al_future_alive(self))) {
         PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
@@ -1136,7 +1170,7 @@ const char al_future_cancelled_doc[] = "cancelled($self, /)\n--\n\n"
 PyObject *
 al_future_py_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    const al_future *self = (al_future *)op;
+    al_future *self = (al_future *)op;
     return PyBool_FromLong(al_future_alive(self) && self->state == AL_FUTURE_CANCELLED);
 }
 
@@ -1147,7 +1181,7 @@ const char al_future_done_doc[] =
 PyObject *
 al_future_py_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    const al_future *self = (al_future *)op;
+    al_future *self = (al_future *)op;
     return PyBool_FromLong(al_future_alive(self) && self->state != AL_FUTURE_PENDING);
 }
 
@@ -1157,7 +1191,10 @@ const char al_future_get_loop_doc[] = "get_loop($self, /)\n--\n\n"
 PyObject *
 al_future_py_get_loop(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    const al_future *self = (al_future *)op;
+    al_future *self = (al_future *)op;
+    if (self->loop_obj != NULL && self->is_task) {
+        return Py_NewRef(self->loop_obj); /* all_tasks() asks, also the base's. */
+    }
     return require_alive(self) < 0 ? NULL : Py_NewRef(self->loop_obj);
 }
 
@@ -1226,7 +1263,7 @@ al_future_get_state(PyObject *op, void *Py_UNUSED(closure))
 PyObject *
 al_future_get_blocking(PyObject *op, void *Py_UNUSED(closure))
 {
-    const al_future *self = (al_future *)op;
+    al_future *self = (al_future *)op;
     return PyBool_FromLong(al_future_alive(self) && self->blocking);
 }
 
@@ -1275,21 +1312,21 @@ al_future_get_callbacks(PyObject *op, void *Py_UNUSED(closure))
 PyObject *
 al_future_get_result(PyObject *op, void *Py_UNUSED(closure))
 {
-    const al_future *self = (al_future *)op;
+    al_future *self = (al_future *)op;
     return require_alive(self) < 0 ? NULL : or_none(self->result);
 }
 
 PyObject *
 al_future_get_exception(PyObject *op, void *Py_UNUSED(closure))
 {
-    const al_future *self = (al_future *)op;
+    al_future *self = (al_future *)op;
     return require_alive(self) < 0 ? NULL : or_none(self->exception);
 }
 
 PyObject *
 al_future_get_log_traceback(PyObject *op, void *Py_UNUSED(closure))
 {
-    const al_future *self = (al_future *)op;
+    al_future *self = (al_future *)op;
     return require_alive(self) < 0 ? NULL : PyBool_FromLong(self->log_traceback);
 }
 

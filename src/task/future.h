@@ -12,6 +12,12 @@
  * compared with these words at import (al_future_add_type), so that a Python that moved them
  * is refused there.
  *
+ * The base's __init__ is the one method that does not refuse.  It empties the words (not
+ * in 3.15, so they have the base's form) and sets the one for the loop: from there on the
+ * object is not `alive` and not `exact`, so nothing of ours trusts our own flags about
+ * the words.  A Future is taken back at our next method (al_future_take_back); a Task,
+ * whose base has queued its own step, stays the base's.
+ *
  * Invariants: `callbacks` is NULL unless `callback0` was taken first; a done future has
  * neither; `loop` is `loop_obj` when that is a loop of ours, else NULL; everything is
  * NULL after tp_clear, which is what an object without __init__ looks like. */
@@ -25,10 +31,10 @@ enum { AL_FUTURE_PENDING, AL_FUTURE_CANCELLED, AL_FUTURE_FINISHED };
 typedef struct al_future {
     PyObject_HEAD
     /* --- _asyncio's struct ---------------------------------------------------- */
-    PyObject *base_loop; /* stays NULL */
+    PyObject *base_loop; /* NULL, or somebody called the base's __init__ */
     PyObject *callback0; /* the first callback; a waiting Task itself if waiter0 */
-    PyObject *context0;  /* its context; NULL if waiter0 */
-    PyObject *callbacks; /* list of the others: (callback, context), or a Task */
+    PyObject *context0;  /* its context, or NO_CONTEXT (see future.c) */
+    PyObject *callbacks; /* list of the others: (callback, context), or (Task, None) */
     PyObject *exception;
     PyObject *exception_tb; /* of the exception when it was set; NULL once used */
     PyObject *result;
@@ -106,13 +112,21 @@ PyObject *al_future_new(al_loop *loop);
 static inline bool
 al_future_exact(const al_state *st, PyObject *obj)
 {
-    return Py_IS_TYPE(obj, st->Future_type) || Py_IS_TYPE(obj, st->Task_type);
+    return (Py_IS_TYPE(obj, st->Future_type) || Py_IS_TYPE(obj, st->Task_type)) &&
+           AL_LIKELY(((al_future *)obj)->base_loop == NULL);
 }
 
+/* The base's __init__ was called on the object.  A Future is a new one from here on, of
+ * the loop that was given there: true.  Escapes. */
+AL_COLD bool al_future_take_back(al_future *self);
+
+/* Whether __init__ was called, ours or the base's.  Every method asks first.  Escapes in
+ * the case of al_future_take_back. */
 static inline bool
-al_future_alive(const al_future *self)
+al_future_alive(al_future *self)
 {
-    return self->loop_obj != NULL;
+    return AL_LIKELY(self->base_loop == NULL) ? self->loop_obj != NULL
+                                              : al_future_take_back(self);
 }
 
 static inline al_state *

@@ -374,6 +374,145 @@ def test_step_initializes_its_own_task_anew(loose_loop):
     second.close()
 
 
+# --- the base's __init__, called unbound on a future of ours that is in use -------
+
+
+async def awaits(future):
+    return await future
+
+
+def turns(loop, count=3):
+    for _ in range(count):
+        run_once(loop)
+
+
+def future_in(state, loop):
+    """A future, and the task that waits for it or None."""
+    future = loop.create_future()
+    if state == "waited for":
+        task = loop.create_task(awaits(future))
+        run_once(loop)
+        return future, task
+    if state == "callbacks":
+        for _ in range(3):
+            future.add_done_callback(str)
+    elif state == "result":
+        future.set_result([1])
+    elif state == "exception":
+        future.set_exception(ValueError())
+        future._log_traceback = False
+    elif state == "cancelled":
+        future.cancel()
+    return future, None
+
+
+OPERATIONS = {
+    "result": lambda cls, future: cls.result(future),
+    "exception": lambda cls, future: cls.exception(future),
+    "done": lambda cls, future: cls.done(future),
+    "set_result": lambda cls, future: cls.set_result(future, [2]),
+    "set_exception": lambda cls, future: cls.set_exception(future, KeyError()),
+    "cancel": lambda cls, future: cls.cancel(future),
+    "add": lambda cls, future: [cls.add_done_callback(future, str) for _ in "123"],
+    "remove": lambda cls, future: cls.remove_done_callback(future, str),
+    "callbacks": lambda cls, future: cls._callbacks.__get__(future),
+    "repr": lambda cls, future: cls.__repr__(future),
+    "state": lambda cls, future: cls._state.__get__(future),
+    "await": lambda cls, future: next(cls.__await__(future)),
+    "error": lambda cls, future: cls._make_cancelled_error(future),
+}
+
+
+def attempt(name, cls, future):
+    try:
+        OPERATIONS[name](cls, future)
+    except (
+        asyncio.InvalidStateError,
+        asyncio.CancelledError,
+        StopIteration,
+        RuntimeError,
+        TypeError,
+        KeyError,
+        ValueError,
+    ):
+        pass
+
+
+@pytest.mark.parametrize("state", ["new", "waited for", "callbacks", "result"])
+def test_bases_init_makes_a_new_future(loose_loop, state):
+    loop, seen = loose_loop, []
+    future, waiting = future_in(state, loop)
+    asyncio.Future.__init__(future, loop=loop)
+    assert not future.done()
+    with pytest.raises(asyncio.InvalidStateError):
+        future.result()
+    future.add_done_callback(seen.append)
+    future.set_result(5)
+    run_once(loop)
+    assert seen == [future] and future.result() == 5
+    if waiting is not None:
+        waiting._log_destroy_pending = False
+        waiting.get_coro().close()
+
+
+@pytest.mark.parametrize("cls", [aioloop.Future, asyncio.Future])
+@pytest.mark.parametrize(
+    "state", ["new", "waited for", "callbacks", "result", "exception", "cancelled"]
+)
+def test_bases_init_confuses_no_method(loose_loop, state, cls):
+    loop = loose_loop
+    loop.set_exception_handler(lambda loop, context: None)
+    for first in OPERATIONS:
+        for second in OPERATIONS:
+            future, waiting = future_in(state, loop)
+            asyncio.Future.__init__(future, loop=loop)
+            attempt(first, cls, future)
+            attempt(second, aioloop.Future, future)
+            task = loop.create_task(awaits(future))
+            turns(loop)
+            attempt(second, aioloop.Future, future)
+            attempt(first, cls, future)
+            turns(loop)
+            for left in (task, waiting):
+                if left is not None:
+                    left.cancel()
+                    turns(loop)
+                    left._log_destroy_pending = False
+                    left.get_coro().close()
+
+
+@pytest.mark.parametrize("cls", [aioloop.Task, asyncio.Task, asyncio.Future])
+@pytest.mark.parametrize("init", [asyncio.Future.__init__, asyncio.Task.__init__])
+@pytest.mark.parametrize("steps", range(4))
+def test_bases_init_takes_a_task_away(loose_loop, steps, init, cls):
+    """The base queues a step of its own, and from there on the task is the base's."""
+
+    async def work():
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    loop = loose_loop
+    loop.set_exception_handler(lambda loop, context: None)
+    for name in OPERATIONS:
+        task = loop.create_task(work())
+        coroutines = [task.get_coro()]
+        turns(loop, steps)
+        if init is asyncio.Task.__init__:
+            coroutines.append(work())
+            init(task, coroutines[1], loop=loop)
+        else:
+            init(task, loop=loop)
+        attempt(name, cls, task)
+        waiting = loop.create_task(awaits(task))
+        turns(loop)
+        attempt(name, cls, task)
+        turns(loop)
+        assert isinstance(asyncio.all_tasks(loop), set)
+        task._log_destroy_pending = waiting._log_destroy_pending = False
+        for coroutine in [*coroutines, waiting.get_coro()]:
+            coroutine.close()
+
+
 # --- gh-126138: the message of a cancellation is replaced while it is passed on
 
 
