@@ -245,7 +245,7 @@ typedef struct al_state {
         loop_run_once;                       /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
     int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork */
-    void (*send_corked)(struct al_loop *);   /* the same from outside; see core/cork.h */
+    void (*send_corked)(struct al_loop *); /* the same from outside; see core/cork.h */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);

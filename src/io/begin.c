@@ -167,13 +167,48 @@ al_stream_adopt(al_stream *self, PyObject *protocol, PyObject *server)
     return al_fds_set_transport(self->loop, self->fd, (PyObject *)self);
 }
 
+/* Stores what the socket module says of a socket of a family that we do not know; nothing
+ * for an OSError.  0 or -1. */
+static int
+ask_name(PyObject **name, PyObject *sock, const char *method)
+{
+    *name = PyObject_CallMethod(sock, method, NULL);
+    if (*name == NULL && !PyErr_ExceptionMatches(PyExc_OSError)) {
+        return -1;
+    }
+    PyErr_Clear(); /* OSError: there is no such name. */
+    return 0;
+}
+
+/* The addresses of a stream that has a socket object. */
+static int
+find_names(al_stream *self)
+{
+    al_addr addr;
+    if (al_addr_of_socket(self->fd, &addr) < 0) {
+        return 0;
+    }
+    self->family = (short)addr.as.any.sa_family;
+    if (!al_addr_known(self->family)) {
+        return ask_name(&self->sockname, self->sock, "getsockname") < 0
+                   ? -1
+                   : ask_name(&self->peername, self->sock, "getpeername");
+    }
+    if (al_info_remember(&self->sockname_raw, &self->sockname, &addr) < 0) {
+        return -1;
+    }
+    return al_addr_of_peer(self->fd, &addr) < 0
+               ? 0
+               : al_info_remember(&self->peername_raw, &self->peername, &addr);
+}
+
 PyObject *
 al_stream_new(al_loop *loop, PyObject *sock, int fd, PyObject *protocol,
               PyObject *waiter, PyObject *extra, PyObject *server, PyObject *context)
 {
     al_state *st = loop->st;
     al_stream *self = stream_alloc(loop, fd);
-    al_addr addr;
+    int proto;
     if (self == NULL) {
         return NULL;
     }
@@ -190,27 +225,14 @@ al_stream_new(al_loop *loop, PyObject *sock, int fd, PyObject *protocol,
         }
         self->extra = Py_NewRef(extra);
     }
-    if (al_addr_of_socket(fd, &addr) == 0) {
-        self->family = (short)addr.as.any.sa_family;
-        if (al_addr_known(self->family) &&
-            al_info_remember(&self->sockname_raw, &self->sockname, &addr) < 0) {
-            goto error;
-        }
+    if (find_names(self) < 0) {
+        goto error;
     }
-    if (al_addr_of_peer(fd, &addr) == 0) {
-        if (al_addr_known(self->family)) {
-            if (al_info_remember(&self->peername_raw, &self->peername, &addr) < 0) {
-                goto error;
-            }
-        }
-        else {
-            self->peername = PyObject_CallMethod(sock, "getpeername", NULL);
-            if (self->peername == NULL) {
-                goto error;
-            }
-        }
+    if (al_stream_sock_proto(sock, &proto) < 0) {
+        goto error;
     }
-    al_sock_set_nodelay(fd, self->family);
+    self->proto = (short)proto;
+    al_sock_set_nodelay(fd, self->family, proto);
     if (context != NULL && context != Py_None) {
         self->context = Py_NewRef(context);
     }

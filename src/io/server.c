@@ -8,6 +8,7 @@
 #include "core/report.h"
 #include "io/sock.h"
 #include "io/begin.h"
+#include "io/info.h"
 
 typedef struct {
     PyObject_HEAD
@@ -16,7 +17,8 @@ typedef struct {
     const int *sock_fd;
     int fd;
     int family, proto;
-    PyObject *sockname; /* of every connection; NULL where it depends */
+    PyObject
+        *sockname; /* of every connection, one of these; or none, where it depends */
     al_name sockname_raw;
 } al_listener;
 
@@ -202,9 +204,7 @@ begin_plain(al_listener *self, int fd, const al_addr *peer)
     if (stream == NULL) {
         return -1;
     }
-#if !AL_LINUX
-    al_sock_set_nodelay(fd, self->family); /* Linux: inherited from the listener. */
-#endif
+    al_sock_set_nodelay(fd, self->family, self->proto);
     stream->sockname_raw = self->sockname_raw;
     stream->sockname = Py_XNewRef(self->sockname);
     if (self->what.context != NULL) {
@@ -365,33 +365,20 @@ Listener_resume(al_listener *self, PyObject *Py_UNUSED(ignored))
 
 /* --- making and freeing ----------------------------------------------------------------- */
 
-/* The address that all accepted connections have at this end, unless the socket listens
- * on a wildcard address. */
+/* The family, and the address that all accepted connections have at this end: of Unix
+ * sockets the listener's.  Those of IP are asked one by one, for a proxy's listener takes
+ * connections to any address (IP_TRANSPARENT, sk_lookup), whatever its own is. */
 static int
 find_sockname(al_listener *self)
 {
-    static const struct in6_addr any = IN6ADDR_ANY_INIT;
     al_addr addr;
     if (al_addr_of_socket(self->fd, &addr) < 0) {
         return 0;
     }
     self->family = addr.as.any.sa_family;
-    bool same =
-        (self->family == AF_INET && addr.as.in.sin_addr.s_addr != htonl(INADDR_ANY)) ||
-        (self->family == AF_INET6 &&
-         memcmp(&addr.as.in6.sin6_addr, &any, sizeof(any)) != 0 &&
-         addr.as.in6.sin6_scope_id == 0) ||
-        self->family == AF_UNIX;
-    if (!same) {
-        return 0;
-    }
-    if (addr.length <= sizeof(self->sockname_raw.bytes)) {
-        self->sockname_raw.length = (unsigned char)addr.length;
-        memcpy(self->sockname_raw.bytes, &addr.as, addr.length);
-        return 0;
-    }
-    self->sockname = al_addr_object(&addr);
-    return self->sockname == NULL ? -1 : 0;
+    return self->family == AF_UNIX
+               ? al_info_remember(&self->sockname_raw, &self->sockname, &addr)
+               : 0;
 }
 
 int
@@ -418,16 +405,11 @@ al_server_start(al_loop *loop, const al_listen *what, int fd)
     self->sock_fd = al_stream_sock_fd(st, what->sock, fd);
     PyObject_GC_Track(self);
 
-    PyObject *proto = PyObject_GetAttrString(what->sock, "proto");
-    long number = proto == NULL ? -1 : PyLong_AsLong(proto);
-    Py_XDECREF(proto);
-    int status = number == -1 && PyErr_Occurred() ? -1 : find_sockname(self);
+    int status = al_stream_sock_proto(what->sock, &self->proto);
     if (status == 0) {
-        self->proto = (int)number;
-#if AL_LINUX
-        /* Accepted sockets inherit it: no system call for each. */
-        al_sock_set_nodelay(fd, self->family);
-#endif
+        status = find_sockname(self);
+    }
+    if (status == 0) {
         status = watch_listener(self); /* escapes */
     }
     Py_DECREF(self);

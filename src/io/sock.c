@@ -395,9 +395,9 @@ al_sock_shutdown_write(int fd)
 }
 
 void
-al_sock_set_nodelay(int fd, int family)
+al_sock_set_nodelay(int fd, int family, int proto)
 {
-    if (family == AF_INET || family == AF_INET6) {
+    if ((family == AF_INET || family == AF_INET6) && proto == IPPROTO_TCP) {
         int on = 1;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     }

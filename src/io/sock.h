@@ -87,8 +87,9 @@ int al_sock_pending_error(int fd);
 ssize_t al_sock_sendfile(int out, int in, off_t *offset, size_t size);
 /* shutdown(2) of the sending half.  0 or -1. */
 int al_sock_shutdown_write(int fd);
-/* Turns Nagle's algorithm off where it exists; errors do not matter. */
-void al_sock_set_nodelay(int fd, int family);
+/* Turns Nagle's algorithm off where the socket object says that this is TCP; errors do
+ * not matter.  Mirrors asyncio.base_events._set_nodelay. */
+void al_sock_set_nodelay(int fd, int family, int proto);
 /* close(2); the number is free afterwards whatever it returns. */
 void al_sock_close(int fd);
 

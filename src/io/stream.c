@@ -55,6 +55,16 @@ al_stream_sock_fd(const al_state *st, PyObject *sock, int fd)
     return *place == fd ? place : NULL;
 }
 
+int
+al_stream_sock_proto(PyObject *sock, int *proto)
+{
+    PyObject *value = PyObject_GetAttrString(sock, "proto");
+    long number = value == NULL ? -1 : PyLong_AsLong(value);
+    Py_XDECREF(value);
+    *proto = (int)number;
+    return number == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
 /* Closes the descriptor.  Escapes only where there is a socket object.  0 or -1. */
 int
 al_stream_close_descriptor(al_stream *self)

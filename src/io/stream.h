@@ -75,6 +75,8 @@ int al_stream_init(al_state *st);
 /* The number inside a socket object, if that has the layout we know and the class works
  * as socket.socket does; else NULL.  `fd` is what its fileno() says. */
 const int *al_stream_sock_fd(const al_state *st, PyObject *sock, int fd);
+/* The protocol number that a socket object has.  0 or -1. */
+int al_stream_sock_proto(PyObject *sock, int *proto);
 
 /* For sinks: receives up to `size` bytes.  Above 0: that many came.  0: *status is for
  * the sink to return, and everything has been done. */

@@ -175,7 +175,9 @@ EventLoop__start_serving(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     if (fd == -1) {
         return NULL;
     }
-    if (fd < 0 || self->poll == NULL) {
+    al_addr addr;
+    if (fd < 0 || self->poll == NULL || al_addr_of_socket(fd, &addr) < 0 ||
+        !al_addr_known(addr.as.any.sa_family)) {
         return call_base(self, "_start_serving", args, nargs, kwnames);
     }
     al_listen what = {

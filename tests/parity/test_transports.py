@@ -643,7 +643,9 @@ async def contexts(stage):
 async def extra_info(stage):
     transport = await stage.open()
     sock = transport.get_extra_info("socket")
-    stage.note(type(sock).__name__, sock.family, sock.type, sock.fileno() == transport._sock_fd)
+    stage.note(
+        type(sock).__name__, sock.family, sock.type, sock.fileno() == transport._sock_fd
+    )
     stage.note(sock is transport.get_extra_info("socket"))
     stage.note(transport.get_extra_info("sockname") == sock.getsockname())
     stage.note(transport.get_extra_info("peername") == sock.getpeername())

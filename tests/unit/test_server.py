@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import os
 import socket
 import ssl
 import sys
@@ -300,5 +301,103 @@ def test_tls_that_is_not_spoken(run, loop):
         assert b"HTTP" not in answer
         server.close()
         await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def no_delay(sock):
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+@pytest.mark.parametrize("proto", [0, socket.IPPROTO_TCP])
+def test_no_delay_where_the_socket_object_says_tcp(run, loop, proto):
+    """As asyncio: the listener and sockets of no stated protocol stay as they are."""
+
+    async def main():
+        made = []
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, proto)
+        listener.bind(("127.0.0.1", 0))
+        server = await loop.create_server(lambda: Greeter(made), sock=listener)
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, proto)
+        client.connect(listener.getsockname())
+        client.setblocking(False)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=client)
+        while not made:
+            await asyncio.sleep(0.001)
+        accepted = made[0].transport.get_extra_info("socket")
+        assert no_delay(transport.get_extra_info("socket")) is (proto != 0)
+        assert no_delay(accepted) is (proto != 0)
+        assert accepted.proto == proto
+        assert not no_delay(listener)
+        transport.close()
+        await made[0].lost
+        server.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("when", ["open", "lost"])
+def test_sockname_is_the_connection_s(run, loop, when):
+    """A transparent proxy's listener has another address than what it accepts."""
+
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        client = client_of(server)
+        while not made:
+            await asyncio.sleep(0.001)
+        transport = made[0].transport
+        with socket.create_server(("127.0.0.2", 0)) as elsewhere:
+            with socket.create_connection(elsewhere.getsockname()) as other:
+                stand_in, _ = elsewhere.accept()
+                stand_in.setblocking(False)
+                os.dup2(stand_in.fileno(), transport._sock_fd)
+                name = stand_in.getsockname()
+                stand_in.close()
+                if when == "lost":
+                    transport.abort()
+                    await made[0].lost
+                assert transport.get_extra_info("sockname") == name
+                assert name[0] == "127.0.0.2"
+                transport.abort()
+                await made[0].lost
+                other.close()
+        client.close()
+        server.close()
+
+    run(main())
+
+
+def test_a_family_that_only_the_socket_module_knows(run, loop):
+    """Its connections are accepted by asyncio's code, and named by the socket module."""
+
+    async def main():
+        try:
+            listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+            sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        except (AttributeError, OSError) as exc:
+            pytest.skip(f"no AF_VSOCK: {exc}")
+        listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        server = await loop.create_server(asyncio.Protocol, sock=listener)
+        handle, _ = loop._selector.get_key(listener).data
+        assert handle._callback == loop._accept_connection
+        server.close()
+        sock.setblocking(False)
+        protocol = Greeter([])
+        transport = loop._make_socket_transport(sock, protocol)
+        assert transport.get_extra_info("peername") is None
+        name = sock.getsockname()
+        transport.abort()
+        await protocol.lost
+        assert transport.get_extra_info("sockname") == name
+        sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        protocol = Greeter([])
+        transport = loop._make_socket_transport(
+            sock, protocol, extra={"peername": (3, 1024)}
+        )
+        assert transport.get_extra_info("peername") == (3, 1024)
+        transport.abort()
+        await protocol.lost
 
     run(main())
