@@ -36,17 +36,29 @@ al_info_remember(al_name *name, PyObject **object, const al_addr *addr)
     return 0;
 }
 
+/* Asks the kernel for the address. */
+static void
+ask_sockname(al_stream *self)
+{
+    al_addr addr;
+    int fd = al_stream_descriptor(self);
+    if (fd >= 0 && al_addr_of_socket(fd, &addr) == 0 &&
+        al_addr_known(addr.as.any.sa_family)) {
+        self->sockname_presumed = false;
+        self->sockname_raw.length = 0;
+        Py_CLEAR(self->sockname);
+        if (al_info_remember(&self->sockname_raw, &self->sockname, &addr) < 0) {
+            PyErr_Clear(); /* get_extra_info will say None. */
+        }
+    }
+}
+
 /* What get_extra_info says of the socket stays available. */
 void
 al_info_keep_sockname(al_stream *self)
 {
-    al_addr addr;
-    int fd = al_stream_descriptor(self);
-    if (self->sockname == NULL && self->sockname_raw.length == 0 && fd >= 0 &&
-        al_addr_of_socket(fd, &addr) == 0 && al_addr_known(addr.as.any.sa_family)) {
-        if (al_info_remember(&self->sockname_raw, &self->sockname, &addr) < 0) {
-            PyErr_Clear(); /* get_extra_info will say None. */
-        }
+    if (self->sockname == NULL && self->sockname_raw.length == 0) {
+        ask_sockname(self);
     }
 }
 
@@ -81,6 +93,9 @@ al_info_socket(al_stream *self)
 static PyObject *
 al_info_sockname(al_stream *self)
 {
+    if (self->sockname_presumed) {
+        ask_sockname(self);
+    }
     al_info_keep_sockname(self);
     if (self->sockname == NULL && self->sockname_raw.length > 0) {
         self->sockname = name_object(&self->sockname_raw);

@@ -204,9 +204,14 @@ begin_plain(al_listener *self, int fd, const al_addr *peer)
     if (stream == NULL) {
         return -1;
     }
+#if AL_LINUX
+    stream->nagle = 2;
+#else
     al_sock_set_nodelay(fd, self->family, self->proto);
+#endif
     stream->sockname_raw = self->sockname_raw;
     stream->sockname = Py_XNewRef(self->sockname);
+    stream->sockname_presumed = self->family != AF_UNIX;
     if (self->what.context != NULL) {
         context = PyContext_Copy(self->what.context);
     }
@@ -365,18 +370,42 @@ Listener_resume(al_listener *self, PyObject *Py_UNUSED(ignored))
 
 /* --- making and freeing ----------------------------------------------------------------- */
 
-/* The family, and the address that all accepted connections have at this end: of Unix
- * sockets the listener's.  Those of IP are asked one by one, for a proxy's listener takes
- * connections to any address (IP_TRANSPARENT, sk_lookup), whatever its own is. */
+/* Whether a proxy's listener takes connections to any address, whatever its own is. */
+static bool
+is_transparent(const al_listener *self)
+{
+    int on = 0;
+    socklen_t length = sizeof(on);
+#if defined(IP_TRANSPARENT) && defined(IPV6_TRANSPARENT)
+    if (self->family == AF_INET6) {
+        (void)getsockopt(self->fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &on, &length);
+    }
+    else {
+        (void)getsockopt(self->fd, IPPROTO_IP, IP_TRANSPARENT, &on, &length);
+    }
+#endif
+    (void)length;
+    return on != 0;
+}
+
+/* The family, and the address that accepted connections have at this end, unless the
+ * socket listens on a wildcard address: of Unix sockets always, of IP as long as the
+ * kernel has not been asked for the connection's own (sk_lookup). */
 static int
 find_sockname(al_listener *self)
 {
+    static const struct in6_addr any = IN6ADDR_ANY_INIT;
     al_addr addr;
     if (al_addr_of_socket(self->fd, &addr) < 0) {
         return 0;
     }
     self->family = addr.as.any.sa_family;
-    return self->family == AF_UNIX
+    bool presumed =
+        (self->family == AF_INET && addr.as.in.sin_addr.s_addr != htonl(INADDR_ANY)) ||
+        (self->family == AF_INET6 &&
+         memcmp(&addr.as.in6.sin6_addr, &any, sizeof(any)) != 0 &&
+         addr.as.in6.sin6_scope_id == 0);
+    return self->family == AF_UNIX || (presumed && !is_transparent(self))
                ? al_info_remember(&self->sockname_raw, &self->sockname, &addr)
                : 0;
 }

@@ -98,6 +98,10 @@ al_stream_sock(al_stream *self)
     if (self->sock == NULL) {
         const al_state *st = PyType_GetModuleState(Py_TYPE(self));
         int type = SOCK_STREAM;
+        if (self->nagle != 0) { /* Whoever gets it may look, and send. */
+            self->nagle = 1;
+            al_stream_before_send(self, self->fd);
+        }
 #ifdef SOCK_NONBLOCK
         type |= SOCK_NONBLOCK; /* Python need not ask the kernel, or tell it. */
 #endif

@@ -20,6 +20,7 @@
 #include "io/flow.h"
 #include "io/outbuf.h"
 #include "io/sink.h"
+#include "io/sock.h"
 
 /* A socket address of up to 28 bytes (IPv4, IPv6), or none. */
 typedef struct {
@@ -51,10 +52,12 @@ typedef struct al_stream {
     bool closing;
     bool eof; /* write_eof was called */
     bool protocol_connected;
-    bool dirty;         /* in loop->cork, which holds a reference */
-    bool shared;        /* somebody has the descriptor's number, or a copy of it */
-    bool complete_info; /* `extra` has the names and the socket */
+    bool dirty;             /* in loop->cork, which holds a reference */
+    bool shared;            /* somebody has the descriptor's number, or a copy of it */
+    bool sockname_presumed; /* it is the listener's, and nobody has asked the kernel */
+    bool complete_info;     /* `extra` has the names and the socket */
     short family, proto;
+    uint8_t nagle;      /* at the send of this number, if not 0, it is turned off */
     int send_error;     /* errno of a send from outside of the loop, or 0 */
     uint32_t last_read; /* bytes that the last read gave */
     al_flow flow;
@@ -97,6 +100,16 @@ al_stream_descriptor(const al_stream *self)
     return !self->fd_open || (self->sock_fd != NULL && *self->sock_fd != self->fd)
                ? -1
                : self->fd;
+}
+
+/* Goes before each send.  Nagle's algorithm holds back no first one: an accepted
+ * connection that sends once does without a system call. */
+static inline void
+al_stream_before_send(al_stream *self, int fd)
+{
+    if (AL_UNLIKELY(self->nagle != 0) && --self->nagle == 0) {
+        al_sock_set_nodelay(fd, self->family, self->proto);
+    }
 }
 
 static inline bool

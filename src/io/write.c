@@ -57,6 +57,7 @@ send_some(al_stream *self, size_t *offered)
         errno = EBADF;
         return -1;
     }
+    al_stream_before_send(self, fd);
     if (self->out.count > 1 && self->out.size <= JOINED_SIZE) {
         char joined[JOINED_SIZE];
         al_outbuf_copy(&self->out, joined);
@@ -419,8 +420,12 @@ write_view(al_stream *self, const Py_buffer *view)
         }
         int fd = al_stream_descriptor(self);
         if (self->out.size == 0 && self->conn_lost == 0) {
+            ssize_t n = -1;
             errno = EBADF;
-            ssize_t n = fd < 0 ? -1 : al_sock_send_stream(fd, data, size);
+            if (fd >= 0) {
+                al_stream_before_send(self, fd);
+                n = al_sock_send_stream(fd, data, size);
+            }
             al_look_expect(&self->loop->look);
             if (n < 0 && !al_sock_again(errno)) {
                 (void)al_sock_raise(errno);

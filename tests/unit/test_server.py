@@ -336,13 +336,25 @@ def test_no_delay_where_the_socket_object_says_tcp(run, loop, proto):
     run(main())
 
 
-@pytest.mark.parametrize("when", ["open", "lost"])
+@pytest.mark.parametrize("when", ["open", "lost", "lost, transparent"])
 def test_sockname_is_the_connection_s(run, loop, when):
-    """A transparent proxy's listener has another address than what it accepts."""
+    """A transparent proxy's listener has another address than what it accepts.
+
+    What is asked for the first time when the connection is lost is the kernel's too if
+    the listener says of itself that it is transparent, or has no address.
+    """
 
     async def main():
         made = []
-        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        listener = socket.socket()
+        listener.bind(("0.0.0.0" if when == "lost" else "127.0.0.1", 0))
+        if "transparent" in when:
+            try:
+                listener.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+            except (AttributeError, OSError) as exc:
+                listener.close()
+                pytest.skip(f"not allowed: {exc}")
+        server = await loop.create_server(lambda: Greeter(made), sock=listener)
         client = client_of(server)
         while not made:
             await asyncio.sleep(0.001)
@@ -354,7 +366,7 @@ def test_sockname_is_the_connection_s(run, loop, when):
                 os.dup2(stand_in.fileno(), transport._sock_fd)
                 name = stand_in.getsockname()
                 stand_in.close()
-                if when == "lost":
+                if "lost" in when:
                     transport.abort()
                     await made[0].lost
                 assert transport.get_extra_info("sockname") == name
@@ -363,6 +375,30 @@ def test_sockname_is_the_connection_s(run, loop, when):
                 await made[0].lost
                 other.close()
         client.close()
+        server.close()
+
+    run(main())
+
+
+def test_no_delay_before_the_second_send(run, loop):
+    """Nagle's algorithm holds back no first one."""
+
+    class Answering(Greeter):
+        def data_received(self, data):
+            self.transport.write(data)
+
+    async def main():
+        made = []
+        server = await loop.create_server(lambda: Answering(made), "127.0.0.1", 0)
+        client = client_of(server)
+        assert await read_exactly(client, 5) == b"hello"
+        with socket.socket(fileno=os.dup(made[0].transport._sock_fd)) as view:
+            for letter in b"abc":
+                await loop.sock_sendall(client, bytes([letter]))
+                assert await read_exactly(client, 1) == bytes([letter])
+                assert no_delay(view)
+        client.close()
+        await made[0].lost
         server.close()
 
     run(main())
