@@ -37,6 +37,10 @@ AGAINST_ASYNCIO = {
     "threadsafe wake-up, other CPU",
     "run_in_executor, same CPU",
     "run_in_executor, other CPU",
+    "run_in_executor beside a busy task",
+    "run_in_executor beside connections",
+    "a thread's turns beside a busy task",
+    "a thread's turns beside connections",
     "spawn true + wait",
 }
 

@@ -107,6 +107,7 @@ def add_others():
         web = {"load": WRK, "connections": connections, "essential": many}
         add("HTTP, tiny server", "http", floor="http", **web)
         add("HTTP, uvicorn", "uvicorn", floor=None, **web)
+        add("HTTP, uvicorn, idle threads", "uvicorn, idle threads", floor=None, **web)
         add("HTTP, aiohttp", "aiohttp", floor=None, **web)
         web["load"] = WRK_TLS
         add("HTTPS, tiny server", "https", floor=None, **web)

@@ -8,6 +8,7 @@ LIFE_SECONDS the process ends itself.
 
 import argparse
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 
 from .. import loops
 from ..process import ROOT
@@ -26,6 +28,7 @@ LIFE_SECONDS = 300
 START_SECONDS = 20
 RECEIVE = 64 * 1024
 BUFFER = 256 * 1024
+IDLE_THREADS = 4
 LINE_LIMIT = 1024 * 1024
 CHUNK = bytes(64 * 1024)
 HELLO = b"Hello, World!"
@@ -302,6 +305,19 @@ async def uvicorn_server(path, size, **options):
                 task.result()
             await asyncio.sleep(0.01)
     return task, sock.getsockname()
+
+
+@server("uvicorn, idle threads")
+async def uvicorn_with_threads(path, size):
+    """As after a few endpoints that ran in the thread pool."""
+    together = threading.Barrier(IDLE_THREADS)
+    loop = asyncio.get_running_loop()
+    executor = concurrent.futures.ThreadPoolExecutor(IDLE_THREADS)
+    jobs = [loop.run_in_executor(executor, together.wait) for _ in range(IDLE_THREADS)]
+    await asyncio.gather(*jobs)
+    task, name = await uvicorn_server(path, size)
+    task.add_done_callback(lambda _: executor.shutdown())
+    return task, name
 
 
 @server("https uvicorn")

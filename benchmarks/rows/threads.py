@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 
 from ..row import WALL, row
 from .callbacks import nothing
@@ -76,6 +77,63 @@ async def jobs(clock, n, apart):
                 await loop.run_in_executor(executor, nothing)
 
 
+@contextlib.asynccontextmanager
+async def busy_loop(work):
+    """Keep the loop from resting: a task runs `work()` again and again."""
+    stop = False
+
+    async def repeat():
+        while not stop:
+            await work()
+
+    task = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        stop = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def echo_round_trips():
+    """Give a coroutine function that echoes a message over eight connections."""
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(data)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    clients = [await asyncio.open_connection(*address) for _ in range(8)]
+
+    async def echo():
+        for _, writer in clients:
+            writer.write(b"x" * 100)
+        for reader, _ in clients:
+            await reader.readexactly(100)
+
+    yield echo
+    for _, writer in clients:
+        writer.close()
+    server.close()
+
+
+async def turns(clock, n):
+    """Let another thread give the GIL up, and get it back, `n` times."""
+    loop = asyncio.get_running_loop()
+
+    def take_turns():
+        for _ in range(n):
+            time.sleep(0)
+
+    with clock:
+        await loop.run_in_executor(None, take_turns)
+
+
 @row("call_soon_threadsafe, bursts", batch=BURST)
 async def threadsafe_bursts(clock, n):
     """CPU time of `call_soon_threadsafe` in bursts of 1000 from the loop's thread."""
@@ -115,3 +173,31 @@ async def run_in_executor_same(clock, n):
 async def run_in_executor_other(clock, n):
     """Wall time of an empty job in a thread pool on another CPU, in turn."""
     await jobs(clock, n, apart=True)
+
+
+@row("run_in_executor beside a busy task", clock=WALL)
+async def jobs_beside_a_task(clock, n):
+    """Wall time of an empty job in a thread pool while a task yields all the time."""
+    async with busy_loop(lambda: asyncio.sleep(0)):
+        await jobs(clock, n, apart=True)
+
+
+@row("run_in_executor beside connections", clock=WALL)
+async def jobs_beside_connections(clock, n):
+    """Wall time of an empty job in a thread pool while eight connections echo."""
+    async with echo_round_trips() as echo, busy_loop(echo):
+        await jobs(clock, n, apart=True)
+
+
+@row("a thread's turns beside a busy task", clock=WALL)
+async def turns_beside_a_task(clock, n):
+    """Wall time until another thread has the GIL again while a task yields."""
+    async with busy_loop(lambda: asyncio.sleep(0)):
+        await turns(clock, n)
+
+
+@row("a thread's turns beside connections", clock=WALL)
+async def turns_beside_connections(clock, n):
+    """Wall time until another thread has the GIL again while connections echo."""
+    async with echo_round_trips() as echo, busy_loop(echo):
+        await turns(clock, n)
