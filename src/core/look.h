@@ -5,7 +5,7 @@
  * look costs as much as three short slots, so it is left out where nobody can tell:
  *
  * - Nobody watches a descriptor: there is nothing to see.  A look every LOOK_SELDOM
- *   serves signals and other threads.
+ *   serves signals, one more often than that other threads (see poll.c).
  * - No foreign code has run since the last look: slots that only pass an event on to the
  *   task that waits for it (they say so by al_look_quiet).
  * - LOOK_EAGER looks in a row were in vain, and nothing was done since that can make an
@@ -26,7 +26,7 @@
 enum {
     LOOK_SELDOM = 50 * 1000, /* ns: a poll so often costs 0.3 % of the time */
     LOOK_EAGER = 16,
-    LOOK_DOUBLINGS = 5, /* from 2 us to LOOK_SELDOM */
+    LOOK_DOUBLINGS = 5, /* from 1.5 us to LOOK_SELDOM */
     LOOK_STRIDE = 16,
     LOOK_SHORT = 5 * 1000, /* ns */
     /* Looks before blocking, with the GIL held: see al_look_before_wait. */
@@ -108,7 +108,7 @@ al_look_is_eager(const al_look *look, bool timers_due)
 static inline bool
 al_look_is_due(const al_look *look, int64_t now)
 {
-    int64_t interval = LOOK_SELDOM;
+    int64_t interval = look->seldom;
     if (al_look_has_watchers(look) && look->in_vain < LOOK_EAGER + LOOK_DOUBLINGS) {
         interval >>= LOOK_EAGER + LOOK_DOUBLINGS - look->in_vain;
     }

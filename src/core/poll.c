@@ -17,6 +17,7 @@
 #include <ev.h>
 #include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 #include <sys/stat.h>
@@ -27,7 +28,12 @@
 
 #include "core/sched.h"
 
-enum { GIL_KEPT = 50 * 1000 /* ns: at most so long, where there are other threads */ };
+/* The GIL, where there are other threads; ns. */
+enum {
+    GIL_KEPT = 20 * 1000,     /* at most so long, if there is a poll */
+    WAKING = 500,             /* giving it up takes longer if somebody waits for it */
+    HANDING_OVER = 10 * 1000, /* for which it is then left to him */
+};
 
 struct al_poll {
     struct ev_loop *ev;
@@ -35,6 +41,7 @@ struct al_poll {
     PyThreadState *released;
     size_t tail;         /* of the ready ring when this wait's watchers began to push */
     bool blocking;       /* this wait gives up the GIL */
+    bool beside;         /* ... although slots are ready */
     int64_t released_at; /* ns: a poll beside ready slots gave up the GIL */
     bool failed;         /* a watcher's callback set an exception */
     al_io *watchers;     /* all that exist; their makers own them */
@@ -85,8 +92,9 @@ static bool
 others_wait(al_poll *poll)
 {
     PyThreadState *newest = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
-    if (newest == NULL || PyThreadState_Next(newest) == NULL ||
-        poll->loop->tstate != PyThreadState_Get()) {
+    bool alone = newest == NULL || PyThreadState_Next(newest) == NULL;
+    poll->loop->look.seldom = alone ? LOOK_SELDOM : GIL_KEPT;
+    if (alone || poll->loop->tstate != PyThreadState_Get()) {
         return false;
     }
     int64_t now = al_poll_clock();
@@ -97,11 +105,33 @@ others_wait(al_poll *poll)
     return true;
 }
 
+/* Gives the GIL up beside ready slots.  A thread that waits for it wakes some microseconds
+ * later, when a poll would be over and the GIL taken back: it gets time for that.  Whether
+ * there is one is not told, but a release that wakes nobody makes no system call. */
+static void
+hand_over_gil(al_poll *poll)
+{
+    int64_t began = al_poll_clock();
+    poll->released = PyEval_SaveThread();
+    int64_t released = al_poll_clock();
+    if (released - began < WAKING) {
+        return;
+    }
+    int64_t now;
+    do {
+        sched_yield(); /* It may be waiting for this very processor. */
+        now = al_poll_clock();
+    } while (now - released < HANDING_OVER);
+}
+
 static void
 release_gil(EV_P)
 {
     al_poll *poll = ev_userdata(EV_A);
-    if (poll->blocking) {
+    if (poll->beside) {
+        hand_over_gil(poll);
+    }
+    else if (poll->blocking) {
         poll->released = PyEval_SaveThread();
     }
 }
@@ -408,7 +438,8 @@ al_poll_wait(al_poll *poll, int64_t timeout)
 {
     al_ring *ready = &poll->loop->ready;
     poll->tail = ready->tail;
-    poll->blocking = timeout != 0 || others_wait(poll);
+    poll->beside = timeout == 0 && others_wait(poll);
+    poll->blocking = timeout != 0 || poll->beside;
     poll->failed = false;
     poll->gil_wait = 0;
     poll->events = 0;
