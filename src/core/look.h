@@ -37,6 +37,7 @@ enum {
 typedef struct {
     int64_t clocked_at; /* ns: when the clock was read last */
     int64_t polled_at;  /* ns: the end of the last poll */
+    int64_t seldom;     /* ns: LOOK_SELDOM, or less beside other threads */
     uint32_t stride;    /* slots between two looks at the clock */
     uint32_t
         until_check; /* slots left before the next one; always 0 if loop.time is not ours */

@@ -34,6 +34,7 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
     self->st = al_state_of(type);
     al_cork_open(self);
     self->look.stride = 1;
+    self->look.seldom = LOOK_SELDOM;
     al_look_must(&self->look);
     self->forks = self->st == NULL ? 0 : self->st->forks;
     if (self->st == NULL || al_ring_init(&self->ready) < 0 ||
