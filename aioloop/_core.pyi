@@ -53,6 +53,7 @@ class EventLoop:
     """What the C type itself defines. ``aioloop.Loop`` inherits the rest."""
 
     slow_callback_duration: float
+    cork_writes: bool
 
     # Life cycle.
     def run_forever(self) -> None: ...

@@ -405,7 +405,7 @@ def test_no_delay_before_the_second_send(run, loop):
 
 
 def test_a_family_that_only_the_socket_module_knows(run, loop):
-    """Its connections are accepted by asyncio's code, and named by the socket module."""
+    """asyncio's code accepts its connections, and the socket module names them."""
 
     async def main():
         try:
