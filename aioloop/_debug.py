@@ -20,8 +20,9 @@ class DebugOptions:
         )
 
     ``loop.set_debug(True)`` is the same as ``DebugOptions.all()`` and
-    ``loop.set_debug(False)`` as ``DebugOptions()``; ``loop.get_debug()`` is true if
-    anything is on.
+    ``loop.set_debug(False)`` as ``DebugOptions()``. ``loop.get_debug()``, by which
+    asyncio's own Python code and libraries decide what to do in debug mode, is
+    ``fd_checks``.
     """
 
     slow_callbacks: bool = False
@@ -49,9 +50,10 @@ class DebugOptions:
     """Refuse coroutines and objects that cannot be called as callbacks."""
 
     fd_checks: bool = False
-    """Refuse blocking sockets, and do what else asyncio's own Python code does in
-    debug mode: it checks arguments and logs connections, subprocesses and look-ups of
-    names."""
+    """Refuse blocking sockets, and do what else asyncio's own Python code and
+    libraries do in debug mode, ``loop.get_debug()`` being true: asyncio checks
+    arguments, logs connections, subprocesses and look-ups of names, and shows the
+    arguments of callbacks; aiohttp extracts a traceback for each request."""
 
     coroutine_origin_depth: int = 0
     """How many frames a coroutine remembers of where it was created, for the warning

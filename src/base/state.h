@@ -101,6 +101,7 @@
     X(SSLProtocolState, "asyncio.sslproto", "SSLProtocolState")                        \
     X(SSLProtocolTransport, "asyncio.sslproto", "_SSLProtocolTransport")               \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
+    X(warnings, "asyncio.base_events", "warnings")                                     \
     X(socket_type, "socket", "socket")
 
 /* Interned names: X(identifier).  al_str(st, name) gives the object. */
@@ -131,6 +132,8 @@
     X(exception)                                                                       \
     X(future)                                                                          \
     X(get_debug)                                                                       \
+    X(_source_traceback)                                                               \
+    X(_warn_unawaited_coroutine)                                                       \
     X(handle)                                                                          \
     X(logger)                                                                          \
     X(message)                                                                         \

@@ -40,7 +40,8 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth)
     if ((switches & AL_DEBUG_WAKEUPS) == 0) {
         al_ring_drop_notes(&loop->ready); /* escapes */
     }
-    if ((loop->debug.switches & (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS)) == 0) {
+    if ((loop->debug.switches &
+         (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS | AL_DEBUG_ORIGINS)) == 0) {
         al_stack_flush(&loop->debug.stacks); /* escapes */
     }
     return 0;
@@ -76,7 +77,7 @@ al_debug_of_loop(al_state *st, PyObject *loop)
     }
     const al_loop *ours = al_loop_check(st, loop);
     if (ours != NULL) {
-        return ours->debug.switches != 0;
+        return (ours->debug.switches & AL_DEBUG_FDS) != 0;
     }
     PyObject *result = PyObject_CallMethodNoArgs(loop, st->str.get_debug); /* escapes */
     if (result == NULL) {
@@ -246,6 +247,13 @@ al_debug_capture(al_state *st, al_loop *loop)
     return loop == NULL ? al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0)
                         : al_stack_capture(st, &loop->debug.stacks, loop->debug.base,
                                            AL_STACK_WHOLE, 0); /* escapes */
+}
+
+PyObject *
+al_debug_capture_origin(al_loop *loop)
+{
+    return al_stack_capture(loop->st, &loop->debug.stacks, loop->debug.base,
+                            loop->debug.origin_depth, 0); /* escapes */
 }
 
 PyObject *
@@ -537,24 +545,13 @@ done:
     return status;
 }
 
-/* What a slot has written counts as its own time. */
-static inline int
-run_and_flush(al_loop *loop, const al_slot *slot)
-{
-    int status = slot->run(loop, slot->self, slot->arg, slot->extra);   /* escapes */
-    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
-        status = -1;
-    }
-    return status;
-}
-
 /* Somebody has replaced loop.time: that clock it is, before and after, as in asyncio. */
 static int
 run_by_own_time(al_loop *loop, const al_slot *slot)
 {
     double before, after;
     if (al_sched_time(loop, &before) < 0 ||
-        run_and_flush(loop, slot) < 0) { /* escapes */
+        slot->run(loop, slot->self, slot->arg, slot->extra) < 0) { /* escapes */
         return -1;
     }
     al_sched_settle(loop);
@@ -572,15 +569,12 @@ run_by_own_time(al_loop *loop, const al_slot *slot)
     return log_slow(loop, after - before); /* escapes */
 }
 
-static int
-run_timed(al_loop *loop, const al_slot *slot)
+/* A callback that began at that time has ended, and the next one begins. */
+static inline int
+time_callback(al_loop *loop, int64_t began)
 {
-    int64_t began = al_sched_slot_begins(loop);
-    int status = run_and_flush(loop, slot); /* escapes */
-    if (AL_UNLIKELY(status < 0)) {
-        return status;
-    }
-    int64_t limit = loop->debug.slow_limit; /* It may be new, and slot_began 0. */
+    int status = 0;
+    int64_t limit = loop->debug.slow_limit;
     int64_t now = read_clock(limit);
     if (AL_UNLIKELY(now - began + clock_step(limit) >= limit)) {
         now = al_poll_clock();
@@ -595,20 +589,69 @@ run_timed(al_loop *loop, const al_slot *slot)
     return status;
 }
 
+static inline int
+run_timed(al_loop *loop, const al_slot *slot)
+{
+    int64_t began = al_sched_slot_begins(loop);
+    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    if (AL_UNLIKELY(status < 0)) {
+        return status;
+    }
+    if (AL_UNLIKELY(loop->debug.slot_began > began)) {
+        began = loop->debug.slot_began; /* al_debug_next */
+    }
+    return time_callback(loop, began); /* escapes */
+}
+
 /* `inline` is for link-time optimization: two callers and no hint, and it stays a call. */
 inline int
 al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 {
+    int status;
     loop->debug.running = slot;
     loop->debug.running_note = note;
-    int status = AL_UNLIKELY(loop->overrides.time)
+    if ((loop->debug.switches & AL_DEBUG_TIMED) == 0) {
+        status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    }
+    else {
+        status = AL_UNLIKELY(loop->overrides.time)
                      ? run_by_own_time(loop, slot)
                      : run_timed(loop, slot); /* escapes */
+    }
     loop->debug.running = NULL;
     loop->debug.running_note = NULL;
     if (AL_UNLIKELY(loop->debug.current_handle != NULL)) {
         Py_CLEAR(loop->debug.current_handle); /* escapes */
     }
+    return status;
+}
+
+int
+al_debug_next(al_loop *loop)
+{
+    if (AL_LIKELY((loop->debug.switches & AL_DEBUG_TIMED) == 0) ||
+        loop->debug.running == NULL || loop->overrides.time) {
+        return 0;
+    }
+    return time_callback(loop, al_sched_slot_begins(loop)); /* escapes */
+}
+
+int
+al_debug_run_next(al_loop *loop, const al_slot *slot)
+{
+    const al_slot *outer = loop->debug.running;
+    PyObject *outer_note = loop->debug.running_note;
+    PyObject *note = (loop->debug.switches & AL_DEBUG_WAKEUPS) == 0
+                         ? NULL
+                         : al_debug_capture_handle(loop); /* escapes */
+    int status = al_debug_next(loop);                     /* escapes */
+    Py_CLEAR(loop->debug.current_handle);                 /* escapes */
+    if (status == 0) {
+        status = al_debug_run(loop, slot, note); /* escapes */
+    }
+    loop->debug.running = outer;
+    loop->debug.running_note = outer_note;
+    Py_XDECREF(note);
     return status;
 }
 

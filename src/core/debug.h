@@ -24,9 +24,16 @@ enum {
     AL_DEBUG_WAKEUPS = 16,   /* of slots: `handle_traceback` */
     AL_DEBUG_THREADS = 32,
     AL_DEBUG_CALLBACKS = 64, /* coroutines and non-callables are refused */
-    AL_DEBUG_FDS = 128,      /* blocking sockets are refused; loop._debug */
+    AL_DEBUG_FDS = 128,      /* blocking sockets are refused; asyncio's own checks and
+                              * logs: loop._debug, loop.get_debug() */
     AL_DEBUG_ORIGINS = 256,  /* `origin_depth` is not 0 */
     AL_DEBUG_ALL = 511,
+    /* What makes al_debug_run time a slot, and what needs it at all. */
+    AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS,
+    AL_DEBUG_RUNS = AL_DEBUG_TIMED | AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
+        AL_DEBUG_FDS,
+    /* What needs al_debug_push_steal. */
+    AL_DEBUG_PUSHES = AL_DEBUG_WAKEUPS | AL_DEBUG_THREADS,
 };
 
 typedef struct {
@@ -64,6 +71,10 @@ int al_debug_of_loop(al_state *st, PyObject *loop);
  * with MemoryError.  Escapes. */
 PyObject *al_debug_capture(al_state *st, struct al_loop *loop);
 
+/* The same for the origin of a coroutine that is in C: as many frames as a coroutine
+ * remembers.  Only while the loop has AL_DEBUG_ORIGINS. */
+PyObject *al_debug_capture_origin(struct al_loop *loop);
+
 /* The same for a handle: asyncio keeps the innermost ten frames, of which it deletes its
  * own two.  Its other functions that are C here take a place each: run_forever,
  * _run_once and Handle._run, what al_debug_describe tells, and `frames_above`, the
@@ -87,6 +98,13 @@ int al_debug_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
 
 /* Runs a slot and times it.  Result as al_run_fn. */
 int al_debug_run(struct al_loop *loop, const al_slot *slot, PyObject *note);
+
+/* For slots that do what is several callbacks in asyncio.  The slot that runs has done one
+ * of them: if that was slow it is logged.  0 or -1.  Escapes. */
+int al_debug_next(struct al_loop *loop);
+/* The same, and what follows is another slot's work, which this one runs: that slot is
+ * shown.  Result as al_run_fn. */
+int al_debug_run_next(struct al_loop *loop, const al_slot *slot);
 
 /* An iteration that began at that time, in nanoseconds, has run `count` slots, two or
  * more.  0 or -1. */

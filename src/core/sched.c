@@ -267,6 +267,19 @@ part_from_last(al_loop *loop, const al_slot *slot)
     }
 }
 
+/* Sends what slots wrote if it is due: true if it was; *status is -1 after a failure. */
+static inline bool
+send_if_due(al_loop *loop, int *status)
+{
+    if (loop->cork.first == NULL || !al_cork_is_due(&loop->cork)) {
+        return false;
+    }
+    if (loop->st->flush_writes(loop) < 0) { /* escapes */
+        *status = -1;
+    }
+    return true;
+}
+
 /* run_ready in debug mode: `todo` slots are left. */
 static int
 run_ready_debug(al_loop *loop, size_t todo)
@@ -284,6 +297,9 @@ run_ready_debug(al_loop *loop, size_t todo)
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
         Py_XDECREF(note);
+        if (todo > 0 && send_if_due(loop, &status)) { /* escapes */
+            loop->debug.slot_began = 0;
+        }
         ran++;
     }
     return status < 0 ? -1
@@ -300,7 +316,7 @@ run_ready(al_loop *loop)
     bool nested = loop->in_slot;
     loop->in_slot = true;
     for (; todo > 0 && al_ring_len(&loop->ready) > 0; todo--) {
-        if (AL_UNLIKELY(loop->debug.switches)) {
+        if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_RUNS)) {
             status = run_ready_debug(loop, todo); /* escapes */
             break;
         }
@@ -310,16 +326,18 @@ run_ready(al_loop *loop)
         Py_DECREF(slot.self);                                     /* escapes */
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
-        if (loop->cork.first != NULL && todo > 1 && al_cork_is_due(&loop->cork) &&
-            loop->st->flush_writes(loop) < 0) { /* escapes */
-            status = -1;
+        if (todo > 1) {
+            (void)send_if_due(loop, &status); /* escapes */
         }
         if (AL_UNLIKELY(status < 0)) {
             break;
         }
     }
-    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
-        status = -1;
+    if (loop->cork.first != NULL) {
+        if (loop->st->flush_writes(loop) < 0) { /* escapes */
+            status = -1;
+        }
+        loop->debug.slot_began = 0;
     }
     loop->in_slot = nested;
     al_look_iterated(&loop->look, ready);
@@ -408,9 +426,10 @@ al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
     al_sched_settle(loop);
     loop->in_slot = true;
     loop->debug.slot_began = 0;
-    int status = loop->debug.switches ? al_debug_run(loop, slot, note)
-                                      : slot->run(loop, slot->self, slot->arg,
-                                                  slot->extra);         /* escapes */
+    int status =
+        (loop->debug.switches & AL_DEBUG_RUNS) != 0
+            ? al_debug_run(loop, slot, note)
+            : slot->run(loop, slot->self, slot->arg, slot->extra);      /* escapes */
     if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
         status = -1;
     }

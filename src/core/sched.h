@@ -97,7 +97,8 @@ static inline int
 al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                     PyObject *extra)
 {
-    if (AL_UNLIKELY(loop->debug.switches) && !al_handle_is_run_by(run)) {
+    if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_PUSHES) &&
+        !al_handle_is_run_by(run)) {
         /* A handle has a stack of its own, and was checked when it was made. */
         return al_debug_push_steal(loop, run, self, arg, extra);
     }

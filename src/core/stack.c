@@ -599,6 +599,37 @@ al_stack_read_present(al_state *st, PyObject **word)
     return list;
 }
 
+/* Puts the innermost `n` frames of a stack into the tuple, from `i` on.  0 or -1. */
+static int
+fill_origin(PyObject *origin, Py_ssize_t i, const al_stack *stack, Py_ssize_t n)
+{
+    for (Py_ssize_t k = 0; k < n; k++) {
+        const place *at = &stack->places[k];
+        PyObject *frame = Py_BuildValue("(OiO)", at->code->co_filename, line_of(at),
+                                        at->code->co_name);
+        if (frame == NULL) {
+            return -1;
+        }
+        PyTuple_SET_ITEM(origin, i + k, frame);
+    }
+    return 0;
+}
+
+PyObject *
+al_stack_origin(PyObject *word)
+{
+    al_stack *stack = (al_stack *)word;
+    Py_ssize_t own = Py_SIZE(stack);
+    Py_ssize_t seen = stack->below == NULL ? 0 : stack_visible(stack);
+    PyObject *origin = PyTuple_New(own + seen);
+    if (origin != NULL &&
+        (fill_origin(origin, 0, stack, own) < 0 ||
+         (seen > 0 && fill_origin(origin, own, stack->below, seen) < 0))) {
+        Py_CLEAR(origin);
+    }
+    return origin;
+}
+
 int
 al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno)
 {

@@ -76,6 +76,10 @@ PyObject *al_stack_read_present(al_state *st, PyObject **word);
  * exception.  *filename is a new reference.  Escapes unless the word holds a stack. */
 int al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno);
 
+/* Such a stack as a coroutine's cr_origin: (file name, line, function) of each frame,
+ * innermost first.  New reference, or NULL with an exception. */
+PyObject *al_stack_origin(PyObject *stack);
+
 static inline bool
 al_stack_check(const al_state *st, PyObject *obj)
 {

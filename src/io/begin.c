@@ -68,9 +68,8 @@ stream_alloc(al_loop *loop, int fd)
     return self;
 }
 
-/* A slot: the stream of `self` begins; arg: a waiter or NULL, extra: a context. */
-static int
-stream_begin(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
+int
+al_stream_begin_run(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
 {
     PyObject *context = Py_XNewRef(extra);
     int status = al_stream_begin(loop, (al_stream *)op, arg, &context);
@@ -78,7 +77,7 @@ stream_begin(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
     return status;
 }
 
-/* The second half of stream_begin, where connection_made was a Handle. */
+/* The second half of al_stream_begin_run, where connection_made was a Handle. */
 static int
 stream_made(al_loop *loop, PyObject *op, PyObject *arg, PyObject *Py_UNUSED(extra))
 {
@@ -245,7 +244,7 @@ al_stream_new(al_loop *loop, PyObject *sock, int fd, PyObject *protocol,
     if (AL_LIKELY(al_loop_direct(loop))) {
         PyObject *copy = NULL;
         if (al_context_capture(&copy) < 0 ||
-            al_sched_push_steal(loop, stream_begin, Py_NewRef((PyObject *)self),
+            al_sched_push_steal(loop, al_stream_begin_run, Py_NewRef((PyObject *)self),
                                 Py_XNewRef(waiter), copy) < 0) {
             goto error;
         }
@@ -322,5 +321,5 @@ describe_begin(al_loop *loop, const al_slot *slot, PyObject **callback, PyObject
 int
 al_begin_init(al_state *st)
 {
-    return al_debug_describe(st, stream_begin, describe_begin, 0);
+    return al_debug_describe(st, al_stream_begin_run, describe_begin, 0);
 }

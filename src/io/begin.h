@@ -24,8 +24,10 @@ int al_stream_adopt(al_stream *self, PyObject *protocol, PyObject *server);
  * (or NULL).  Result as al_run_fn. */
 int al_stream_begin(al_loop *loop, al_stream *self, PyObject *waiter,
                     PyObject **context);
-/* The same by way of loop.call_soon, for debug mode and replaced methods; in a copy of
- * the current context if `context` is NULL and none was given.  0 or -1. */
+/* The same as a slot (an al_run_fn); arg: a waiter or NULL, extra: a context or NULL. */
+int al_stream_begin_run(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra);
+/* The same by way of loop.call_soon, for replaced methods; in a copy of the current
+ * context if `context` is NULL and none was given.  0 or -1. */
 int al_stream_queue_begin(al_loop *loop, al_stream *self, PyObject *waiter,
                           PyObject *context);
 /* Closes the descriptor of a stream that never began. */

@@ -377,6 +377,9 @@ deliver(al_dgram *self, const al_datagram *datagrams, int count)
                                from); /* escapes */
         Py_DECREF(data);
         Py_DECREF(from);
+        if (status == 0 && i + 1 < count && self->base.loop != NULL) {
+            status = al_debug_next(self->base.loop); /* escapes */
+        }
     }
     /* The loop is being left, or reading is paused. */
     PyObject *leaving = status < 0 ? al_err_take() : NULL;
@@ -411,6 +414,9 @@ deliver_stash(al_dgram *self)
                                PyTuple_GET_ITEM(pair, 0),
                                PyTuple_GET_ITEM(pair, 1)); /* escapes */
         Py_DECREF(pair);
+        if (status == 0 && self->stash != NULL && self->base.loop != NULL) {
+            status = al_debug_next(self->base.loop); /* escapes */
+        }
     }
     return status;
 }
@@ -420,8 +426,7 @@ receive(al_dgram *self, char *arena)
 {
     al_loop *loop = self->base.loop;
     al_datagram datagrams[AL_ARENA_PIECES];
-    /* Debug mode times each datagram by itself; only IP limits them to 64 KiB. */
-    bool one = loop->debug.switches || self->family == AF_UNIX;
+    bool one = self->family == AF_UNIX; /* Only IP limits them to 64 KiB. */
     int count = one ? 1 : AL_ARENA_PIECES;
     size_t room = one ? MESSAGE_MAX : AL_ARENA_PIECE;
     for (int i = 0; i < count; i++) {
@@ -865,7 +870,7 @@ PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
 static int
 log_debug(al_dgram *self, const char *text)
 {
-    if (!self->base.loop->debug.switches) {
+    if ((self->base.loop->debug.switches & AL_DEBUG_FDS) == 0) {
         return 0;
     }
     PyObject *logger = PyObject_GetAttr(self->base.loop->st->base_events,

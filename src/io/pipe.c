@@ -127,7 +127,7 @@ close_now(al_pipe *self, PyObject *exc)
 static int
 log_debug(al_pipe *self, const char *method, const char *text, PyObject *exc)
 {
-    if (!self->base.loop->debug.switches) {
+    if ((self->base.loop->debug.switches & AL_DEBUG_FDS) == 0) {
         return 0;
     }
     PyObject *result = NULL, *function = NULL, *args = NULL, *kwargs = NULL;

@@ -120,23 +120,37 @@ is_reader(const al_state *st, PyObject *obj)
            Py_IS_TYPE(obj, (PyTypeObject *)st->StreamReader);
 }
 
+/* Whether StreamReader.__init__ has left as much in the dict; debug mode's is more. */
+static bool
+has_few(const al_state *st, PyObject *dict)
+{
+    Py_ssize_t size = PyDict_GET_SIZE(dict);
+    if (AL_LIKELY(size <= ATTRIBUTES)) {
+        return true;
+    }
+    int traced =
+        size > ATTRIBUTES + 1 ? 0 : PyDict_Contains(dict, st->str._source_traceback);
+    if (traced < 0) {
+        PyErr_Clear(); /* No memory to look. */
+    }
+    return traced > 0;
+}
+
 /* Whether the instance has an attribute of its own, or no memory to look. */
 static bool
-has_own(PyObject *obj, PyObject *name)
+has_own(const al_state *st, PyObject *obj, PyObject *name)
 {
     PyObject *dict = PyObject_GenericGetDict(obj, NULL);
-    int found = dict == NULL                          ? -1
-                : PyDict_GET_SIZE(dict) <= ATTRIBUTES ? 0
-                                                      : PyDict_Contains(dict, name);
+    int found = dict == NULL ? -1 : has_few(st, dict) ? 0 : PyDict_Contains(dict, name);
     Py_XDECREF(dict);
     return found != 0;
 }
 
 /* The instance has no attribute that stands in for one of the methods from `first` on. */
 static bool
-instance_intact(PyObject *dict, int first)
+instance_intact(const al_state *st, PyObject *dict, int first)
 {
-    if (AL_LIKELY(PyDict_GET_SIZE(dict) <= ATTRIBUTES)) {
+    if (AL_LIKELY(has_few(st, dict))) {
         return true;
     }
     for (int i = first; i < DATA_RECEIVED; i++) {
@@ -187,7 +201,7 @@ al_reader_find(al_state *st, PyObject *protocol, PyObject **waiter)
     if (reader == NULL) {
         return NULL;
     }
-    if (!is_reader(st, reader) || has_own(reader, st->str.feed_data) ||
+    if (!is_reader(st, reader) || has_own(st, reader, st->str.feed_data) ||
         al_getattr_optional(reader, st->str._waiter, waiter) <= 0) {
         PyErr_Clear(); /* As above. */
         Py_CLEAR(reader);
@@ -839,8 +853,8 @@ plain_loop(al_state *st, PyObject *dict, al_read_method method)
         return NULL;
     }
     al_loop *loop = (al_loop *)found;
-    bool plain = loop->debug.switches == 0 && !loop->overrides.create_future &&
-                 streams_intact(st) && instance_intact(dict, (int)method + 1);
+    bool plain = !loop->overrides.create_future && streams_intact(st) &&
+                 instance_intact(st, dict, (int)method + 1);
     return plain ? loop : NULL;
 }
 
@@ -1178,10 +1192,7 @@ void
 al_reader_adopt(al_loop *loop, PyObject *protocol)
 {
     al_state *st = loop->st;
-    PyObject *waiter = NULL, *reader = NULL;
-    if (loop->debug.switches == 0) {
-        reader = al_reader_find(st, protocol, &waiter);
-    }
+    PyObject *waiter = NULL, *reader = al_reader_find(st, protocol, &waiter);
     if (reader != NULL && Py_IS_TYPE(reader, (PyTypeObject *)st->StreamReader) &&
         PyObject_SetAttrString(reader, "__class__", st->adopted_reader) < 0) {
         PyErr_Clear(); /* It stays with asyncio's methods. */

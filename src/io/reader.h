@@ -9,8 +9,8 @@
  * has it, in the instance's attributes: whoever looks there, feeds a reader by hand or
  * calls asyncio's functions unbound sees no difference.
  *
- * asyncio's own functions run for arguments that are odd in any way, in debug mode, and
- * once anybody has replaced a method that they would call.  (The protocol stays as it is:
+ * asyncio's own functions run for arguments that are odd in any way and once anybody has
+ * replaced a method that they would call.  (The protocol stays as it is:
  * a class of our own for it makes each look-up of its attributes dearer than the
  * coroutine that a _drain_helper in C would save.) */
 #ifndef AL_IO_READER_H

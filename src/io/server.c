@@ -86,13 +86,19 @@ done:
     if (AL_UNLIKELY(status < 0)) {
         status = PyErr_Occurred() ? creation_failed(self, stream, protocol) : 0;
     }
-    else if (AL_LIKELY(al_loop_direct(loop) &&
-                       (loop->debug.switches & AL_DEBUG_SLOW_CALLBACKS) == 0)) {
+    else if (AL_LIKELY(al_loop_direct(loop) && loop->debug.running == NULL)) {
         status = al_stream_begin(loop, stream, NULL, &made_context); /* escapes */
     }
+    else if (al_loop_direct(loop)) {
+        /* Debug mode names it if it is slow. */
+        al_slot begin = {.run = al_stream_begin_run,
+                         .self = (PyObject *)stream,
+                         .extra = made_context};
+        status = al_debug_run_next(loop, &begin); /* escapes */
+    }
     else {
-        /* A Handle of its own, which is named if it is slow.  It does not run in the
-         * scheduler's own context: an empty one has to be made. */
+        /* It does not run in the scheduler's own context: an empty one has to be
+         * made. */
         if (made_context == NULL) {
             made_context = PyContext_New();
         }
@@ -325,7 +331,7 @@ Listener_accept(al_listener *self, PyObject *Py_UNUSED(ignored))
             }
             break;
         }
-        if (self->loop->debug.switches &&
+        if ((self->loop->debug.switches & AL_DEBUG_FDS) &&
             log_accepted(self, fd, &peer) < 0) { /* escapes */
             al_sock_close(fd);
             return NULL;

@@ -147,7 +147,7 @@ SocketTransport_pause_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
     }
     self->paused = true;
     al_stream_stop_reading(self);
-    if (self->loop != NULL && self->loop->debug.switches &&
+    if (self->loop != NULL && (self->loop->debug.switches & AL_DEBUG_FDS) &&
         al_stream_log(self->loop->st, "%r pauses reading", self, NULL, NULL) < 0) {
         return NULL;
     }
@@ -175,7 +175,7 @@ SocketTransport_resume_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
     if (al_stream_start_reading(self) < 0) {
         return NULL;
     }
-    if (self->loop != NULL && self->loop->debug.switches &&
+    if (self->loop != NULL && (self->loop->debug.switches & AL_DEBUG_FDS) &&
         al_stream_log(self->loop->st, "%r resumes reading", self, NULL, NULL) < 0) {
         return NULL;
     }

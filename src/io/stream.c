@@ -438,7 +438,7 @@ al_stream_fatal_error(al_stream *self, PyObject *exc, PyObject *message)
     al_state *st = loop->st;
     Py_INCREF(loop);
     if (PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError)) {
-        if (loop->debug.switches) {
+        if (loop->debug.switches & AL_DEBUG_FDS) {
             const char *text = PyUnicode_AsUTF8(message);
             status = text == NULL ? -1 : al_stream_log(st, "%r: %s", self, text, exc);
         }
@@ -485,7 +485,7 @@ static int
 received_eof(al_stream *self)
 {
     bool keep_open;
-    if (self->loop->debug.switches &&
+    if ((self->loop->debug.switches & AL_DEBUG_FDS) &&
         al_stream_log(self->loop->st, "%r received EOF", self, NULL, NULL) < 0) {
         return -1;
     }

@@ -299,7 +299,7 @@ PyDoc_STRVAR(get_debug_doc, "get_debug($self, /)\n--\n\n"
 static PyObject *
 EventLoop_get_debug(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->debug.switches != 0);
+    return PyBool_FromLong((self->debug.switches & AL_DEBUG_FDS) != 0);
 }
 
 /* All switches on or off, as set_debug(). */

@@ -44,6 +44,15 @@ al_lazy_give_up(al_lazy *op)
     Py_CLEAR(op->future);
 }
 
+/* The operation has not started yet: `future` holds where it was made, if anything. */
+static void
+forget_origin(al_lazy *op)
+{
+    if (AL_UNLIKELY(op->future != NULL)) {
+        Py_CLEAR(op->future); /* escapes */
+    }
+}
+
 static void
 stop_waiting(al_lazy *op)
 {
@@ -57,6 +66,9 @@ stop_waiting(al_lazy *op)
 static void
 finish(al_lazy *op)
 {
+    if (op->state == AL_LAZY_NEW) {
+        forget_origin(op); /* escapes */
+    }
     op->state = AL_LAZY_DONE;
     stop_waiting(op);
     op->kind->ended(op);
@@ -76,6 +88,7 @@ al_lazy_send(al_lazy *op, PyObject *value, PyObject **result)
             return PYGEN_ERROR;
         }
         op->state = AL_LAZY_RUNNING;
+        forget_origin(op); /* escapes */
         break;
     case AL_LAZY_WAITING: {
         op->state = AL_LAZY_RUNNING;
@@ -236,6 +249,14 @@ get_qualname(al_lazy *op, void *Py_UNUSED(closure))
     return PyUnicode_FromFormat("%s.%s", op->kind->owner, op->name);
 }
 
+/* A coroutine has it for as long as it lives; this one until it starts. */
+static PyObject *
+get_origin(al_lazy *op, void *Py_UNUSED(closure))
+{
+    return op->state != AL_LAZY_NEW || op->future == NULL ? Py_NewRef(Py_None)
+                                                          : al_stack_origin(op->future);
+}
+
 PyMethodDef al_lazy_methods[] = {
     {"send", (PyCFunction)lazy_send, METH_O, send_doc},
     {"throw", (PyCFunction)(void (*)(void))lazy_throw, METH_FASTCALL, throw_doc},
@@ -246,6 +267,7 @@ PyMethodDef al_lazy_methods[] = {
 PyGetSetDef al_lazy_getsets[] = {
     {"__name__", (getter)get_name, NULL, NULL, NULL},
     {"__qualname__", (getter)get_qualname, NULL, NULL, NULL},
+    {"cr_origin", (getter)get_origin, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -284,6 +306,12 @@ al_lazy_alloc(al_free_list *list, PyTypeObject *type, al_loop *loop,
     op->name = name;
     op->state = AL_LAZY_NEW;
     op->started = false;
+    if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_ORIGINS)) {
+        op->future = al_debug_capture_origin(loop); /* escapes */
+        if (op->future == NULL) {
+            PyErr_Clear(); /* MemoryError: the operation is worth more. */
+        }
+    }
     return op;
 }
 
@@ -312,6 +340,25 @@ al_lazy_clear(al_lazy *op)
     return 0;
 }
 
+/* As the interpreter does for a coroutine.  0 or -1. */
+static int
+warn(al_lazy *op)
+{
+    const al_state *st = op->loop->st;
+    PyObject *function =
+        PyObject_GetAttr(st->warnings, st->str._warn_unawaited_coroutine);
+    if (function == NULL) {
+        PyErr_Clear(); /* The interpreter is going. */
+        return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                                "coroutine '%s.%s' was never awaited", op->kind->owner,
+                                op->name); /* escapes */
+    }
+    PyObject *done = PyObject_CallOneArg(function, (PyObject *)op); /* escapes */
+    Py_DECREF(function);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 void
 al_lazy_finalize(PyObject *self)
 {
@@ -320,12 +367,14 @@ al_lazy_finalize(PyObject *self)
         return;
     }
     PyObject *pending = al_err_take();
-    op->state = AL_LAZY_DONE;
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine '%s.%s' was never awaited",
-                         op->kind->owner, op->name) < 0) { /* escapes */
+    if (warn(op) < 0) { /* escapes */
         PyErr_WriteUnraisable(self);
     }
     al_err_put_steal(pending);
+    if (op->state == AL_LAZY_NEW) {
+        forget_origin(op); /* escapes */
+        op->state = AL_LAZY_DONE;
+    }
 }
 
 void

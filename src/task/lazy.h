@@ -2,7 +2,7 @@
  *
  * An operation behaves as the coroutine object that asyncio's method returns: it starts
  * when it is first awaited, has send, throw and close, can be awaited once, and warns if
- * it never is.  What it does is a function, `step`, that works until it is done or has
+ * it never is, in debug mode with the place where it was made.  What it does is a function, `step`, that works until it is done or has
  * to wait for a Future of the loop.
  *
  * A type of operations begins its struct with al_lazy, and takes its slots from here:
@@ -42,7 +42,7 @@ struct al_lazy {
      * and find the state of its frame in the fourth of these: cleared. */
     uint8_t frame_state[8];
 #endif
-    PyObject *future; /* owned: what is awaited, or NULL */
+    PyObject *future; /* owned: what is awaited, or NULL; at first see get_origin */
     PyObject *weakrefs;
     uint8_t state;
     bool started; /* it has waited once */

@@ -628,6 +628,66 @@ async def slow_callback_duration_takes_any_number(loop, tell):
     loop.slow_callback_duration = 100.0
 
 
+@program
+async def streams_that_wait(loop, tell):
+    accepted = asyncio.Queue()
+    server = await asyncio.start_server(
+        lambda *pair: accepted.put_nowait(pair), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    _, peer = await accepted.get()
+
+    async def wait(method, *args):
+        return await getattr(reader, method)(*args)
+
+    for method, *args in (
+        ("read", 10),
+        ("readline",),
+        ("readexactly", 2),
+        ("readuntil", b"\n"),
+    ):
+        task = asyncio.create_task(wait(method, *args), name=method)
+        await asyncio.sleep(0)
+        tell(task, task._source_traceback, task._fut_waiter._source_traceback)
+        refused(tell, reader._waiter.cancelled)
+        peer.write(b"x\n")
+        tell(await task)
+    for each in (writer, peer):
+        each.close()
+        await each.wait_closed()
+    server.close()
+    await server.wait_closed()
+
+
+@program
+async def never_awaited_reads(loop, tell):
+    def forget(depth):
+        if depth:
+            return forget(depth - 1)
+        reader.read(10)
+        reader.readline()
+        return None
+
+    accepted = asyncio.Queue()
+    server = await asyncio.start_server(
+        lambda *pair: accepted.put_nowait(pair), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    _, peer = await accepted.get()
+    for depth in (0, 1, 2, 20):
+        forget(depth)
+        loop.call_soon(forget, depth)
+        await asyncio.sleep(0)
+    coroutine = reader.readexactly(10)
+    tell(coroutine.cr_origin[0])
+    coroutine.close()
+    for each in (writer, peer):
+        each.close()
+        await each.wait_closed()
+    server.close()
+    await server.wait_closed()
+
+
 # --- exceptions -----------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ FUNCTIONS_IN_C = {
     " _accept_connection2"
     " _make_socket_transport _make_datagram_transport _read_ready"
     " _read_ready__data_received _read_ready__get_buffer _fatal_error _force_close",
+    "streams.py": "read readline readuntil readexactly _wait_for_data",
     "unix_events.py": "_add_reader __init__ close _make_read_pipe_transport _read_ready"
     " _make_write_pipe_transport _write_ready _close",
 }

@@ -400,21 +400,15 @@ def test_a_reader_that_is_not_asyncios_stays_what_it_is():
     aioloop.run(main())
 
 
-def test_debug_mode_reads_by_coroutines():
+def test_debug_mode_reads_in_c_too():
     async def use(stage):
-        call = stage.reader.read(1)
-        assert inspect.iscoroutine(call)
-        call.close()
-        stage.loop.set_debug(False)
-        await stage.close()
-        await stage.open()
-        call = stage.reader.read(1)
-        assert not inspect.iscoroutine(call)
-        call.close()
-        stage.loop.set_debug(True)
-        call = stage.reader.read(1)
-        assert inspect.iscoroutine(call)
-        call.close()
+        for debug in (True, False, True):
+            stage.loop.set_debug(debug)
+            call = stage.reader.read(1)
+            assert not inspect.iscoroutine(call)
+            call.close()
+            await stage.close()
+            await stage.open()
 
     aioloop.run(on_a_reader(use), debug=True)
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import warnings
 
 import pytest
 
@@ -128,7 +129,8 @@ def test_each_switch_alone(plain_loop, name):
     options = DebugOptions(**{name: True})
     plain_loop.debug_options = options
     assert plain_loop.debug_options == options
-    assert plain_loop.get_debug() is True
+    # What libraries ask: aiohttp extracts a traceback for each request then.
+    assert plain_loop.get_debug() is plain_loop._debug is (name == "fd_checks")
     assert bool(options)
     plain_loop.debug_options = DebugOptions()
     assert plain_loop.get_debug() is False
@@ -173,6 +175,34 @@ def test_origin_depth_follows_on_a_running_loop(plain_loop, thread, depth):
     assert sys.get_coroutine_origin_tracking_depth() == before
     plain_loop.run_until_complete(asyncio.sleep(0))
     assert sys.get_coroutine_origin_tracking_depth() == before
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_operations_in_c_remember_their_origin(plain_loop, depth):
+    def forget():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            plain_loop.sock_recv(one, 1)
+        return str(caught[0].message)
+
+    async def main():
+        text = forget()
+        places = re.findall(r'File "(.*)", line (\d+), in (\w+)', text)
+        assert text.startswith("coroutine 'EventLoop.sock_recv' was never awaited")
+        assert [place[2] for place in places] == ["main", "forget"][2 - depth :]
+        line = forget.__code__.co_firstlineno + 3
+        assert depth == 0 or places[-1][:2] == (__file__, str(line))
+        operation = plain_loop.sock_recv(one, 1)
+        assert len(operation.cr_origin or ()) == depth
+        assert await operation == b"x"
+        assert operation.cr_origin is None
+
+    one, two = socket.socketpair()
+    with one, two:
+        one.setblocking(False)
+        two.send(b"x")
+        plain_loop.debug_options = DebugOptions(coroutine_origin_depth=depth)
+        plain_loop.run_until_complete(main())
 
 
 # --- switches do what they say, and no more -------------------------------------------
@@ -380,7 +410,8 @@ def test_an_event_of_a_sock_operation_has_asyncios_name(plain_loop, logged):
     one, two = socket.socketpair()
     with one, two:
         one.setblocking(False)
-        set_only(plain_loop, "slow_callbacks")
+        # The arguments are shown to whoever asks for asyncio's debug mode.
+        set_only(plain_loop, "slow_callbacks", "fd_checks")
         plain_loop.run_until_complete(main())
     (text,) = logged("Executing <Handle BaseSelectorEventLoop._sock_recv(<Future ")
 

@@ -169,15 +169,14 @@ def in_one_iteration(loop, *callbacks):
 
 
 @pytest.mark.skipif(HARD, reason="sends one byte at a time")
-def test_writes_of_an_iteration_leave_together(run, loop, debug, connected):
+def test_writes_of_an_iteration_leave_together(run, loop, connected):
     async def main():
         transport, _, peer = await connected()
         results = await in_one_iteration(
             loop, lambda: transport.write(b"hello"), peer.now
         )
-        # In debug mode each callback is charged with its own system calls.
-        assert results[1] == (b"hello" if debug else b"")
-        assert debug or await peer.exactly(5) == b"hello"
+        assert results[1] == b""
+        assert await peer.exactly(5) == b"hello"
 
     run(main())
 
