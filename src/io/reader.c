@@ -788,7 +788,8 @@ ended(al_lazy *base)
     }
 }
 
-static const al_lazy_kind read_kind = {"StreamReader", step, forget_waiter, ended};
+static const al_lazy_kind read_kind = {"StreamReader", offsetof(al_state, StreamReader),
+                                       step, forget_waiter, ended};
 
 /* --- the operation's type ------------------------------------------------------------------- */
 

@@ -804,7 +804,8 @@ ended(al_lazy *base)
     Py_CLEAR(op->extra);
 }
 
-static const al_lazy_kind sockop_kind = {"EventLoop", step, leave_table, ended};
+static const al_lazy_kind sockop_kind = {
+    "EventLoop", offsetof(al_state, SelectorEventLoop), step, leave_table, ended};
 
 static PyObject *
 op_repr(al_sockop *op)

@@ -249,6 +249,79 @@ get_qualname(al_lazy *op, void *Py_UNUSED(closure))
     return PyUnicode_FromFormat("%s.%s", op->kind->owner, op->name);
 }
 
+/* asyncio's function of the same name: new reference; or NULL without an exception. */
+static PyObject *
+asyncios_function(al_lazy *op)
+{
+    const char *st = PyType_GetModuleState(Py_TYPE(op));
+    PyObject *owner = *(PyObject *const *)(const void *)(st + op->kind->owner_in_state);
+    PyObject *function = PyObject_GetAttrString(owner, op->name);
+    if (function == NULL || !PyFunction_Check(function)) {
+        PyErr_Clear(); /* Somebody has put something else there. */
+        Py_CLEAR(function);
+    }
+    return function;
+}
+
+static PyObject *
+get_class(al_lazy *Py_UNUSED(op), void *Py_UNUSED(closure))
+{
+    return Py_NewRef((PyObject *)&PyCoro_Type);
+}
+
+#if PY_VERSION_HEX >= 0x030F0000
+static PyObject *
+get_state(al_lazy *op, void *Py_UNUSED(closure))
+{
+    static const char *const states[] = {"CORO_CREATED", "CORO_RUNNING",
+                                         "CORO_SUSPENDED", "CORO_CLOSED"};
+    return PyUnicode_InternFromString(states[op->state]);
+}
+#endif
+
+static PyObject *
+get_running(al_lazy *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(op->state == AL_LAZY_RUNNING);
+}
+
+static PyObject *
+get_suspended(al_lazy *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(op->state == AL_LAZY_WAITING);
+}
+
+static PyObject *
+get_await(al_lazy *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(op->waiter == NULL ? Py_None : op->waiter);
+}
+
+static PyObject *
+get_code(al_lazy *op, void *Py_UNUSED(closure))
+{
+    PyObject *function = asyncios_function(op);
+    PyObject *code = function == NULL ? Py_None : PyFunction_GET_CODE(function);
+    Py_INCREF(code);
+    Py_XDECREF(function);
+    return code;
+}
+
+/* A frame that stands at the function's first line; None once the operation is over. */
+static PyObject *
+get_frame(al_lazy *op, void *Py_UNUSED(closure))
+{
+    PyObject *function = op->state == AL_LAZY_DONE ? NULL : asyncios_function(op);
+    if (function == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyFrameObject *frame =
+        PyFrame_New(PyThreadState_Get(), (PyCodeObject *)PyFunction_GET_CODE(function),
+                    PyFunction_GET_GLOBALS(function), NULL);
+    Py_DECREF(function);
+    return (PyObject *)frame;
+}
+
 /* A coroutine has it for as long as it lives; this one until it starts. */
 static PyObject *
 get_origin(al_lazy *op, void *Py_UNUSED(closure))
@@ -267,6 +340,15 @@ PyMethodDef al_lazy_methods[] = {
 PyGetSetDef al_lazy_getsets[] = {
     {"__name__", (getter)get_name, NULL, NULL, NULL},
     {"__qualname__", (getter)get_qualname, NULL, NULL, NULL},
+    {"__class__", (getter)get_class, NULL, NULL, NULL},
+#if PY_VERSION_HEX >= 0x030F0000
+    {"cr_state", (getter)get_state, NULL, NULL, NULL},
+#endif
+    {"cr_running", (getter)get_running, NULL, NULL, NULL},
+    {"cr_suspended", (getter)get_suspended, NULL, NULL, NULL},
+    {"cr_await", (getter)get_await, NULL, NULL, NULL},
+    {"cr_code", (getter)get_code, NULL, NULL, NULL},
+    {"cr_frame", (getter)get_frame, NULL, NULL, NULL},
     {"cr_origin", (getter)get_origin, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

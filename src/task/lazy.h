@@ -2,7 +2,9 @@
  *
  * An operation behaves as the coroutine object that asyncio's method returns: it starts
  * when it is first awaited, has send, throw and close, can be awaited once, and warns if
- * it never is, in debug mode with the place where it was made.  What it does is a function, `step`, that works until it is done or has
+ * it never is, in debug mode with the place where it was made.  isinstance() takes it for
+ * one, by its __class__, and so do inspect and who asks that: a coroutine's type cannot be
+ * inherited from.  What it does is a function, `step`, that works until it is done or has
  * to wait for a Future of the loop.
  *
  * A type of operations begins its struct with al_lazy, and takes its slots from here:
@@ -17,7 +19,8 @@ enum { AL_LAZY_NEW, AL_LAZY_RUNNING, AL_LAZY_WAITING, AL_LAZY_DONE };
 typedef struct al_lazy al_lazy;
 
 typedef struct {
-    const char *owner; /* the class whose method asyncio has: "EventLoop" */
+    const char *owner;     /* the class whose method asyncio has: "EventLoop" */
+    size_t owner_in_state; /* where asyncio's own class is in al_state */
     /* Works, for the first time or after a wait.  1: *result is the result; 0: it waits,
      * *result is the future to yield; -1: an exception. */
     int (*step)(al_lazy *op, PyObject **result);

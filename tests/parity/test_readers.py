@@ -8,9 +8,12 @@ loops have seen the same things when the next one is taken.
 import asyncio
 import contextlib
 import inspect
+import io
+import pickle
 import random
 import socket
 import ssl
+import types
 
 import pytest
 
@@ -375,7 +378,48 @@ def test_the_class_is_called_as_asyncios():
             assert list(inspect.signature(ours).parameters.values()) == parameters
         call = reader.read(1)
         assert asyncio.iscoroutine(call)
+        assert inspect.iscoroutine(call)
         call.close()
+
+    aioloop.run(on_a_reader(use))
+
+
+def test_a_call_looks_like_a_coroutine():
+    """What asks for coroutines, as anyio's start_soon() does, takes it."""
+
+    async def use(stage):
+        call = stage.reader.readline()
+        code = asyncio.StreamReader.readline.__code__
+        assert isinstance(call, types.CoroutineType)
+        assert call.__class__ is types.CoroutineType
+        assert inspect.iscoroutine(call)
+        assert inspect.getcoroutinestate(call) == inspect.CORO_CREATED
+        assert call.cr_code is code
+        assert call.cr_frame.f_code is code
+        assert inspect.getcoroutinelocals(call) == {}
+        assert call.cr_await is None
+        assert call.cr_origin is None
+        task = asyncio.create_task(call)
+        await asyncio.sleep(0)
+        assert inspect.getcoroutinestate(call) == inspect.CORO_SUSPENDED
+        assert call.cr_await is not None
+        assert [frame.f_code for frame in task.get_stack()] == [code]
+        line = call.cr_frame.f_lineno
+        running = f"StreamReader.readline() running at {code.co_filename}:{line}>"
+        assert running in repr(task)
+        text = io.StringIO()
+        task.print_stack(file=text)
+        assert f"line {line}, in readline" in text.getvalue()
+        stage.peer.sendall(b"line\n")
+        assert await task == b"line\n"
+        assert inspect.getcoroutinestate(call) == inspect.CORO_CLOSED
+        assert call.cr_frame is None
+        done = f"StreamReader.readline() done, defined at {code.co_filename}:"
+        assert done in repr(task)
+        with pytest.raises(AttributeError):
+            call.__class__ = object
+        with pytest.raises(TypeError):
+            pickle.dumps(call)
 
     aioloop.run(on_a_reader(use))
 
@@ -405,7 +449,7 @@ def test_debug_mode_reads_in_c_too():
         for debug in (True, False, True):
             stage.loop.set_debug(debug)
             call = stage.reader.read(1)
-            assert not inspect.iscoroutine(call)
+            assert type(call) is not types.CoroutineType
             call.close()
             await stage.close()
             await stage.open()
@@ -516,7 +560,7 @@ def test_readers_over_tls():
             *server.sockets[0].getsockname(),
             ssl=anonymous_context(ssl.PROTOCOL_TLS_CLIENT),
         )
-        assert not inspect.iscoroutine(line := reader.readline())
+        assert type(line := reader.readline()) is not types.CoroutineType
         writer.write(b"line\n")
         assert await line == b"line\n"
         writer.write(data)

@@ -74,9 +74,13 @@ def test_is_like_a_coroutine(loop, pair):
     assert isinstance(op, collections.abc.Coroutine)
     assert op.__name__ == "sock_recv"
     assert op.__qualname__ == "EventLoop.sock_recv"
+    assert inspect.iscoroutine(op)
+    assert inspect.getcoroutinestate(op) == inspect.CORO_CREATED
+    assert op.cr_code is asyncio.SelectorEventLoop.sock_recv.__code__
     assert "not started" in repr(op)
     op.close()
     assert "done" in repr(op)
+    assert inspect.getcoroutinestate(op) == inspect.CORO_CLOSED
 
 
 def test_nothing_happens_until_it_is_awaited(loop, run, pair):
