@@ -39,9 +39,7 @@ core_libev_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    al_state *st = al_state_of_module(module);
-    st->forks++;
-    al_cork_forked(st);
+    al_state_of_module(module)->forks++;
     Py_RETURN_NONE;
 }
 
@@ -49,7 +47,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_before_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    al_cork_send_all(al_state_of_module(module));
+    al_cork_before_fork(al_state_of_module(module));
     Py_RETURN_NONE;
 }
 

@@ -284,8 +284,7 @@ typedef struct al_state {
     bool public_frames;              /* stacks are walked by the public functions */
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
-    struct al_ticker *ticker; /* see core/cork.c; NULL: none yet, or ended */
-    bool ticker_ended;
+    struct al_ticker *ticker; /* see core/cork.c; NULL: none yet */
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
      * in a list keeps the reference to its type. */

@@ -2,8 +2,8 @@
  *
  * The lock guards the list of loops and the thread's sleep.  The list changes only with
  * the lock and the GIL, so either is enough to walk it; the thread never waits for the
- * GIL with the lock held.  A fork leaves the child without the thread and with a lock
- * that may be taken: it gets a ticker of its own, and the old one is left alone. */
+ * GIL with the lock held.  A fork finds no thread: it is ended before, because Python
+ * warns of a fork with threads, and because the child would inherit its lock. */
 #include "core/cork.h"
 
 #include <errno.h>
@@ -34,7 +34,8 @@ typedef struct al_ticker {
     atomic_uint count;
     atomic_bool asleep;
     bool stopping; /* guarded by the lock */
-    uint32_t forks;
+    bool running;  /* guarded by the GIL, as the next one */
+    bool ended;    /* the interpreter ends: no thread any more */
 } al_ticker;
 
 /* --- the thread --------------------------------------------------------------------------- */
@@ -126,15 +127,6 @@ wake(al_ticker *ticker)
 
 /* --- forks and execs ------------------------------------------------------------------------ */
 
-void
-al_cork_forked(al_state *st)
-{
-    for (al_cork *cork = st->ticker == NULL ? NULL : st->ticker->corks; cork != NULL;
-         cork = cork->next) {
-        atomic_store(&cork->waiting, false); /* The next write starts a thread. */
-    }
-}
-
 /* Under this name the interpreter's dictionary has a capsule of the module's state. */
 static const char STATE_NAME[] = "aioloop._core.state";
 
@@ -206,99 +198,71 @@ hook_programs(void)
 /* --- starting and ending the thread ---------------------------------------------------------- */
 
 /* A thread that takes no signals: they are the program's threads'. */
-static int
+static bool
 start_thread(al_ticker *ticker)
 {
     sigset_t all, before;
     sigfillset(&all);
-    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
-        return -1;
+    if (ticker->ended || pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
+        return false;
     }
-    int error = pthread_create(&ticker->thread, NULL, tick, ticker);
+    ticker->stopping = false;
+    atomic_store(&ticker->asleep, false);
+    ticker->running = pthread_create(&ticker->thread, NULL, tick, ticker) == 0;
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return error == 0 ? 0 : -1;
-}
-
-/* Hands the list of loops over. */
-static void
-move_corks(al_ticker *from, al_ticker *to)
-{
-    to->corks = from->corks;
-    from->corks = NULL;
-    if (to->corks != NULL) {
-        to->corks->prev = &to->corks;
-    }
-}
-
-static al_ticker *
-make_ticker(al_state *st)
-{
-    al_ticker *ticker = PyMem_RawCalloc(1, sizeof(*ticker));
-    if (ticker == NULL) {
-        return NULL;
-    }
-    ticker->interpreter = PyInterpreterState_Get();
-    ticker->st = st;
-    ticker->forks = st->forks;
-    pthread_mutex_init(&ticker->lock, NULL);
-    pthread_cond_init(&ticker->woken, NULL);
-    al_ticker *parents = st->ticker;
-    if (parents != NULL) {
-        move_corks(parents, ticker);
-    }
-    if (start_thread(ticker) == 0) {
-        st->ticker = ticker;
+    if (ticker->running) {
         hook_programs();
-        return ticker;
     }
-    if (parents != NULL) {
-        move_corks(ticker, parents);
-    }
-    pthread_cond_destroy(&ticker->woken);
-    pthread_mutex_destroy(&ticker->lock);
-    PyMem_RawFree(ticker);
-    return NULL;
+    return ticker->running;
 }
 
-/* The interpreter's ticker, made if need be; NULL if it cannot be had. */
-static inline al_ticker *
-ensure_ticker(al_state *st)
-{
-    al_ticker *ticker = st->ticker;
-    if (AL_LIKELY(ticker != NULL && ticker->forks == st->forks)) {
-        return ticker;
-    }
-    return st->ticker_ended ? NULL : make_ticker(st);
-}
-
-/* Ends the thread; from now on every write is sent at once. */
+/* The next write that waits starts it again.  Escapes: gives the GIL up, which the thread
+ * may be waiting for. */
 static void
-end_ticker(al_state *st)
+stop_thread(al_ticker *ticker)
 {
-    al_ticker *ticker = st->ticker;
-    st->ticker_ended = true;
-    st->ticker = NULL;
-    if (ticker == NULL) {
+    if (!ticker->running) {
         return;
     }
-    while (ticker->corks != NULL) {
-        al_cork *cork = ticker->corks;
-        ticker->corks = cork->next;
-        cork->prev = NULL;
-    }
-    if (ticker->forks != st->forks) {
-        return; /* The parent's: nothing to join, and the lock may be taken. */
-    }
+    ticker->running = false;
     pthread_mutex_lock(&ticker->lock);
     ticker->stopping = true;
     pthread_cond_signal(&ticker->woken);
     pthread_mutex_unlock(&ticker->lock);
-    Py_BEGIN_ALLOW_THREADS /* It may be waiting for the GIL. */
-    pthread_join(ticker->thread, NULL);
+    pthread_t thread = ticker->thread;
+    Py_BEGIN_ALLOW_THREADS
+    pthread_join(thread, NULL);
     Py_END_ALLOW_THREADS
-    pthread_cond_destroy(&ticker->woken);
-    pthread_mutex_destroy(&ticker->lock);
-    PyMem_RawFree(ticker);
+    for (al_cork *cork = ticker->corks; cork != NULL; cork = cork->next) {
+        atomic_store(&cork->waiting, false);
+    }
+}
+
+/* The interpreter's ticker with its thread, made if need be; NULL if it cannot be had. */
+static al_ticker *
+start_ticker(al_state *st)
+{
+    if (st->ticker == NULL) {
+        al_ticker *ticker = PyMem_RawCalloc(1, sizeof(*ticker));
+        if (ticker == NULL) {
+            return NULL;
+        }
+        ticker->interpreter = PyInterpreterState_Get();
+        ticker->st = st;
+        pthread_mutex_init(&ticker->lock, NULL);
+        pthread_cond_init(&ticker->woken, NULL);
+        st->ticker = ticker;
+    }
+    return start_thread(st->ticker) ? st->ticker : NULL;
+}
+
+void
+al_cork_before_fork(al_state *st)
+{
+    al_cork_send_all(st);
+    if (st->ticker != NULL) {
+        stop_thread(st->ticker); /* escapes */
+    }
 }
 
 /* atexit.register(...): the thread must not wait for the GIL of an interpreter that
@@ -306,7 +270,11 @@ end_ticker(al_state *st)
 static PyObject *
 at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    end_ticker(al_state_of_module(module));
+    al_ticker *ticker = al_state_of_module(module)->ticker;
+    if (ticker != NULL) {
+        ticker->ended = true;
+        stop_thread(ticker); /* escapes */
+    }
     Py_RETURN_NONE;
 }
 
@@ -329,8 +297,18 @@ al_cork_init(PyObject *module)
 void
 al_cork_free(al_state *st)
 {
-    end_ticker(st);
+    al_ticker *ticker = st->ticker;
     withdraw_state(st);
+    if (ticker == NULL) {
+        return;
+    }
+    ticker->ended = true;
+    stop_thread(ticker);
+    AL_ASSERT(ticker->corks == NULL); /* The loops are gone: they hold the module. */
+    pthread_cond_destroy(&ticker->woken);
+    pthread_mutex_destroy(&ticker->lock);
+    PyMem_RawFree(ticker);
+    st->ticker = NULL;
 }
 
 /* --- loops --------------------------------------------------------------------------------- */
@@ -346,22 +324,30 @@ al_cork_open(al_loop *loop)
 void
 al_cork_close(al_cork *cork)
 {
-    al_ticker *ticker = cork->prev == NULL ? NULL : cork->loop->st->ticker;
-    if (ticker == NULL) {
+    if (cork->prev == NULL) {
         return;
     }
-    bool shared = ticker->forks == cork->loop->st->forks;
-    if (shared) {
-        pthread_mutex_lock(&ticker->lock);
-    }
+    al_ticker *ticker = cork->loop->st->ticker;
+    pthread_mutex_lock(&ticker->lock);
     *cork->prev = cork->next;
     if (cork->next != NULL) {
         cork->next->prev = cork->prev;
     }
     cork->prev = NULL;
-    if (shared) {
-        pthread_mutex_unlock(&ticker->lock);
+    pthread_mutex_unlock(&ticker->lock);
+}
+
+static void
+enlist(al_ticker *ticker, al_cork *cork)
+{
+    pthread_mutex_lock(&ticker->lock);
+    cork->next = ticker->corks;
+    cork->prev = &ticker->corks;
+    if (cork->next != NULL) {
+        cork->next->prev = &cork->next;
     }
+    ticker->corks = cork;
+    pthread_mutex_unlock(&ticker->lock);
 }
 
 bool
@@ -370,19 +356,15 @@ al_cork_begin(al_state *st, al_cork *cork)
     if (AL_LIKELY(atomic_load_explicit(&cork->waiting, memory_order_relaxed))) {
         return true;
     }
-    al_ticker *ticker = ensure_ticker(st);
-    if (AL_UNLIKELY(ticker == NULL)) {
-        return false;
+    al_ticker *ticker = st->ticker;
+    if (AL_UNLIKELY(ticker == NULL || !ticker->running)) {
+        ticker = start_ticker(st);
+        if (ticker == NULL) {
+            return false;
+        }
     }
     if (AL_UNLIKELY(cork->prev == NULL)) {
-        pthread_mutex_lock(&ticker->lock);
-        cork->next = ticker->corks;
-        cork->prev = &ticker->corks;
-        if (cork->next != NULL) {
-            cork->next->prev = &cork->next;
-        }
-        ticker->corks = cork;
-        pthread_mutex_unlock(&ticker->lock);
+        enlist(ticker, cork);
     }
     atomic_store_explicit(&cork->tick,
                           atomic_load_explicit(&ticker->count, memory_order_relaxed),

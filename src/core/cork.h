@@ -14,8 +14,8 @@
  *   up at once, Python code within 5 ms; only a C call that keeps it delays longer.
  * - What forks, executes a program or hands the descriptor out sends first.
  *
- * The thread starts with the first write that waits, sleeps when no loop corks any more,
- * and ends with the interpreter.  In a process without it every write is sent at once. */
+ * The thread starts with a write that waits, sleeps when no loop corks any more, and ends
+ * before a fork and with the interpreter.  In a process without it every write is sent at once. */
 #ifndef AL_CORE_CORK_H
 #define AL_CORE_CORK_H
 
@@ -44,8 +44,8 @@ typedef struct al_cork {
 /* Once for the module.  0 or -1. */
 int al_cork_init(PyObject *module);
 void al_cork_free(al_state *st);
-/* The process is a fork's child. */
-void al_cork_forked(al_state *st);
+/* What waits would be sent by parent and child: sends it, and ends the thread.  Escapes. */
+void al_cork_before_fork(al_state *st);
 
 /* A new loop's; AIOLOOP_CORK=0 turns corking off. */
 void al_cork_open(struct al_loop *loop);
