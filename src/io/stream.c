@@ -437,6 +437,8 @@ al_stream_fatal_error(al_stream *self, PyObject *exc, PyObject *message)
     }
     al_state *st = loop->st;
     Py_INCREF(loop);
+    /* What was written before it happened.  Should that fail, this is the second error. */
+    PyObject *leaving = al_write_flush(self) < 0 ? al_err_take() : NULL; /* escapes */
     if (PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError)) {
         if (loop->debug.switches & AL_DEBUG_FDS) {
             const char *text = PyUnicode_AsUTF8(message);
@@ -453,6 +455,11 @@ al_stream_fatal_error(al_stream *self, PyObject *exc, PyObject *message)
         status = al_stream_force_close(self, exc); /* escapes */
     }
     Py_DECREF(loop);
+    if (leaving != NULL) {
+        al_stream_chain(&leaving);
+        al_err_put_steal(leaving);
+        status = -1;
+    }
     return status;
 }
 

@@ -149,6 +149,7 @@ send_corked(al_stream *self)
     }
     if (self->out.size > 0) {
         if (AL_UNLIKELY(send_queued(self) != 0)) {
+            al_outbuf_clear(&self->out); /* Nobody tries again. */
             return FLUSH_FAILED;
         }
         if (self->out.size > 0) {

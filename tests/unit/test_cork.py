@@ -427,3 +427,143 @@ def test_the_thread_sleeps_while_nothing_is_corked():
         aioloop.run(main())
     """
     assert in_child(program) == (b"xy", 0)
+
+
+# --- the ends of a transport ------------------------------------------------------------
+
+
+class Ending(asyncio.Protocol):
+    """Writes, beside another callback that is ready, and then ends the transport."""
+
+    def __init__(self, end):
+        self.end = end
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def say(self):
+        asyncio.get_running_loop().call_soon(int)
+        self.transport.write(DATA)
+
+    def data_received(self, data):
+        self.say()
+        if self.end == "data_received":
+            raise ValueError
+        if self.end == "odd memoryview":
+            self.transport.write(memoryview(b"odd one")[::2])
+        elif self.end == "text":
+            self.transport.write("text")
+        elif self.end == "_fatal_error":
+            self.transport._fatal_error(ValueError())
+        elif self.end == "_force_close":
+            self.transport._force_close(None)
+        else:
+            getattr(self.transport, self.end)()
+
+    def eof_received(self):
+        self.say()
+        raise ValueError
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+class EndingBuffered(asyncio.BufferedProtocol, Ending):
+    calls = 0
+
+    def get_buffer(self, sizehint):
+        self.calls += 1
+        if self.end == "get_buffer" and self.calls == 2:
+            self.say()
+            raise ValueError
+        return bytearray(10)
+
+    def buffer_updated(self, count):
+        if self.end == "buffer_updated":
+            self.say()
+            raise ValueError
+
+
+ENDS = [
+    "data_received",
+    "odd memoryview",
+    "text",
+    "_fatal_error",
+    "_force_close",
+    "abort",
+    "close",
+    "write_eof",
+    "eof_received",
+    "get_buffer",
+    "buffer_updated",
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_was_written_before_the_end_is_sent(run, loop, end):
+    async def main():
+        reports = []
+        loop.set_exception_handler(lambda loop, context: reports.append(context))
+        factory = EndingBuffered if "buffer" in end else Ending
+        # What waits is sent at once while the program holds the socket.
+        peer, *sockets = socket.socketpair()
+        transport, protocol = await loop.create_connection(
+            lambda: factory(end), sock=sockets.pop()
+        )
+        if end == "eof_received":
+            peer.shutdown(socket.SHUT_WR)
+        else:
+            peer.send(b"1")
+        if end == "get_buffer":
+            while protocol.calls == 0:
+                await asyncio.sleep(0.001)
+            peer.send(b"2")
+        peer.setblocking(False)
+        received = b""
+        while len(received) < len(DATA) * 10:
+            try:
+                data = await loop.sock_recv(peer, 100)
+            except ConnectionResetError:
+                continue  # It has not read what we have sent.
+            if not data:
+                break
+            received += data
+        assert received[:1] == DATA[:1]
+        assert HARD or received == DATA
+        if end == "write_eof":
+            assert not reports
+            transport.close()
+        exc = await protocol.lost
+        if end in ("_force_close", "abort", "close", "write_eof"):
+            assert exc is None
+            assert not reports
+        else:
+            assert reports[0]["exception"] is exc
+        peer.close()
+
+    run(main())
+
+
+def test_a_write_that_fails_before_another_error(run, loop):
+    """The write's error is the connection's, and the other one is reported."""
+
+    class Failing(Ending):
+        def data_received(self, data):
+            peer.close()
+            super().data_received(data)
+
+    async def main():
+        nonlocal peer
+        reports = []
+        loop.set_exception_handler(lambda loop, context: reports.append(context))
+        peer, *sockets = socket.socketpair()
+        _, protocol = await loop.create_connection(
+            lambda: Failing("data_received"), sock=sockets.pop()
+        )
+        peer.send(b"1")
+        assert isinstance(await protocol.lost, BrokenPipeError)
+        assert [type(context["exception"]) for context in reports] == [ValueError]
+
+    peer = None
+    run(main())
