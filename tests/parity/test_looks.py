@@ -7,6 +7,7 @@ import socket
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 ROUNDS = 40
 LIMIT = 30

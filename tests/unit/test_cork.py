@@ -90,6 +90,9 @@ def test_a_write_beside_nothing_else_is_sent_at_once(run, accepted):
     run(main())
 
 
+rescues = pytest.mark.skipif(HARD, reason="a false EAGAIN leaves the rest to the loop")
+
+
 def sleeps(peer):
     assert peer.recv(1000) == DATA
 
@@ -106,6 +109,7 @@ def computes(peer):
     pytest.fail("it has not come")
 
 
+@rescues
 @pytest.mark.parametrize("blocks", [sleeps, computes])
 def test_a_slot_that_blocks_does_not_hold_back_what_it_has_written(
     run, loop, accepted, blocks
@@ -122,6 +126,7 @@ def test_a_slot_that_blocks_does_not_hold_back_what_it_has_written(
     run(main())
 
 
+@rescues
 def test_another_stream_written_to_later_in_the_same_slot(run, loop, accepted):
     async def main():
         first, one = await accepted()
@@ -136,6 +141,7 @@ def test_another_stream_written_to_later_in_the_same_slot(run, loop, accepted):
     run(main())
 
 
+@rescues
 def test_a_generator_that_blocks_between_chunks(run, loop, accepted):
     async def main():
         transport, peer = await accepted()
@@ -148,6 +154,7 @@ def test_a_generator_that_blocks_between_chunks(run, loop, accepted):
     run(main())
 
 
+@rescues
 def test_loops_in_several_threads(thread, debug):
     def work():
         loop = aioloop.new_event_loop()
@@ -177,6 +184,7 @@ def test_loops_in_several_threads(thread, debug):
         assert not one.is_alive()
 
 
+@rescues
 def test_an_error_met_from_outside_is_the_protocols(run, loop, accepted):
     async def main():
         transport, peer = await accepted()

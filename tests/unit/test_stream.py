@@ -231,9 +231,10 @@ def test_what_shows_the_buffer_sends_it_first(run, loop, connected, look):
     run(main())
 
 
-def test_many_pieces_do_not_wait(run, connected):
+def test_many_pieces_do_not_wait(run, loop, connected):
     async def main():
         transport, _, peer = await connected()
+        another_slot_is_ready(loop)
         for _ in range(64):
             transport.write(b"x")
         now = peer.now()
