@@ -154,6 +154,7 @@ async def a_timer_in_the_past(kind):
     return order == ["event", "timer"]
 
 
+@pytest.mark.skipif(HARD, reason="a false EAGAIN is one iteration late")
 @pytest.mark.parametrize(
     "new_loop", [asyncio.SelectorEventLoop, aioloop.new_event_loop]
 )
