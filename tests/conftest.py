@@ -23,6 +23,7 @@ import aioloop
 # The directory to put on PYTHONPATH so that a child process finds the same package.
 PACKAGE_PARENT = Path(aioloop.__file__).absolute().parent.parent
 LIMIT = 60
+CERTIFICATE = Path(__file__).parent / "certificate.pem"
 # The hard build makes rare things frequent (src/base/check.h).
 HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
 # Without what only Linux has: no timerfd, no sendfile.
@@ -104,6 +105,21 @@ def thread():
     for started in threads:
         started.join(20)
         assert not started.is_alive()
+
+
+def server_context() -> ssl.SSLContext:
+    """Return a context of a TLS server with the tests' certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    """Return a context of a TLS client that trusts everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def anonymous_context(protocol: int) -> ssl.SSLContext:

@@ -2,13 +2,12 @@
 
 import asyncio
 import gc
-import ssl
-from pathlib import Path
 
 import pytest
 
+from tests.conftest import client_context, server_context
+
 LIMIT = 20
-CERTIFICATE = Path(__file__).parent.parent / "certificate.pem"
 
 
 class Server(asyncio.Protocol):
@@ -29,31 +28,21 @@ class Server(asyncio.Protocol):
         self.lost.set_result(exc)
 
 
-def contexts():
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(CERTIFICATE)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_mode = ssl.CERT_NONE
-    return server, client
-
-
 def serve(loop, meddle):
     """Send three messages to a server that meddles at the first; return its reports."""
     reports = []
     loop.set_exception_handler(lambda loop, context: reports.append(context))
 
     async def main():
-        server_context, client_context = contexts()
         protocols = []
 
         def make():
             protocols.append(Server(meddle))
             return protocols[-1]
 
-        server = await loop.create_server(make, "127.0.0.1", 0, ssl=server_context)
+        server = await loop.create_server(make, "127.0.0.1", 0, ssl=server_context())
         address = server.sockets[0].getsockname()
-        reader, writer = await asyncio.open_connection(*address, ssl=client_context)
+        reader, writer = await asyncio.open_connection(*address, ssl=client_context())
         try:
             for _ in range(3):
                 writer.write(b"hello")

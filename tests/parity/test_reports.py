@@ -14,17 +14,15 @@ import re
 import resource
 import signal
 import socket
-import ssl
 import sys
 import traceback
-from pathlib import Path
 
 import pytest
 
 import aioloop
+from tests.conftest import client_context, server_context
 
 LIMIT = 20
-CERTIFICATE = Path(__file__).parent.parent / "certificate.pem"
 
 
 class Failure(Exception):
@@ -446,19 +444,14 @@ async def server_connection_made(stage):
 
 
 async def tls_data_received(stage):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
     server = await stage.loop.create_server(
         type("Protocol", (asyncio.Protocol,), {"data_received": fail}),
         "127.0.0.1",
         0,
-        ssl=context,
+        ssl=server_context(),
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     _, writer = await asyncio.open_connection(
-        *server.sockets[0].getsockname(), ssl=context
+        *server.sockets[0].getsockname(), ssl=client_context()
     )
     writer.write(b"x")
     await stage.reported()

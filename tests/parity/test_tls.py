@@ -13,32 +13,23 @@ import socket
 import ssl
 import struct
 import threading
-from pathlib import Path
 from unittest import mock
 
 import pytest
 
 import aioloop
-from tests.conftest import HARD
+from tests.conftest import HARD, client_context
+from tests.conftest import server_context as any_server_context
 
 LIMIT = 20
-CERTIFICATE = Path(__file__).parent.parent / "certificate.pem"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 RECORD = 16 * 1024
 
 
 def server_context(version=None):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
+    context = any_server_context()
     if version is not None:
         context.minimum_version = context.maximum_version = version
-    return context
-
-
-def client_context():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     return context
 
 
