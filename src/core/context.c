@@ -37,6 +37,28 @@ al_context_enter_copy(PyObject *context)
 }
 
 int
+al_context_run(PyObject *context, PyObject *callback, PyObject *args)
+{
+    PyErr_Clear(); /* "an instance of Context was expected" */
+    Py_ssize_t n = args == NULL ? 0 : PyTuple_GET_SIZE(args);
+    PyObject *run = NULL, *result = NULL, *all = PyTuple_New(n + 1);
+    if (all != NULL) {
+        PyTuple_SET_ITEM(all, 0, Py_NewRef(callback));
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+        }
+        run = PyObject_GetAttrString(context, "run"); /* escapes */
+    }
+    if (run != NULL) {
+        result = PyObject_CallObject(run, all); /* escapes */
+    }
+    Py_XDECREF(run);
+    Py_XDECREF(all);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+int
 al_context_enter(al_loop *loop, PyObject **place, PyObject **entered)
 {
     al_sched_settle(loop);

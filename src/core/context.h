@@ -62,6 +62,18 @@ void al_context_leave_idle(al_loop *loop);
  * NULL with an exception. */
 PyObject *al_context_enter_copy(PyObject *context);
 
+/* Whether asyncio would find no Context, but perhaps something with a run method. */
+static inline bool
+al_context_is_foreign(PyObject *context)
+{
+    return context != NULL && !PyContext_CheckExact(context);
+}
+
+/* Such a context could not be entered, with that exception pending: calls
+ * context.run(callback, *args) in its place; args is a tuple or NULL.  0, or -1 with what
+ * that raised.  Escapes. */
+int al_context_run(PyObject *context, PyObject *callback, PyObject *args);
+
 /* Enters the context kept in *place, or a copy as above; *entered is for
  * al_context_leave.  0 or -1. */
 int al_context_enter(al_loop *loop, PyObject **place, PyObject **entered);

@@ -212,6 +212,8 @@ al_handle_make(al_loop *loop, PyObject *callback, PyObject *args, PyObject *cont
 
 /* --- running ------------------------------------------------------------------- */
 
+static PyObject *handle_get_args(al_handle *self, void *closure);
+
 int
 al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
               PyObject *Py_UNUSED(extra))
@@ -268,6 +270,15 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
                                                     spare, false) < 0)) {
             Py_CLEAR(result);
         }
+    }
+    else if (al_context_is_foreign(self->context)) {
+        PyObject *context = Py_NewRef(self->context);
+        PyObject *tuple = handle_get_args(self, NULL);
+        if (tuple != NULL && al_context_run(context, callback, tuple) == 0) {
+            result = Py_NewRef(Py_None);
+        } /* escapes */
+        Py_XDECREF(tuple);
+        Py_DECREF(context);
     }
     int status = 0;
     if (AL_UNLIKELY(result == NULL)) {
@@ -567,10 +578,6 @@ handle_set_context(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
 {
     PyObject *context = NULL;
     if (value != NULL && value != Py_None) {
-        if (!PyContext_CheckExact(value)) {
-            PyErr_Format(PyExc_TypeError, "a Context was expected, got %R", value);
-            return -1;
-        }
         context = Py_NewRef(value);
     }
     PyObject *old = self->context;

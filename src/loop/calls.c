@@ -29,17 +29,6 @@ check_debug(al_loop *loop, PyObject *callback, const char *method, bool thread)
     return al_debug_check_callback(loop, callback, method); /* escapes */
 }
 
-static int
-check_context(PyObject *context)
-{
-    if (context != NULL && context != Py_None && !PyContext_CheckExact(context)) {
-        /* asyncio finds out when the callback runs: '... object has no attribute run'. */
-        PyErr_Format(PyExc_TypeError, "a Context was expected, got %R", context);
-        return -1;
-    }
-    return 0;
-}
-
 /* --- call_soon ------------------------------------------------------------------------ */
 
 static const al_signature call_soon_signature = {
@@ -96,9 +85,6 @@ schedule_soon(al_loop *self, const al_signature *signature, PyObject *const *arg
     if (AL_UNLIKELY(self->debug.switches) &&
         check_debug(self, values[0], signature->function + sizeof("BaseEventLoop.") - 1,
                     !threadsafe) < 0) {
-        return NULL;
-    }
-    if (check_context(values[1]) < 0) {
         return NULL;
     }
     return push_handle(self, values[0], args + rest, nargs - rest, values[1],
@@ -225,9 +211,6 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     }
     if (AL_UNLIKELY(self->debug.switches) &&
         check_debug(self, values[1], "call_at", true) < 0) {
-        goto done;
-    }
-    if (check_context(values[2]) < 0) {
         goto done;
     }
     if (!clock_read) {
@@ -586,7 +569,7 @@ add_watch(al_loop *self, const al_signature *signature, int event,
     Py_ssize_t rest;
     int fd;
     if (al_args_parse(signature, args, nargs, kwnames, values, &rest) < 0 ||
-        check_closed(self) < 0 || check_context(values[2]) < 0) {
+        check_closed(self) < 0) {
         return NULL;
     }
     self->debug.frames_above--;

@@ -491,9 +491,17 @@ al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
             Py_CLEAR(result);
         }
     }
+    else if (al_context_is_foreign(context)) {
+        PyObject *args = PyTuple_Pack(1, future);
+        if (args != NULL && al_context_run(context, callback, args) == 0) {
+            result = Py_NewRef(Py_None);
+        } /* escapes */
+        Py_XDECREF(args);
+    }
     int status = 0;
     if (AL_UNLIKELY(result == NULL)) {
-        status = al_future_report(loop, callback, future, entered); /* escapes */
+        status = al_future_report(loop, callback, future,
+                                  entered != NULL ? entered : context); /* escapes */
     }
     else {
         Py_DECREF(result);
@@ -509,6 +517,14 @@ schedule_steal(al_future *self, PyObject *callback, PyObject *context, bool wait
 {
     al_loop *loop = self->loop;
     if (AL_LIKELY(loop != NULL && al_loop_direct(loop))) {
+        if (AL_UNLIKELY(context == Py_None)) {
+            /* The context that is current now, as asyncio's call_soon takes it. */
+            Py_DECREF(context);
+            if (al_context_capture(&context) < 0) {
+                Py_DECREF(callback);
+                return -1;
+            }
+        }
         return al_sched_push_steal(loop,
                                    waiter ? al_task_wakeup_run : al_future_call_run,
                                    callback, Py_NewRef((PyObject *)self), context);

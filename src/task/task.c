@@ -567,6 +567,19 @@ task_step(al_future *task, PyObject *exc)
     return status;
 }
 
+/* The task's context is no Context, and could not be entered.  0 or -1. */
+static int
+run_step_foreign(al_loop *loop, al_future *task, PyObject *exc)
+{
+    PyObject *context = Py_NewRef(task->context);
+    al_sched_settle(loop); /* The step enters by hand. */
+    PyObject *step = step_object_new(task, exc);
+    int status = step == NULL ? -1 : al_context_run(context, step, NULL); /* escapes */
+    Py_XDECREF(step);
+    Py_DECREF(context);
+    return status;
+}
+
 /* A step as a slot of the loop: in the task's context, which an empty one borrows of the
  * loop.  It is the task's own meanwhile, so that Task.get_context() is right.  0, -1, or
  * NOT_ENTERED without memory for that context. */
@@ -578,7 +591,10 @@ run_step(al_loop *loop, al_future *task, PyObject *exc)
     int status = -1;
     PyObject *entered = al_context_enter_idle(loop, task->context);
     if (AL_UNLIKELY(entered == NULL)) {
-        return lent ? NOT_ENTERED : -1;
+        return lent ? NOT_ENTERED
+               : al_context_is_foreign(task->context)
+                   ? run_step_foreign(loop, task, exc)
+                   : -1; /* escapes */
     }
     if (lent) {
         task->context = Py_NewRef(entered);
@@ -834,8 +850,8 @@ choose_context(al_future *task, PyObject *context, bool eager, PyObject **chosen
 #if PY_VERSION_HEX >= 0x030F0000
     if (!PyContext_CheckExact(context)) {
         task->log_destroy_pending = false;
-        PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %.200s",
-                     Py_TYPE(context)->tp_name);
+        PyErr_Format(PyExc_TypeError, "a contextvars.Context was expected, got %T",
+                     context);
         return -1;
     }
 #endif
