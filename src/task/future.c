@@ -17,11 +17,14 @@
 _Static_assert(offsetof(al_future, callback0) == sizeof(PyObject) + sizeof(void *),
                "the words of _asyncio's struct begin after the head");
 
+/* What stands for a waiting task's context in `callbacks`; None would be a callback's. */
+#define WAITER Py_Ellipsis
+
 /* What context0 holds where no context is kept: for a waiting task, and for an empty
  * context, which is made when somebody asks.  The _callbacks of 3.15's base needs an
  * object there; it is immortal. */
 #if PY_VERSION_HEX >= 0x030F0000
-#define NO_CONTEXT Py_None
+#define NO_CONTEXT WAITER
 #else
 #define NO_CONTEXT NULL
 #endif
@@ -572,11 +575,11 @@ make_room(const al_future *self)
     return al_ring_reserve(&loop->ready, n);
 }
 
-/* Whether an item of `callbacks` is a waiting task.  No callback has None for a context. */
+/* Whether an item of `callbacks` is a waiting task. */
 static bool
 is_waiter(PyObject *item)
 {
-    return PyTuple_GET_ITEM(item, 1) == Py_None;
+    return PyTuple_GET_ITEM(item, 1) == WAITER;
 }
 
 /* Mirrors asyncio's future_schedule_callbacks: the callbacks are detached before any of
@@ -619,7 +622,7 @@ schedule_callbacks(al_future *self)
 static int
 append_callback(al_future *self, PyObject *callback, PyObject *context)
 {
-    PyObject *item = PyTuple_Pack(2, callback, context == NULL ? Py_None : context);
+    PyObject *item = PyTuple_Pack(2, callback, context == NULL ? WAITER : context);
     if (item == NULL) {
         return -1;
     }
@@ -681,8 +684,8 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
             return NULL;
         }
     }
-    if (context == Py_None) {
-        context = NULL; /* As the names of call_soon: a copy of the current one. */
+    if (AL_UNLIKELY(context == WAITER)) {
+        context = Py_NotImplemented; /* It has no run method either. */
     }
     /* NULL stands for a copy of an empty context. */
     bool empty = context == NULL && al_context_current_is_empty();
@@ -751,7 +754,7 @@ list_callbacks(al_future *self)
             self->context0 = context;
         }
         PyObject *first =
-            PyTuple_Pack(2, self->callback0, self->waiter0 ? Py_None : self->context0);
+            PyTuple_Pack(2, self->callback0, self->waiter0 ? WAITER : self->context0);
         int status = first == NULL ? -1 : PyList_Append(list, first);
         Py_XDECREF(first);
         if (status < 0) {

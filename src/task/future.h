@@ -33,8 +33,9 @@ typedef struct al_future {
     /* --- _asyncio's struct ---------------------------------------------------- */
     PyObject *base_loop; /* NULL, or somebody called the base's __init__ */
     PyObject *callback0; /* the first callback; a waiting Task itself if waiter0 */
-    PyObject *context0;  /* its context, or NO_CONTEXT (see future.c) */
-    PyObject *callbacks; /* list of the others: (callback, context), or (Task, None) */
+    PyObject *context0;  /* its context or None, or NO_CONTEXT (see future.c) */
+    PyObject
+        *callbacks; /* list of the others: (callback, context), or (Task, WAITER) */
     PyObject *exception;
     PyObject *exception_tb; /* of the exception when it was set; NULL once used */
     PyObject *result;

@@ -374,6 +374,25 @@ def test_step_initializes_its_own_task_anew(loose_loop):
     second.close()
 
 
+def test_callbacks_are_not_taken_for_waiting_tasks(loose_loop):
+    """A waiting task is kept among the callbacks with Ellipsis in a context's place."""
+    loop, contexts = loose_loop, []
+    loop.set_exception_handler(lambda loop, context: contexts.append(context))
+    future, task = future_in("waited for", loop)
+    other = loop.create_task(asyncio.sleep(0))
+    for _ in range(2):
+        future.add_done_callback(other, context=...)
+        future.add_done_callback(other, context=None)
+    assert [callback for callback, _ in future._callbacks][1:] == [other] * 4
+    future.set_result(None)
+    turns(loop)
+    assert task.done() and other.done()
+    assert [type(context["exception"]) for context in contexts] == [
+        AttributeError,
+        TypeError,
+    ] * 2
+
+
 # --- the base's __init__, called unbound on a future of ours that is in use -------
 
 
