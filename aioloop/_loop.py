@@ -123,7 +123,10 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         self._set_debug_switches(*options._to_switches())
 
     def _set_coroutine_origin_tracking(self, enabled: bool) -> None:
-        depth = self.debug_options.coroutine_origin_depth if enabled else 0
+        options = self.debug_options
+        # With an interval the C type does it, slot by slot.
+        enabled = enabled and options.coroutine_origin_interval == 1
+        depth = options.coroutine_origin_depth if enabled else 0
         if depth:
             if not self._coroutine_origin_tracking_enabled:
                 self._coroutine_origin_tracking_saved_depth = (

@@ -5,7 +5,12 @@
  * limit is 50 ms or more, that is the kernel's coarse clock (a quarter of the price,
  * steps of some milliseconds), and the precise one is read once a slot looks slow; the
  * coarse clock is never ahead, so no slow slot is missed, and a reported duration is
- * at most one step too long. */
+ * at most one step too long.
+ *
+ * Where a coroutine was created the interpreter finds out, at once: 0.1 to 0.5 us for each
+ * coroutine and frame, in a client of redis half as much as all the rest.  No hook tells of
+ * a coroutine, so production mode has it done in some slots only.  They are picked at
+ * random: a program may repeat itself in a rhythm. */
 #include "core/debug.h"
 
 #include <math.h>
@@ -24,11 +29,11 @@ static const int64_t NEVER_SLOW = 10 * 1000 * 1000; /* ns */
 /* --- switches -------------------------------------------------------------------------- */
 
 int
-al_debug_set(al_loop *loop, unsigned switches, int origin_depth)
+al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_interval)
 {
     switches &= AL_DEBUG_ALL & ~(unsigned)AL_DEBUG_ORIGINS;
     if (origin_depth > 0) {
-        switches |= AL_DEBUG_ORIGINS;
+        switches |= AL_DEBUG_ORIGINS | (origin_interval > 1 ? AL_DEBUG_SAMPLES : 0u);
     }
     if ((switches & AL_DEBUG_WAKEUPS) != 0 && !loop->closed &&
         al_ring_keep_notes(&loop->ready) < 0) {
@@ -36,6 +41,8 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth)
     }
     loop->debug.switches = switches;
     loop->debug.origin_depth = origin_depth;
+    loop->debug.origin_interval = origin_interval;
+    loop->debug.until_origins = 1;
     loop->debug.slot_began = 0;
     if ((switches & AL_DEBUG_WAKEUPS) == 0) {
         al_ring_drop_notes(&loop->ready); /* escapes */
@@ -603,11 +610,35 @@ run_timed(al_loop *loop, const al_slot *slot)
     return time_callback(loop, began); /* escapes */
 }
 
+/* Coroutines that this slot creates remember where.  Returns the depth of before. */
+static int
+begin_sample(al_loop *loop, PyThreadState *tstate)
+{
+    /* Marsaglia's xorshift; on average the interval. */
+    uint32_t x = loop->debug.random == 0 ? 2463534242u : loop->debug.random;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    loop->debug.random = x;
+    loop->debug.until_origins = 1 + x % (2 * (uint32_t)loop->debug.origin_interval - 1);
+    int before = tstate->coroutine_origin_tracking_depth;
+    if (before < loop->debug.origin_depth) {
+        tstate->coroutine_origin_tracking_depth = loop->debug.origin_depth;
+    }
+    return before;
+}
+
 /* `inline` is for link-time optimization: two callers and no hint, and it stays a call. */
 inline int
 al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 {
-    int status;
+    int status, depth = -1;
+    PyThreadState *tstate = NULL;
+    if ((loop->debug.switches & AL_DEBUG_SAMPLES) != 0 &&
+        AL_UNLIKELY(--loop->debug.until_origins == 0)) {
+        tstate = PyThreadState_Get();
+        depth = begin_sample(loop, tstate);
+    }
     loop->debug.running = slot;
     loop->debug.running_note = note;
     if ((loop->debug.switches & AL_DEBUG_TIMED) == 0) {
@@ -620,6 +651,9 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
     }
     loop->debug.running = NULL;
     loop->debug.running_note = NULL;
+    if (AL_UNLIKELY(depth >= 0)) {
+        tstate->coroutine_origin_tracking_depth = depth;
+    }
     if (AL_UNLIKELY(loop->debug.current_handle != NULL)) {
         Py_CLEAR(loop->debug.current_handle); /* escapes */
     }

@@ -28,10 +28,11 @@ enum {
                               * logs: loop._debug, loop.get_debug() */
     AL_DEBUG_ORIGINS = 256,  /* `origin_depth` is not 0 */
     AL_DEBUG_ALL = 511,
+    AL_DEBUG_SAMPLES = 512, /* ... and `origin_interval` is more than 1 */
     /* What makes al_debug_run time a slot, and what needs it at all. */
     AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS,
     AL_DEBUG_RUNS = AL_DEBUG_TIMED | AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
-        AL_DEBUG_FDS,
+        AL_DEBUG_FDS | AL_DEBUG_SAMPLES,
     /* What needs al_debug_push_steal. */
     AL_DEBUG_PUSHES = AL_DEBUG_WAKEUPS | AL_DEBUG_THREADS,
 };
@@ -39,6 +40,9 @@ enum {
 typedef struct {
     unsigned switches;      /* AL_DEBUG_*, 0 outside debug mode */
     int origin_depth;       /* of the stacks that coroutines remember */
+    int origin_interval;    /* in one of so many slots: see debug.c */
+    uint32_t until_origins; /* slots left before the next such one */
+    uint32_t random;        /* what chooses them */
     al_stack_table *stacks; /* interned stacks, NULL: none yet */
     al_stack_base *base;    /* of the running loop, NULL when it does not run */
     int frames_above;       /* see al_debug_capture_handle */
@@ -53,8 +57,10 @@ typedef struct {
 
 /* --- switches ---------------------------------------------------------------------- */
 
-/* Sets all switches; AL_DEBUG_ORIGINS follows from the depth.  0 or -1.  Escapes. */
-int al_debug_set(struct al_loop *loop, unsigned switches, int origin_depth);
+/* Sets all switches; AL_DEBUG_ORIGINS follows from the depth, AL_DEBUG_SAMPLES from the
+ * interval.  0 or -1.  Escapes. */
+int al_debug_set(struct al_loop *loop, unsigned switches, int origin_depth,
+                 int origin_interval);
 /* loop.slow_callback_duration has a new value.  0 or -1.  Escapes. */
 int al_debug_set_slow(struct al_loop *loop, PyObject *seconds);
 /* Forgets the stacks, at close.  Escapes. */

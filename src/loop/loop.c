@@ -42,6 +42,7 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
         goto error;
     }
     PyObject *slow = PyFloat_FromDouble(0.1);
+    self->debug.origin_interval = 1;
     int status = slow == NULL ? -1 : al_debug_set_slow(self, slow);
     Py_XDECREF(slow);
     if (status < 0) {
@@ -236,7 +237,7 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
     }
     Py_DECREF(result);
     int status = al_signal_enter(self);
-    if (status == 0 && self->debug.origin_depth > 0) {
+    if (status == 0 && (self->debug.switches & AL_DEBUG_ORIGINS) != 0) {
         /* asyncio's set-up looks at _debug, which is only one of the switches. */
         status = track_origins(self); /* escapes */
     }
@@ -320,7 +321,7 @@ switch_debug(al_loop *self, PyObject *value)
         }
         depth = limit < 0 ? 0 : limit > INT_MAX ? INT_MAX : (int)limit;
     }
-    return al_debug_set(self, on ? AL_DEBUG_ALL : 0, depth); /* escapes */
+    return al_debug_set(self, on ? AL_DEBUG_ALL : 0, depth, 1); /* escapes */
 }
 
 /* A running loop's thread follows loop.origin_depth at its next iteration. */
@@ -369,20 +370,23 @@ EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     return follow_origin_depth(self);
 }
 
-/* The switches one by one, for Loop.debug_options: (switches, origin depth). */
+/* The switches one by one, for Loop.debug_options: (switches, origin depth, origin
+ * interval). */
 static PyObject *
 EventLoop__get_debug_switches(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("Ii", self->debug.switches, self->debug.origin_depth);
+    return Py_BuildValue("Iii", self->debug.switches, self->debug.origin_depth,
+                         self->debug.origin_interval);
 }
 
 static PyObject *
 EventLoop__set_debug_switches(al_loop *self, PyObject *args)
 {
     unsigned switches;
-    int depth;
-    if (!PyArg_ParseTuple(args, "Ii:_set_debug_switches", &switches, &depth) ||
-        al_debug_set(self, switches, depth) < 0) { /* escapes */
+    int depth, interval;
+    if (!PyArg_ParseTuple(args, "Iii:_set_debug_switches", &switches, &depth,
+                          &interval) ||
+        al_debug_set(self, switches, depth, interval) < 0) { /* escapes */
         return NULL;
     }
     return follow_origin_depth(self);

@@ -23,7 +23,7 @@ from tests.conftest import HARD
 SWITCHES = [
     field.name
     for field in dataclasses.fields(DebugOptions)
-    if field.name != "coroutine_origin_depth"
+    if not field.name.startswith("coroutine_origin")
 ]
 
 
@@ -139,6 +139,8 @@ def test_each_switch_alone(plain_loop, name):
 def test_options_refuse_nonsense(plain_loop):
     with pytest.raises(ValueError, match="must not be negative"):
         DebugOptions(coroutine_origin_depth=-1)
+    with pytest.raises(ValueError, match="must be positive"):
+        DebugOptions(coroutine_origin_interval=0)
     with pytest.raises(AttributeError):
         plain_loop.debug_options = None
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -148,6 +150,7 @@ def test_options_refuse_nonsense(plain_loop):
 def test_production_options():
     options = DebugOptions.production()
     assert options.coroutine_origin_depth == 1
+    assert options.coroutine_origin_interval == 16
     assert options.slow_callbacks and options.source_tracebacks
     assert not options.fd_checks and not options.wakeup_tracebacks
 
@@ -175,6 +178,59 @@ def test_origin_depth_follows_on_a_running_loop(plain_loop, thread, depth):
     assert sys.get_coroutine_origin_tracking_depth() == before
     plain_loop.run_until_complete(asyncio.sleep(0))
     assert sys.get_coroutine_origin_tracking_depth() == before
+
+
+@pytest.mark.parametrize("kind", ["callbacks", "steps"])
+def test_origins_in_one_slot_of_many(plain_loop, kind):
+    def create():
+        coroutine = no_coroutine()
+        origins.append(coroutine.cr_origin)
+        coroutine.close()
+
+    async def steps():
+        for _ in range(1600):
+            create()
+            await asyncio.sleep(0)
+
+    async def callbacks():
+        for _ in range(1600):
+            plain_loop.call_soon(create)
+        await asyncio.sleep(0)
+
+    origins = []
+    options = DebugOptions(coroutine_origin_depth=1, coroutine_origin_interval=16)
+    plain_loop.debug_options = options
+    assert plain_loop.debug_options == options
+    plain_loop.run_until_complete({"callbacks": callbacks, "steps": steps}[kind]())
+    sampled = [i for i, origin in enumerate(origins) if origin]
+    assert {origins[i][0][2] for i in sampled} == {"create"}
+    assert 50 <= len(sampled) <= 200
+    distances = [b - a for a, b in zip(sampled, sampled[1:], strict=False)]
+    assert len(set(distances)) > 10 and max(distances) < 32
+    assert sys.get_coroutine_origin_tracking_depth() == 0
+    # And from here on in all of them.
+    origins.clear()
+    plain_loop.debug_options = DebugOptions(coroutine_origin_depth=1)
+    plain_loop.run_until_complete(steps())
+    assert all(origins)
+
+
+def test_a_deeper_origin_tracking_stays(plain_loop):
+    async def main():
+        for _ in range(100):
+            coroutine = no_coroutine()
+            assert len(coroutine.cr_origin) == 2
+            coroutine.close()
+            await asyncio.sleep(0)
+
+    plain_loop.debug_options = DebugOptions.production()
+    before = sys.get_coroutine_origin_tracking_depth()
+    sys.set_coroutine_origin_tracking_depth(2)
+    try:
+        plain_loop.run_until_complete(main())
+        assert sys.get_coroutine_origin_tracking_depth() == 2
+    finally:
+        sys.set_coroutine_origin_tracking_depth(before)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
