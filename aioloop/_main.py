@@ -1,8 +1,9 @@
 """The command line: run a program in ``__main__`` with aioloop installed.
 
 The program sees what it would see under ``python`` itself: sys.argv, sys.path[0], the
-names of ``__main__``, exit codes, tracebacks. It runs in the interpreter's one
-``__main__`` module, because multiprocessing and pickle look there for it.
+names of ``__main__``, exit codes, tracebacks, an empty stack below its own frames. It
+runs in the interpreter's one ``__main__`` module, because multiprocessing and pickle
+look there for it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pkgutil import get_importer
 from typing import TYPE_CHECKING
 
 from . import _install
-from ._core import libev_version
+from ._core import _call_at_bottom, libev_version
 from ._loop import new_event_loop
 from ._version import __version__
 
@@ -118,7 +119,7 @@ def _run_path(path: str) -> None:
         # A directory or a zip file. Python puts it in front even in safe-path mode.
         _set_first_path(_absolute(path), always=True)
         _fresh_main()
-        _call(runpy._run_module_as_main, "__main__", False)  # type: ignore[attr-defined]
+        _call(_execute_module, "__main__", False)
         return
     filename = _absolute(path)
     try:
@@ -161,7 +162,7 @@ def _run_code(code: str) -> None:
 def _run_module(name: str) -> None:
     # sys.path[0] is the current directory already: this is what "-m aioloop" made it.
     _fresh_main()
-    _call(runpy._run_module_as_main, name)  # type: ignore[attr-defined]
+    _call(_execute_module, name)
 
 
 def _execute(source: bytes | str, filename: str) -> None:
@@ -176,7 +177,11 @@ def _execute_sourceless(loader: SourcelessFileLoader) -> None:
 
 
 def _execute_in_main(code: CodeType) -> None:
-    exec(code, vars(sys.modules["__main__"]))
+    _call_at_bottom(exec, code, vars(sys.modules["__main__"]))
+
+
+def _execute_module(*arguments: object) -> None:
+    _call_at_bottom(runpy._run_module_as_main, *arguments)  # type: ignore[attr-defined]
 
 
 def _absolute(path: str) -> str:

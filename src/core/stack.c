@@ -773,6 +773,56 @@ al_stack_init(PyObject *module, al_state *st)
     return 0;
 }
 
+/* --- for `python -m aioloop` ----------------------------------------------------------- */
+
+static void
+set_top(PyThreadState *tstate, const void *frame)
+{
+    struct _PyInterpreterFrame *top = (struct _PyInterpreterFrame *)(uintptr_t)frame;
+#if PY_VERSION_HEX < 0x030D0000
+    tstate->cframe->current_frame = top;
+#else
+    tstate->current_frame = top;
+#endif
+}
+
+/* Where a thread is that executes no Python code: NULL, or the interpreter's own first
+ * frame. */
+static const al_frame *
+bottom_of(const al_frame *frame)
+{
+    while (frame != NULL && frame->previous != NULL) {
+        frame = frame->previous;
+    }
+    return frame != NULL && frame->owner >= AL_FRAME_FOREIGN ? frame : NULL;
+}
+
+PyDoc_STRVAR(
+    call_at_bottom_doc,
+    "_call_at_bottom($module, function, /, *args)\n--\n\n"
+    "Call a function whose stack begins with itself, as a program's does.\n\n"
+    "The frames of the callers are out of sight until it returns.  Where their\n"
+    "layout is not known it is an ordinary call.");
+
+static PyObject *
+core_call_at_bottom(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    const al_state *st = al_state_of_module(module);
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "a function is missing");
+        return NULL;
+    }
+    PyThreadState *tstate = PyThreadState_Get();
+    const void *top = al_stack_top(tstate);
+    if (!st->public_frames) {
+        set_top(tstate, bottom_of(top));
+    }
+    PyObject *result =
+        PyObject_Vectorcall(args[0], args + 1, (size_t)nargs - 1, NULL); /* escapes */
+    set_top(tstate, top);
+    return result;
+}
+
 /* --- for the tests -------------------------------------------------------------------- */
 
 PyDoc_STRVAR(use_public_frames_doc,
@@ -837,6 +887,8 @@ core_capture(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 PyMethodDef al_stack_methods[] = {
+    {"_call_at_bottom", (PyCFunction)(void (*)(void))core_call_at_bottom, METH_FASTCALL,
+     call_at_bottom_doc},
     {"_use_public_frames", core_use_public_frames, METH_O, use_public_frames_doc},
     {"_compare_stacks", (PyCFunction)(void (*)(void))core_compare_stacks, METH_FASTCALL,
      compare_stacks_doc},

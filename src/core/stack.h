@@ -34,7 +34,7 @@ typedef struct {
 
 /* Makes the type and finds out how to walk.  0 or -1. */
 int al_stack_init(PyObject *module, al_state *st);
-extern PyMethodDef al_stack_methods[]; /* of the module, for the tests */
+extern PyMethodDef al_stack_methods[]; /* of the module, not public */
 
 /* The calling thread's stack: the innermost `limit` frames, none if no Python code
  * runs.  `table` NULL: not interned.  `base`: what is known of a running loop, or NULL;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import itertools
 import logging
 import re
 import socket
@@ -205,7 +206,7 @@ def test_origins_in_one_slot_of_many(plain_loop, kind):
     sampled = [i for i, origin in enumerate(origins) if origin]
     assert {origins[i][0][2] for i in sampled} == {"create"}
     assert 50 <= len(sampled) <= 200
-    distances = [b - a for a, b in zip(sampled, sampled[1:], strict=False)]
+    distances = [b - a for a, b in itertools.pairwise(sampled)]
     assert len(set(distances)) > 10 and max(distances) < 32
     assert sys.get_coroutine_origin_tracking_depth() == 0
     # And from here on in all of them.

@@ -201,6 +201,66 @@ def test_end(way, end, files, both):
         assert ours.returncode == -signal.SIGINT
 
 
+SOURCE_TRACEBACKS = """\
+import asyncio, gc, sys, threading, traceback, warnings
+def stack():
+    gc.collect()
+    return traceback.format_stack()
+def kept():
+    return sys._getframe()
+frame = kept()
+print(stack(), frame.f_back.f_code.co_name, frame.f_back.f_back is None)
+calls = []
+sys.setprofile(lambda frame, event, arg: calls.append((event, frame.f_code.co_name)))
+stack()
+sys.setprofile(None)
+print(calls[:2], len(list(traceback.walk_stack(None))))
+def show(*objects):
+    for obj in objects:
+        frames = [f for f in obj._source_traceback if "/asyncio/" not in f.filename]
+        print(len(frames), "".join(asyncio.base_events.traceback.format_list(frames)))
+async def main():
+    loop = asyncio.get_running_loop()
+    show(asyncio.current_task(), asyncio.Future(), loop.call_soon(int))
+    thread = threading.Thread(target=lambda: show(loop.call_soon_threadsafe(int)))
+    thread.start()
+    thread.join()
+    text = traceback.format_stack()
+    print(text[0], text[-1])
+    try:
+        raise ValueError
+    except ValueError:
+        traceback.print_exc(file=sys.stdout)
+loop = asyncio.new_event_loop()
+loop.set_debug(True)
+show(asyncio.Future(loop=loop), loop.call_soon(int), loop.call_later(0, int))
+loop.run_until_complete(main())
+loop.close()
+asyncio.run(main(), debug=True)
+def last():
+    show(loop.call_soon(int))
+loop = asyncio.new_event_loop()
+loop.set_debug(True)
+import atexit
+atexit.register(loop.close)
+atexit.register(last)
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "module", "code", "directory", "stdin"])
+def test_source_tracebacks_begin_at_the_program(way, files, both):
+    files(program=SOURCE_TRACEBACKS, folder__IN____main__=SOURCE_TRACEBACKS)
+    arguments = {
+        "script": ["program.py"],
+        "module": ["-m", "program"],
+        "code": ["-c", SOURCE_TRACEBACKS],
+        "directory": ["folder"],
+        "stdin": ["-"],
+    }[way]
+    stdin = SOURCE_TRACEBACKS if way == "stdin" else None
+    check_same(both(*arguments, stdin=stdin))
+
+
 def test_missing_script(both):
     done = check_same(both("missing.py"))
     assert done.returncode == 2
