@@ -88,15 +88,10 @@ al_handle_traverse_queued(al_handle *handle, visitproc visit, void *arg)
     return visit((PyObject *)handle, arg);
 }
 
+/* Into the free list of its type, or back to Python. */
 static void
-handle_dealloc(al_handle *self)
+handle_free(al_handle *self, PyTypeObject *type)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    if (*(PyObject **)(void *)((char *)self + type->tp_weaklistoffset) != NULL) {
-        PyObject_ClearWeakRefs((PyObject *)self); /* escapes */
-    }
-    (void)handle_clear(self); /* escapes */
     al_state *st = PyType_GetModuleState(type);
     int list = free_list_of(st, type);
     if (list == 2) {
@@ -114,6 +109,24 @@ handle_dealloc(al_handle *self)
     }
     PyObject_GC_Del(self);
     Py_DECREF(type);
+}
+
+/* In a trashcan: each callback of a long chain may hold the handle of the one before. */
+static void
+handle_dealloc(al_handle *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(
+        self,
+        handle_dealloc) if (*(PyObject **)(void *)((char *)self +
+                                                   type->tp_weaklistoffset) != NULL)
+    {
+        PyObject_ClearWeakRefs((PyObject *)self); /* escapes */
+    }
+    (void)handle_clear(self); /* escapes */
+    handle_free(self, type);
+    Py_TRASHCAN_END
 }
 
 void

@@ -171,10 +171,13 @@ compact(al_timers *timers)
     }
     al_timer_entry *dead = PyMem_New(al_timer_entry, garbage);
     if (dead == NULL) {
-        for (size_t i = keep / ARITY + 1; i-- > 0;) {
-            sift_down(heap, length, i);
+        /* No memory: the garbage stays until its deadline, in a heap of all of them. */
+        for (size_t i = length / ARITY + 1; i-- > 0;) {
+            if (i < length) {
+                sift_down(heap, length, i);
+            }
         }
-        return; /* No memory: the garbage stays until its deadline. */
+        return;
     }
     memcpy(dead, heap + keep, garbage * sizeof(*dead));
     timers->length = keep;

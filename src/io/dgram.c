@@ -9,6 +9,7 @@
 #include "core/report.h"
 #include "io/flow.h"
 #include "io/sock.h"
+#include "io/stream.h"
 #include "io/sockops.h"
 #include "io/transport.h"
 
@@ -44,8 +45,9 @@ typedef struct queued {
 
 typedef struct {
     al_transport base;
-    PyObject *sock;    /* owns the descriptor; NULL after connection_lost */
-    PyObject *address; /* the remote one that was given, or NULL */
+    PyObject *sock;     /* owns the descriptor; NULL after connection_lost */
+    const int *sock_fd; /* the number inside of it: see al_stream_sock_fd */
+    PyObject *address;  /* the remote one that was given, or NULL */
     al_io *io;
     queued *first, **last; /* to be sent */
     size_t buffered;
@@ -225,6 +227,17 @@ is_reading(const al_dgram *self)
     return !self->base.closing && !self->base.paused;
 }
 
+/* The descriptor for a system call; -1 once somebody has closed the socket object: the
+ * number may be somebody else's by now. */
+static inline int
+descriptor(const al_dgram *self)
+{
+    return self->sock == NULL ||
+                   (self->sock_fd != NULL && *self->sock_fd != self->base.fd)
+               ? -1
+               : self->base.fd;
+}
+
 /* Watches for what is wanted now.  Escapes; the caller holds a reference. */
 static void
 update_watch(al_dgram *self)
@@ -233,8 +246,11 @@ update_watch(al_dgram *self)
         return;
     }
     int events =
-        (self->base.started && is_reading(self) && self->stash == NULL ? AL_READ : 0) |
-        (self->first != NULL ? AL_WRITE : 0);
+        descriptor(self) < 0
+            ? 0
+            : (self->base.started && is_reading(self) && self->stash == NULL ? AL_READ
+                                                                             : 0) |
+                  (self->first != NULL ? AL_WRITE : 0);
     if (events == self->watched) {
         return;
     }
@@ -304,15 +320,24 @@ call_protocol(al_dgram *self, PyObject *name, PyObject *first, PyObject *second)
     if (protocol == NULL) {
         return 0;
     }
-    if (al_context_enter(loop, &self->base.context, &entered) < 0) {
+    /* Somebody may call _call_connection_lost() by hand, which lets go of the context. */
+    PyObject *context = Py_XNewRef(self->base.context);
+    if (al_context_enter(loop, &context, &entered) < 0) {
+        Py_XDECREF(context);
         return -1;
     }
     PyObject *stack[3] = {protocol, first, second};
     Py_INCREF(protocol);
     result = PyObject_VectorcallMethod(name, stack, second == NULL ? 2 : 3,
                                        NULL); /* escapes */
-    if (al_context_leave(loop, &self->base.context, entered) < 0) {
+    if (al_context_leave(loop, &context, entered) < 0) {
         Py_CLEAR(result);
+    }
+    if (self->base.loop == NULL) {
+        Py_XDECREF(context);
+    }
+    else {
+        Py_XSETREF(self->base.context, context);
     }
     int status = 0;
     if (AL_UNLIKELY(result == NULL)) {
@@ -377,7 +402,10 @@ deliver(al_dgram *self, const al_datagram *datagrams, int count)
                                from); /* escapes */
         Py_DECREF(data);
         Py_DECREF(from);
-        if (status == 0 && i + 1 < count && self->base.loop != NULL) {
+        if (self->base.loop == NULL) {
+            return status; /* Somebody called _call_connection_lost() by hand. */
+        }
+        if (status == 0 && i + 1 < count) {
             status = al_debug_next(self->base.loop); /* escapes */
         }
     }
@@ -433,7 +461,7 @@ receive(al_dgram *self, char *arena)
         datagrams[i].buffer = arena + (size_t)i * AL_ARENA_STRIDE;
         datagrams[i].room = room;
     }
-    count = al_sock_recv_datagrams(self->base.fd, datagrams, count);
+    count = al_sock_recv_datagrams(descriptor(self), datagrams, count);
     if (count >= 0) {
         return deliver(self, datagrams, count); /* escapes */
     }
@@ -459,6 +487,10 @@ dgram_readable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     int status;
     bool stashed = self->stash != NULL;
     if (self->base.conn_lost > 0 || self->io == NULL || !is_reading(self)) {
+        return 0;
+    }
+    if (AL_UNLIKELY(descriptor(self) < 0)) {
+        update_watch(self); /* Like asyncio's selector, it hears no more. */
         return 0;
     }
     if (stashed) {
@@ -495,7 +527,8 @@ send_now(al_dgram *self, PyObject *data, PyObject *to)
 {
     al_addr addr;
     Py_buffer view;
-    if (self->sock == NULL) {
+    int fd = descriptor(self);
+    if (AL_UNLIKELY(fd < 0)) {
         al_sock_raise(EBADF);
         return -1;
     }
@@ -527,8 +560,8 @@ send_now(al_dgram *self, PyObject *data, PyObject *to)
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    ssize_t n = al_sock_sendto(self->base.fd, view.buf, (size_t)view.len,
-                               self->connected ? NULL : &addr);
+    ssize_t n =
+        al_sock_sendto(fd, view.buf, (size_t)view.len, self->connected ? NULL : &addr);
     int error = errno;
     al_look_expect(&self->base.loop->look);
     PyBuffer_Release(&view);
@@ -767,6 +800,7 @@ release(al_dgram *self)
     al_loop *loop = self->base.loop;
     self->io = NULL;
     self->sock = NULL;
+    self->sock_fd = NULL;
     self->base.loop = NULL;
     self->watched = 0;
     if (io != NULL) {
@@ -1049,6 +1083,7 @@ al_dgram_new(al_loop *loop, PyObject *sock, PyObject *protocol, PyObject *addres
         goto error;
     }
     self->base.fd = (int)PyLong_AsLong(fileno);
+    self->sock_fd = al_stream_sock_fd(st, sock, self->base.fd);
     int truth = address == NULL || address == Py_None ? 0 : PyObject_IsTrue(address);
     if (truth < 0 || (self->base.fd == -1 && PyErr_Occurred())) {
         goto error;
@@ -1070,6 +1105,7 @@ al_dgram_new(al_loop *loop, PyObject *sock, PyObject *protocol, PyObject *addres
 
 error:
     Py_XDECREF(fileno);
+    self->sock_fd = NULL;
     Py_CLEAR(self->sock); /* Still its maker's. */
     Py_DECREF(self);
     return NULL;
@@ -1180,6 +1216,7 @@ set_sock(al_dgram *self, PyObject *value, void *Py_UNUSED(closure))
 {
     PyObject *old = self->sock;
     self->sock = value == NULL || value == Py_None ? NULL : Py_NewRef(value);
+    self->sock_fd = NULL;
     Py_XDECREF(old); /* escapes */
     return 0;
 }

@@ -521,6 +521,41 @@ attempt_connect(al_sockop *op, PyObject **result)
     return 1;
 }
 
+/* `conn, address = sock.accept()`, whatever somebody has made of it. */
+static int
+without_blocking_steal(PyObject *pair, PyObject **result)
+{
+    PyObject *done = NULL, *items = PySequence_Tuple(pair); /* escapes */
+    if (items == NULL && PyErr_ExceptionMatches(PyExc_TypeError) &&
+        Py_TYPE(pair)->tp_iter == NULL && !PySequence_Check(pair)) {
+        PyErr_Format(PyExc_TypeError, "cannot unpack non-iterable %.200s object",
+                     Py_TYPE(pair)->tp_name);
+    }
+    Py_DECREF(pair); /* escapes */
+    if (items == NULL) {
+        return -1;
+    }
+    Py_ssize_t count = PyTuple_GET_SIZE(items);
+    if (count == 2) {
+        done = PyObject_CallMethod(PyTuple_GET_ITEM(items, 0), "setblocking", "i",
+                                   0); /* escapes */
+    }
+    else if (count < 2) {
+        PyErr_Format(PyExc_ValueError,
+                     "not enough values to unpack (expected 2, got %zd)", count);
+    }
+    else {
+        PyErr_SetString(PyExc_ValueError, "too many values to unpack (expected 2)");
+    }
+    if (done == NULL) {
+        Py_DECREF(items);
+        return -1;
+    }
+    Py_DECREF(done);
+    *result = items;
+    return 1;
+}
+
 static int
 attempt_accept(al_sockop *op, PyObject **result)
 {
@@ -533,15 +568,7 @@ attempt_accept(al_sockop *op, PyObject **result)
         if (status <= 0) {
             return status;
         }
-        PyObject *done = PyObject_CallMethod(PyTuple_GET_ITEM(pair, 0), "setblocking",
-                                             "i", 0); /* escapes */
-        if (done == NULL) {
-            Py_DECREF(pair);
-            return -1;
-        }
-        Py_DECREF(done);
-        *result = pair;
-        return 1;
+        return without_blocking_steal(pair, result); /* escapes */
     }
     int fd = al_sock_accept(listener->fd, &peer);
     if (fd < 0) {

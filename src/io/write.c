@@ -26,7 +26,7 @@ int
 al_write_maybe_pause(al_stream *self)
 {
     if (self->out.size <= self->flow.high || self->flow.paused ||
-        self->protocol == NULL) {
+        self->protocol == NULL || self->loop == NULL) {
         return 0;
     }
     self->flow.paused = true;
@@ -37,7 +37,7 @@ int
 al_write_maybe_resume(al_stream *self)
 {
     if (!self->flow.paused || self->out.size > self->flow.low ||
-        self->protocol == NULL) {
+        self->protocol == NULL || self->loop == NULL) {
         return 0;
     }
     self->flow.paused = false;
@@ -466,15 +466,21 @@ after_write(al_stream *self)
     return al_write_maybe_pause(self); /* escapes */
 }
 
+static int
+queue_bytes(al_stream *self, PyObject *data)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    return size == 0
+               ? 0
+               : al_outbuf_add(&self->out, data, PyBytes_AS_STRING(data), (size_t)size);
+}
+
 /* Queues one object.  0 or -1. */
 static int
 queue(al_stream *self, PyObject *data)
 {
     if (AL_LIKELY(PyBytes_CheckExact(data))) {
-        Py_ssize_t size = PyBytes_GET_SIZE(data);
-        return size == 0 ? 0
-                         : al_outbuf_add(&self->out, data, PyBytes_AS_STRING(data),
-                                         (size_t)size);
+        return queue_bytes(self, data);
     }
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) { /* escapes */
@@ -483,6 +489,19 @@ queue(al_stream *self, PyObject *data)
     int status = write_view(self, &view); /* escapes */
     PyBuffer_Release(&view);              /* escapes */
     return status;
+}
+
+static void
+release_views(Py_buffer *views, Py_ssize_t have)
+{
+    PyObject *pending = PyErr_Occurred() ? al_err_take() : NULL;
+    for (Py_ssize_t i = 0; i < have; i++) {
+        PyBuffer_Release(&views[i]); /* escapes */
+    }
+    PyMem_Free(views);
+    if (pending != NULL) {
+        al_err_put_steal(pending);
+    }
 }
 
 PyObject *
@@ -534,6 +553,91 @@ al_write(al_stream *self, PyObject *data)
     Py_RETURN_NONE;
 }
 
+/* The buffers of all items that are no exact bytes, in their order: *views is an array
+ * of *have of them, or NULL.  0, or -1 with an exception and none.  Escapes. */
+static int
+take_views(PyObject *items, Py_buffer **views, Py_ssize_t *have)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(items);
+    *views = NULL;
+    *have = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyTuple_GET_ITEM(items, i);
+        if (AL_LIKELY(PyBytes_CheckExact(item))) {
+            continue;
+        }
+        if (!PyObject_CheckBuffer(item)) {
+            PyErr_Format(PyExc_TypeError,
+#if PY_VERSION_HEX >= 0x030C0000
+                         "memoryview: a bytes-like object is required, not '%.200s'",
+                         Py_TYPE(item)->tp_name);
+#else
+                         "sequence item %zd: expected a bytes-like object, %.80s found",
+                         i, Py_TYPE(item)->tp_name);
+#endif
+            goto error;
+        }
+        if (*views == NULL) {
+            *views = PyMem_New(Py_buffer, (size_t)(count - i));
+            if (*views == NULL) {
+                PyErr_NoMemory();
+                goto error;
+            }
+        }
+        if (PyObject_GetBuffer(item, *views + *have, PyBUF_SIMPLE) < 0) { /* escapes */
+            goto error;
+        }
+        ++*have;
+    }
+    return 0;
+
+error:
+    release_views(*views, *have); /* escapes */
+    return -1;
+}
+
+/* Queues what take_views has taken, and the bytes between.  0 or -1.  Escapes. */
+static int
+queue_all(al_stream *self, PyObject *items, const Py_buffer *views)
+{
+    int status = 0;
+    for (Py_ssize_t i = 0;
+         i < PyTuple_GET_SIZE(items) && status == 0 && self->conn_lost == 0; i++) {
+        PyObject *item = PyTuple_GET_ITEM(items, i);
+        status = PyBytes_CheckExact(item) ? queue_bytes(self, item)
+                                          : write_view(self, views++); /* escapes */
+    }
+    return status;
+}
+
+/* All or nothing: an item that has no buffer to give must not leave those before it
+ * queued.  0 or -1.  Escapes. */
+static int
+write_items(al_stream *self, PyObject *items)
+{
+    Py_buffer *views;
+    Py_ssize_t have;
+    if (take_views(items, &views, &have) < 0) { /* escapes */
+#if PY_VERSION_HEX >= 0x030C0000
+        if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+            /* asyncio meets it in socket.sendmsg(). */
+            return al_stream_fatal(self, WRITE_FAILED); /* escapes */
+        }
+#endif
+        return -1;
+    }
+    int status = 0;
+    if (self->conn_lost == 0 && self->loop != NULL) {
+        note_write_context(self);
+        status = queue_all(self, items, views); /* escapes */
+        if (status == 0 && self->conn_lost == 0) {
+            status = after_write(self); /* escapes */
+        }
+    }
+    release_views(views, have); /* escapes */
+    return status;
+}
+
 PyObject *
 al_writelines(al_stream *self, PyObject *list)
 {
@@ -546,55 +650,22 @@ al_writelines(al_stream *self, PyObject *list)
         return truth < 0 ? NULL : Py_NewRef(Py_None); /* asyncio takes None for [] */
     }
 #endif
-    PyObject *items = PySequence_Fast(list, "can only join an iterable"); /* escapes */
+    PyObject *sequence =
+        PySequence_Fast(list, "can only join an iterable"); /* escapes */
+    PyObject *items = sequence == NULL ? NULL : PySequence_Tuple(sequence);
+    Py_XDECREF(sequence);
     if (items == NULL) {
         return NULL;
     }
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(items);
-    if (count > 0 && (self->conn_lost > 0 || self->loop == NULL)) {
-        if (count_lost_write(self) < 0) {
-            goto error;
-        }
-        count = 0;
+    int status = 0;
+    if (AL_LIKELY(self->conn_lost == 0 && self->loop != NULL)) {
+        status = write_items(self, items); /* escapes */
     }
-    /* All or nothing: a wrong item must not leave the ones before it queued. */
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PySequence_Fast_GET_ITEM(items, i);
-        if (!PyObject_CheckBuffer(item)) {
-            PyErr_Format(PyExc_TypeError,
-#if PY_VERSION_HEX >= 0x030C0000
-                         "memoryview: a bytes-like object is required, not '%.200s'",
-                         Py_TYPE(item)->tp_name);
-#else
-                         "sequence item %zd: expected a bytes-like object, %.80s found",
-                         i, Py_TYPE(item)->tp_name);
-#endif
-            goto error;
-        }
+    else if (PyTuple_GET_SIZE(items) > 0) {
+        status = count_lost_write(self); /* escapes */
     }
-    if (count > 0) {
-        note_write_context(self);
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items); i++) {
-            PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(items, i));
-            int status = queue(self, item); /* escapes */
-            Py_DECREF(item);
-            if (status < 0) {
-                goto error;
-            }
-            if (self->conn_lost > 0) {
-                break;
-            }
-        }
-        if (self->conn_lost == 0 && after_write(self) < 0) { /* escapes */
-            goto error;
-        }
-    }
-    Py_DECREF(items);
-    Py_RETURN_NONE;
-
-error:
-    Py_DECREF(items);
-    return NULL;
+    Py_DECREF(items); /* escapes */
+    return status < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 PyObject *
