@@ -81,6 +81,7 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
     }
     Py_VISIT(st->tls.object_type);
     Py_VISIT(st->tls.again);
+    Py_VISIT(st->tls.mended);
     Py_VISIT(st->tls.wrapped);
     Py_VISIT(st->tls.handshake);
     Py_VISIT(st->tls.flushing);
@@ -117,6 +118,7 @@ al_state_clear(al_state *st)
     }
     Py_CLEAR(st->tls.object_type);
     Py_CLEAR(st->tls.again);
+    Py_CLEAR(st->tls.mended);
     Py_CLEAR(st->tls.record);
     Py_CLEAR(st->tls.wrapped);
     Py_CLEAR(st->tls.handshake);

@@ -272,6 +272,7 @@ typedef struct al_state {
     struct {
         PyObject *functions[AL_WATCHED_TLS_NAMES];
         PyObject *object_type, *again, *record;
+        PyObject *mended; /* aioloop/_tls.py's class, or NULL: not yet imported */
         PyObject *wrapped, *handshake, *flushing, *shutdown; /* states */
         unsigned int seen_tags[3];
         bool intact;

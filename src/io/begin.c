@@ -30,7 +30,8 @@ int
 al_stream_set_protocol(al_stream *self, PyObject *protocol)
 {
     al_state *st = PyType_GetModuleState(Py_TYPE(self));
-    const al_sink *sink = al_protocol_sink(st, self->loop, protocol); /* escapes */
+    const al_sink *sink =
+        al_protocol_sink(st, self->loop, protocol, (PyObject *)self); /* escapes */
     if (sink == NULL) {
         return -1;
     }

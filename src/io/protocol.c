@@ -307,7 +307,7 @@ adopt_above_tls(al_loop *loop, PyObject *protocol)
 }
 
 const al_sink *
-al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol)
+al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol, PyObject *stream)
 {
     if (Py_IS_TYPE(protocol, (PyTypeObject *)st->StreamReaderProtocol)) {
         if (loop != NULL) {
@@ -319,7 +319,7 @@ al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol)
         adopt_above_tls(loop, protocol); /* escapes */
     }
     if (al_tls_serves(st, protocol)) {
-        al_tls_adopt(st, protocol); /* escapes */
+        al_tls_adopt(st, protocol, stream); /* escapes */
         return &tls_sink;
     }
     int buffered = PyObject_IsInstance(protocol, st->BufferedProtocol); /* escapes */

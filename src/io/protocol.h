@@ -7,8 +7,9 @@
 #include "core/sched.h"
 #include "io/sink.h"
 
-/* The sink for a protocol of the loop (NULL: of none any more), or NULL with an
- * exception.  Escapes. */
-const al_sink *al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol);
+/* The sink for a protocol of the stream and its loop (NULL: of none any more), or NULL
+ * with an exception.  Escapes. */
+const al_sink *al_protocol_sink(al_state *st, al_loop *loop, PyObject *protocol,
+                                PyObject *stream);
 
 #endif

@@ -165,13 +165,6 @@ SocketTransport_resume_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     self->paused = false;
-    if (self->context == NULL) {
-        PyObject *context;
-        if (al_context_capture(&context) < 0) {
-            return NULL;
-        }
-        Py_XSETREF(self->read_context, context);
-    }
     if (al_stream_start_reading(self) < 0) {
         return NULL;
     }

@@ -88,7 +88,9 @@ classes_intact(al_state *st)
 bool
 al_tls_serves(al_state *st, PyObject *protocol)
 {
-    return Py_IS_TYPE(protocol, (PyTypeObject *)st->SSLProtocol) && classes_intact(st);
+    return (Py_IS_TYPE(protocol, (PyTypeObject *)st->tls.mended) ||
+            Py_IS_TYPE(protocol, (PyTypeObject *)st->SSLProtocol)) &&
+           classes_intact(st);
 }
 
 /* --- attributes --------------------------------------------------------------------------- */
@@ -642,9 +644,30 @@ static PyType_Spec transport_spec = {
     .slots = transport_slots,
 };
 
-void
-al_tls_adopt(al_state *st, PyObject *protocol)
+/* The class of aioloop/_tls.py, which imports this module: borrowed, or NULL. */
+static PyObject *
+mended_class(al_state *st)
 {
+    if (st->tls.mended == NULL) {
+        PyObject *module = PyImport_ImportModule("aioloop._tls");
+        if (module != NULL) {
+            st->tls.mended = PyObject_GetAttrString(module, "SSLProtocol");
+            Py_DECREF(module);
+        }
+    }
+    return st->tls.mended;
+}
+
+void
+al_tls_adopt(al_state *st, PyObject *protocol, PyObject *below)
+{
+    PyObject *class = mended_class(st);
+    if (class != NULL && PyObject_SetAttrString(protocol, "__class__", class) == 0) {
+        PyObject *result =
+            PyObject_CallMethod(protocol, "_adopted", "O", below); /* escapes */
+        Py_XDECREF(result);
+    }
+    PyErr_Clear(); /* It stays asyncio's. */
     PyObject *transport = PyObject_GetAttrString(protocol, "_app_transport");
     if (transport != NULL &&
         Py_IS_TYPE(transport, (PyTypeObject *)st->SSLProtocolTransport)) {

@@ -90,7 +90,7 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
         self.buffer = bytearray(1000)
 
     def get_buffer(self, sizehint):
-        return self.buffer
+        return memoryview(self.buffer)  # asyncio fills copies of a bytearray's rest
 
     def buffer_updated(self, nbytes):
         data = bytes(self.buffer[:nbytes])

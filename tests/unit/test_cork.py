@@ -437,7 +437,7 @@ def test_the_thread_sleeps_while_nothing_is_corked():
     assert in_child(program) == (b"xy", 0)
 
 
-# --- the ends of a transport -----------------------------------------------------------
+# --- the ends of a transport ----------------------------------------------------------
 
 
 class Ending(asyncio.Protocol):
