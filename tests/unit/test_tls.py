@@ -5,7 +5,6 @@ import contextvars
 import gc
 import socket
 import ssl
-import sys
 
 import pytest
 
@@ -155,8 +154,12 @@ def test_records_into_a_buffer_above_tls_in_tls(run, loop):
         for record in RECORDS:
             writer.write(record)
         writer.close()
+        await writer.wait_closed()
+        served.set_result(None)
 
     async def main():
+        nonlocal served
+        served = loop.create_future()
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context())
         transport, _ = await loop.create_connection(
             asyncio.Protocol,
@@ -167,8 +170,10 @@ def test_records_into_a_buffer_above_tls_in_tls(run, loop):
         protocol.transport = await loop.start_tls(transport, protocol, client_context())
         await protocol.lost
         assert protocol.received == b"".join(RECORDS)
+        await served
         server.close()
 
+    served = None
     run(main())
 
 
@@ -229,7 +234,7 @@ def eof(transport, task, peer):
 
 def reset(transport, task, peer):
     peer.close()
-    return ConnectionResetError
+    return ConnectionError  # BrokenPipeError where the hard build is still sending
 
 
 def no_answer(transport, task, peer):
@@ -278,7 +283,6 @@ def test_start_tls_that_comes_to_nothing(run, loop, end, other, server_side):
     gc.collect()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="3.11 never closes its waiter")
 def test_streams_whose_start_tls_comes_to_nothing(run):
     async def main():
         ours, peer = socket.socketpair()
