@@ -39,7 +39,9 @@ core_libev_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    al_state_of_module(module)->forks++;
+    al_state *st = al_state_of_module(module);
+    st->forks++;
+    al_cork_after_fork(st);
     Py_RETURN_NONE;
 }
 

@@ -2,8 +2,8 @@
  *
  * The lock guards the list of loops and the thread's sleep.  The list changes only with
  * the lock and the GIL, so either is enough to walk it; the thread never waits for the
- * GIL with the lock held.  A fork finds no thread: it is ended before, because Python
- * warns of a fork with threads, and because the child would inherit its lock. */
+ * GIL with the lock held.  The thread is ended before a fork, because Python warns of a
+ * fork with threads. */
 #include "core/cork.h"
 
 #include <errno.h>
@@ -34,8 +34,10 @@ typedef struct al_ticker {
     atomic_uint count;
     atomic_bool asleep;
     bool stopping; /* guarded by the lock */
-    bool running;  /* guarded by the GIL, as the next one */
-    bool ended;    /* the interpreter ends: no thread any more */
+    /* Guarded by the GIL. */
+    bool running; /* there is a thread that is not being ended */
+    bool ending;  /* one is waited for: every write is sent at once meanwhile */
+    bool ended;   /* the interpreter ends: no thread any more */
 } al_ticker;
 
 /* --- the thread --------------------------------------------------------------------------- */
@@ -203,7 +205,8 @@ start_thread(al_ticker *ticker)
 {
     sigset_t all, before;
     sigfillset(&all);
-    if (ticker->ended || pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
+    if (ticker->ending || ticker->ended ||
+        pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
         return false;
     }
     ticker->stopping = false;
@@ -225,6 +228,7 @@ stop_thread(al_ticker *ticker)
         return;
     }
     ticker->running = false;
+    ticker->ending = true;
     pthread_mutex_lock(&ticker->lock);
     ticker->stopping = true;
     pthread_cond_signal(&ticker->woken);
@@ -233,6 +237,7 @@ stop_thread(al_ticker *ticker)
     Py_BEGIN_ALLOW_THREADS
     pthread_join(thread, NULL);
     Py_END_ALLOW_THREADS
+    ticker->ending = false;
     for (al_cork *cork = ticker->corks; cork != NULL; cork = cork->next) {
         atomic_store(&cork->waiting, false);
     }
@@ -262,6 +267,19 @@ al_cork_before_fork(al_state *st)
     al_cork_send_all(st);
     if (st->ticker != NULL) {
         stop_thread(st->ticker); /* escapes */
+    }
+}
+
+void
+al_cork_after_fork(al_state *st)
+{
+    al_ticker *ticker = st->ticker;
+    if (ticker != NULL && ticker->ending) {
+        /* Another thread forks too, and waits for the end there: that is the parent's,
+         * as the lock may be. */
+        ticker->ending = false;
+        pthread_mutex_init(&ticker->lock, NULL);
+        pthread_cond_init(&ticker->woken, NULL);
     }
 }
 

@@ -46,6 +46,8 @@ int al_cork_init(PyObject *module);
 void al_cork_free(al_state *st);
 /* What waits would be sent by parent and child: sends it, and ends the thread.  Escapes. */
 void al_cork_before_fork(al_state *st);
+/* In the child. */
+void al_cork_after_fork(al_state *st);
 
 /* A new loop's; AIOLOOP_CORK=0 turns corking off. */
 void al_cork_open(struct al_loop *loop);

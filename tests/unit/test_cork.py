@@ -365,6 +365,47 @@ def test_nothing_is_lost_or_doubled_when_the_process_goes(what):
     assert (received, status) == (b"x", 0)
 
 
+def test_forks_while_a_loop_corks_in_another_thread():
+    """The children have a lock and a thread of their own."""
+    program = """
+        import asyncio, os, socket, sys, threading, time, warnings
+        import aioloop
+
+        warnings.simplefilter("ignore")  # of forks with threads
+        ready, stop = threading.Event(), threading.Event()
+
+        async def corks(seconds):
+            loop = asyncio.get_running_loop()
+            ours, theirs = socket.socketpair()
+            theirs.settimeout(20)
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+            del ours
+            transport.get_extra_info("socket")
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not stop.is_set():
+                loop.call_soon(int)
+                transport.write(b"x")
+                theirs.recv(1)  # blocks until the thread sends it
+                ready.set()
+                await asyncio.sleep(0)
+            transport.abort()
+            theirs.close()
+
+        thread = threading.Thread(target=aioloop.run, args=[corks(20)])
+        thread.start()
+        ready.wait(20)
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                aioloop.run(corks(0.01))
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        thread.join()
+    """
+    assert in_child(program) == (b"", 0)
+
+
 def test_a_forked_child_goes_on_with_a_thread_of_its_own():
     what = """if os.fork():
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
