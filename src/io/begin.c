@@ -144,6 +144,21 @@ al_stream_queue_begin(al_loop *loop, al_stream *self, PyObject *waiter,
                                      Py_XNewRef(waiter), NULL);
 }
 
+/* Debug mode's check of the call_soon(protocol.connection_made) that a slot stands for. */
+static int
+check_made(al_loop *loop, PyObject *protocol)
+{
+    if (AL_LIKELY((loop->debug.switches & AL_DEBUG_CALLBACKS) == 0)) {
+        return 0;
+    }
+    PyObject *made = PyObject_GetAttr(protocol, loop->st->str.connection_made);
+    int status = made == NULL
+                     ? -1
+                     : al_debug_check_callback(loop, made, "call_soon"); /* escapes */
+    Py_XDECREF(made);
+    return status;
+}
+
 int
 al_stream_adopt(al_stream *self, PyObject *protocol, PyObject *server)
 {
@@ -164,7 +179,10 @@ al_stream_adopt(al_stream *self, PyObject *protocol, PyObject *server)
         Py_DECREF(result);
         self->server = Py_NewRef(server);
     }
-    return al_fds_set_transport(self->loop, self->fd, (PyObject *)self);
+    if (al_fds_set_transport(self->loop, self->fd, (PyObject *)self) < 0) {
+        return -1;
+    }
+    return check_made(self->loop, protocol);
 }
 
 /* Stores what the socket module says of a socket of a family that we do not know; nothing

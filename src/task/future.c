@@ -513,24 +513,45 @@ al_future_call_run(al_loop *loop, PyObject *callback, PyObject *future,
     return status;
 }
 
+/* Puts a callback into the ring, which is what call_soon does with it: it checks in debug
+ * mode, and takes the current context for None.  Escapes in debug mode. */
+static int
+push_callback_steal(al_future *self, al_loop *loop, PyObject *callback,
+                    PyObject *context)
+{
+    int status = 0;
+    Py_INCREF(loop);
+    if (AL_UNLIKELY(loop->debug.switches) &&
+        (al_debug_check_thread(loop) < 0 ||
+         al_debug_check_callback(loop, callback, "call_soon") < 0)) { /* escapes */
+        status = -1;
+    }
+    if (AL_UNLIKELY(context == Py_None)) {
+        Py_CLEAR(context);
+        status = status < 0 ? -1 : al_context_capture(&context);
+    }
+    if (AL_LIKELY(status == 0)) {
+        status = al_sched_push_steal(loop, al_future_call_run, callback,
+                                     Py_NewRef((PyObject *)self), context);
+    }
+    else {
+        Py_DECREF(callback);
+        Py_XDECREF(context);
+    }
+    Py_DECREF(loop);
+    return status;
+}
+
 /* Hands a callback, or a waiting task, to the loop; steals `callback` and `context`.
- * Escapes unless the loop takes bare slots. */
+ * Escapes unless the loop takes bare slots and is not in debug mode. */
 static int
 schedule_steal(al_future *self, PyObject *callback, PyObject *context, bool waiter)
 {
     al_loop *loop = self->loop;
     if (AL_LIKELY(loop != NULL && al_loop_direct(loop))) {
-        if (AL_UNLIKELY(context == Py_None)) {
-            /* The context that is current now, as asyncio's call_soon takes it. */
-            Py_DECREF(context);
-            if (al_context_capture(&context) < 0) {
-                Py_DECREF(callback);
-                return -1;
-            }
-        }
-        return al_sched_push_steal(loop,
-                                   waiter ? al_task_wakeup_run : al_future_call_run,
-                                   callback, Py_NewRef((PyObject *)self), context);
+        return waiter ? al_sched_push_steal(loop, al_task_wakeup_run, callback,
+                                            Py_NewRef((PyObject *)self), NULL)
+                      : push_callback_steal(self, loop, callback, context);
     }
     int status = -1;
     al_state *st = al_future_state(self);

@@ -1,6 +1,7 @@
 """Wrong types and states: the exception's type and text equal asyncio's."""
 
 import asyncio
+import gc
 import inspect
 import math
 import os
@@ -21,7 +22,7 @@ def outcome(call, loop):
         return type(exc), str(exc)
     if inspect.iscoroutine(result):
         result.close()
-    return type(result).__name__
+    return result if isinstance(result, tuple) else type(result).__name__
 
 
 def both(call, prepare=lambda loop: None):
@@ -88,6 +89,58 @@ DEBUG_CALLS = {
     "call_at int": lambda loop: loop.call_at(1, 1),
     "call_soon_threadsafe int": lambda loop: loop.call_soon_threadsafe(1),
 }
+
+
+def completed(complete):
+    """A call that completes a future with three callbacks, the second a wrong one."""
+
+    def call(loop, wrong):
+        called = []
+        future = loop.create_future()
+        for callback in (lambda f: called.append(1), wrong, lambda f: called.append(3)):
+            future.add_done_callback(callback)
+        raised = outcome(lambda loop: complete(future), loop)
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        return raised, called, future._state, str(future._callbacks)
+
+    return call
+
+
+def added_to_a_done_future(loop, wrong):
+    future = loop.create_future()
+    future.cancel()
+    return outcome(lambda loop: future.add_done_callback(wrong), loop)
+
+
+def added_to_a_task(loop, wrong):
+    reports = []
+    loop.set_exception_handler(
+        lambda loop, context: reports.append(str(context["exception"]))
+    )
+    task = loop.create_task(coroutine_function())
+    task.add_done_callback(wrong)
+    loop.call_soon(loop.call_soon, loop.stop)
+    loop.run_forever()
+    return reports, task.done()
+
+
+COMPLETIONS = {
+    "set_result": completed(lambda future: future.set_result(1)),
+    "set_exception": completed(lambda future: future.set_exception(KeyError)),
+    "cancel": completed(lambda future: future.cancel()),
+    "added to a done future": added_to_a_done_future,
+    "added to a task": added_to_a_task,
+}
+
+
+@pytest.mark.parametrize("name", COMPLETIONS)
+@pytest.mark.parametrize("wrong", [coroutine_function, 5, None, "text"])
+def test_debug_mode_checks_done_callbacks(name, wrong):
+    theirs, ours = both(
+        lambda loop: COMPLETIONS[name](loop, wrong), lambda loop: loop.set_debug(True)
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", {**CALLS, **DEBUG_CALLS})
@@ -229,3 +282,65 @@ def test_water_marks_are_kept_as_whole_bytes(given, kept):
         end()
 
     aioloop.run(main())
+
+
+# --- connection_made in debug mode -------------------------------------------------
+
+
+async def connected(loop, protocol, told):
+    ours, theirs = socket.socketpair()
+    with theirs:
+        await loop.create_connection(protocol, sock=ours)
+
+
+async def accepted(loop, protocol, told):
+    server = await loop.create_server(protocol, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()):
+        while not told:  # asyncio leaves the connection open.
+            await asyncio.sleep(0.001)
+    server.close()
+
+
+async def bound(loop, protocol, told):
+    await loop.create_datagram_endpoint(protocol, local_addr=("127.0.0.1", 0))
+
+
+async def read_pipe(loop, protocol, told):
+    reading, writing = os.pipe()
+    os.close(writing)
+    await loop.connect_read_pipe(protocol, os.fdopen(reading, "rb", 0))
+
+
+async def write_pipe(loop, protocol, told):
+    reading, writing = os.pipe()
+    os.close(reading)
+    await loop.connect_write_pipe(protocol, os.fdopen(writing, "wb", 0))
+
+
+@pytest.mark.parametrize("made", [coroutine_function, 5], ids=["coroutine", "int"])
+@pytest.mark.parametrize(
+    "make",
+    [connected, accepted, bound, read_pipe, write_pipe],
+    ids=lambda f: f.__name__,
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_debug_mode_checks_connection_made(make, made):
+    protocol = type("Protocol", (asyncio.Protocol,), {"connection_made": made})
+
+    def call(loop):
+        told = []
+        loop.set_exception_handler(
+            lambda loop, context: told.append(
+                (context["message"], str(context["exception"]))
+            )
+        )
+        try:
+            loop.run_until_complete(asyncio.wait_for(make(loop, protocol, told), 10))
+        except TypeError as exc:
+            told.append(str(exc))
+        gc.collect()
+        return tuple(told)
+
+    theirs, ours = both(call, lambda loop: loop.set_debug(True))
+    assert ours == theirs
+    assert ours
