@@ -236,8 +236,8 @@ enum { HANDLE_FRAMES = 8, LOOP_FRAMES = 3 };
 static int
 hidden_frames(const al_loop *loop)
 {
-    const al_slot *slot = loop->debug.running;
-    if (slot == NULL || slot->run == al_handle_run ||
+    const al_slot *slot = &loop->debug.running.slot;
+    if (slot->run == NULL || slot->run == al_handle_run ||
         slot->run == loop->st->task_wakeup || slot->run == loop->st->task_step) {
         return LOOP_FRAMES;
     }
@@ -320,19 +320,26 @@ al_debug_current_handle(al_loop *loop)
     if (loop->debug.current_handle != NULL) {
         return Py_NewRef(loop->debug.current_handle);
     }
-    const al_slot *slot = loop->debug.running;
-    if (slot == NULL) {
+    al_slot slot = loop->debug.running.slot;
+    uint64_t serial = loop->debug.running.serial;
+    if (slot.run == NULL) {
         Py_RETURN_NONE;
     }
-    if (al_handle_is_run_by(slot->run)) {
-        return Py_NewRef(slot->self);
+    if (al_handle_is_run_by(slot.run)) {
+        return Py_NewRef(slot.self);
     }
+    Py_INCREF(slot.self);
+    Py_XINCREF(slot.arg);
+    Py_XINCREF(slot.extra);
     PyObject *handle =
-        al_debug_handle_of(loop, slot, loop->debug.running_note); /* escapes */
+        al_debug_handle_of(loop, &slot, loop->debug.running.note); /* escapes */
     if (handle != NULL && loop->debug.current_handle == NULL &&
-        loop->debug.running == slot) {
+        loop->debug.running.serial == serial) {
         loop->debug.current_handle = Py_NewRef(handle);
     }
+    Py_DECREF(slot.self); /* escapes */
+    Py_XDECREF(slot.arg);
+    Py_XDECREF(slot.extra);
     return handle;
 }
 
@@ -344,8 +351,8 @@ static inline PyObject *
 bare_stack(const al_loop *loop, PyThreadState *tstate)
 {
     const al_stack_base *base = loop->debug.base;
-    const al_slot *slot = loop->debug.running;
-    if (base == NULL || slot == NULL || tstate != loop->tstate ||
+    const al_slot *slot = &loop->debug.running.slot;
+    if (base == NULL || slot->run == NULL || tstate != loop->tstate ||
         al_stack_top(tstate) != base->frame ||
         base->bare_limit != HANDLE_FRAMES - LOOP_FRAMES ||
         loop->debug.frames_above != 0 ||
@@ -639,8 +646,9 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
         tstate = PyThreadState_Get();
         depth = begin_sample(loop, tstate);
     }
-    loop->debug.running = slot;
-    loop->debug.running_note = note;
+    al_running outer = loop->debug.running;
+    uint64_t serial = ++loop->debug.slots;
+    loop->debug.running = (al_running){*slot, note, serial};
     if ((loop->debug.switches & AL_DEBUG_TIMED) == 0) {
         status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
     }
@@ -649,8 +657,9 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
                      ? run_by_own_time(loop, slot)
                      : run_timed(loop, slot); /* escapes */
     }
-    loop->debug.running = NULL;
-    loop->debug.running_note = NULL;
+    /* Another greenlet may have run slots meanwhile, and `outer` may have ended there. */
+    loop->debug.running =
+        AL_LIKELY(loop->debug.running.serial == serial) ? outer : (al_running){0};
     if (AL_UNLIKELY(depth >= 0)) {
         tstate->coroutine_origin_tracking_depth = depth;
     }
@@ -664,7 +673,7 @@ int
 al_debug_next(al_loop *loop)
 {
     if (AL_LIKELY((loop->debug.switches & AL_DEBUG_TIMED) == 0) ||
-        loop->debug.running == NULL || loop->overrides.time) {
+        loop->debug.running.slot.run == NULL || loop->overrides.time) {
         return 0;
     }
     return time_callback(loop, al_sched_slot_begins(loop)); /* escapes */
@@ -673,8 +682,6 @@ al_debug_next(al_loop *loop)
 int
 al_debug_run_next(al_loop *loop, const al_slot *slot)
 {
-    const al_slot *outer = loop->debug.running;
-    PyObject *outer_note = loop->debug.running_note;
     PyObject *note = (loop->debug.switches & AL_DEBUG_WAKEUPS) == 0
                          ? NULL
                          : al_debug_capture_handle(loop); /* escapes */
@@ -683,8 +690,6 @@ al_debug_run_next(al_loop *loop, const al_slot *slot)
     if (status == 0) {
         status = al_debug_run(loop, slot, note); /* escapes */
     }
-    loop->debug.running = outer;
-    loop->debug.running_note = outer_note;
     Py_XDECREF(note);
     return status;
 }

@@ -37,6 +37,14 @@ enum {
     AL_DEBUG_PUSHES = AL_DEBUG_WAKEUPS | AL_DEBUG_THREADS,
 };
 
+/* The slot being run, a copy: the C stack that it is on may be a greenlet's, and be copied
+ * away.  Whoever runs it owns the objects. */
+typedef struct {
+    al_slot slot;    /* slot.run is NULL where none runs */
+    PyObject *note;  /* its note, or NULL */
+    uint64_t serial; /* its number among all slots, or 0 */
+} al_running;
+
 typedef struct {
     unsigned switches;      /* AL_DEBUG_*, 0 outside debug mode */
     int origin_depth;       /* of the stacks that coroutines remember */
@@ -44,14 +52,14 @@ typedef struct {
     uint32_t until_origins; /* slots left before the next such one */
     uint32_t random;        /* what chooses them */
     al_stack_table *stacks; /* interned stacks, NULL: none yet */
-    al_stack_base *base;    /* of the running loop, NULL when it does not run */
+    al_stack_base *base;    /* of the running loop, NULL when it does not run; owned */
     int frames_above;       /* see al_debug_capture_handle */
     PyObject *slow_callback_duration;
-    int64_t slow_limit;       /* the same in ns */
-    int64_t slot_began;       /* ns: the slot that runs or comes next; 0: unknown */
-    int64_t slow_reported;    /* ns of this iteration in slots reported as slow */
-    const al_slot *running;   /* the slot being run, or NULL */
-    PyObject *running_note;   /* its note, borrowed */
+    int64_t slow_limit;    /* the same in ns */
+    int64_t slot_began;    /* ns: the slot that runs or comes next; 0: unknown */
+    int64_t slow_reported; /* ns of this iteration in slots reported as slow */
+    al_running running;
+    uint64_t slots;           /* have begun */
     PyObject *current_handle; /* made for the slot being run, or set, or NULL */
 } al_debug;
 

@@ -496,6 +496,10 @@ io_ready(EV_P_ ev_io *watcher, int revents)
 al_io *
 al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
 {
+    if (poll == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return NULL;
+    }
     if (reserve_number(poll, fd) < 0) {
         return NULL;
     }

@@ -42,8 +42,9 @@ int al_poll_fork(al_poll *poll);
  * not).  libev takes any file for a ready one. */
 int al_poll_check(int fd);
 
-/* A stopped watcher for fd, or NULL with MemoryError.  Its maker frees it, before or
- * after the selector goes; once that has gone the watcher does nothing. */
+/* A stopped watcher for fd, or NULL with MemoryError, or with RuntimeError if `poll` is
+ * NULL, as a closed loop's.  Its maker frees it, before or after the selector goes; once
+ * that has gone the watcher does nothing. */
 al_io *al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner);
 /* Watches for `events` from now on (0: stop).  The kernel is told again even if the
  * set did not change, because the number may stand for another file by now. */

@@ -124,8 +124,9 @@ al_report_method(al_loop *loop, PyObject *target, PyObject *name, PyObject *arg)
         al_except_leave(&block);
         return status;
     }
-    if (loop->debug.running != NULL) { /* Asked for where the slot was, not here. */
-        Py_XSETREF(handle->source_traceback, Py_XNewRef(loop->debug.running_note));
+    if (loop->debug.running.slot.run != NULL) {
+        /* Asked for where the slot was, not here. */
+        Py_XSETREF(handle->source_traceback, Py_XNewRef(loop->debug.running.note));
     }
     al_err_put_steal(Py_XNewRef(block.exc));
     al_except_leave(&block);

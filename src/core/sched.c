@@ -107,11 +107,29 @@ adopt_after_fork(al_loop *loop)
         (PyObject *)loop, NULL); /* escapes */
 }
 
+/* 0, or -1 with RuntimeError if the selector cannot be asked: a closed loop has none, and
+ * it serves one thread at a time.  Foreign code may close a loop that is about to run, and
+ * another thread may have begun to: run_forever's own look was before that. */
+static inline int
+check_selector(const al_loop *loop)
+{
+    if (AL_LIKELY(loop->poll != NULL && !loop->polling && !loop->closed)) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_RuntimeError,
+                    loop->poll == NULL || loop->closed
+                        ? "Event loop is closed"
+                        : "the selector is being waited for in another thread");
+    return -1;
+}
+
 static int
 poll_selector(al_loop *loop, int64_t timeout)
 {
-    al_sched_settle(loop);
-    if (AL_UNLIKELY(loop->forks != loop->st->forks) && adopt_after_fork(loop) < 0) {
+    al_sched_settle(loop); /* escapes */
+    if (check_selector(loop) < 0 ||
+        (AL_UNLIKELY(loop->forks != loop->st->forks) &&
+         (adopt_after_fork(loop) < 0 || check_selector(loop) < 0))) { /* escapes */
         return -1;
     }
     loop->look.must = false;
@@ -360,18 +378,11 @@ run_once(al_loop *loop)
     return gather(loop) < 0 ? -1 : run_ready(loop);
 }
 
-/* 0, or -1 with RuntimeError if the selector cannot be asked: a closed loop has none, and
- * it serves one thread at a time. */
-static int
-check_selector(const al_loop *loop)
+int
+al_sched_check_thread(const al_loop *loop)
 {
-    if (loop->poll == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
-        return -1;
-    }
-    if (loop->polling) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "the selector is being waited for in another thread");
+    if (loop->debug.base != NULL && loop->debug.base->thread != PyThreadState_Get()) {
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
         return -1;
     }
     return 0;
@@ -380,7 +391,7 @@ check_selector(const al_loop *loop)
 int
 al_sched_run_once(al_loop *loop)
 {
-    if (check_selector(loop) < 0 ||
+    if (check_selector(loop) < 0 || al_sched_check_thread(loop) < 0 ||
         (al_override_stale(loop) && al_override_refresh(loop) < 0)) {
         return -1;
     }
@@ -394,7 +405,7 @@ int
 al_sched_select(al_loop *loop, int64_t timeout)
 {
     double now;
-    if (check_selector(loop) < 0) {
+    if (check_selector(loop) < 0 || al_sched_check_thread(loop) < 0) {
         return -1;
     }
     al_sched_settle(loop);
@@ -407,7 +418,7 @@ al_sched_select(al_loop *loop, int64_t timeout)
     if (limit < 0 || (timeout >= 0 && timeout < limit)) {
         limit = timeout;
     }
-    if (check_selector(loop) < 0 || poll_selector(loop, limit) < 0 || /* escapes */
+    if (poll_selector(loop, limit) < 0 || /* escapes */
         al_sched_time(loop, &now) < 0) {
         return -1;
     }
@@ -419,8 +430,6 @@ int
 al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     /* Python code called us, perhaps out of a slot. */
-    const al_slot *outer = loop->debug.running;
-    PyObject *outer_note = loop->debug.running_note;
     int64_t outer_began = loop->debug.slot_began;
     bool nested = loop->in_slot;
     al_sched_settle(loop);
@@ -435,8 +444,6 @@ al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
     }
     al_sched_settle(loop);
     loop->in_slot = nested;
-    loop->debug.running = outer;
-    loop->debug.running_note = outer_note;
     loop->debug.slot_began = nested ? outer_began : 0;
     return status;
 }
@@ -444,15 +451,15 @@ al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
 int
 al_sched_run(al_loop *loop)
 {
-    if (al_override_refresh(loop) < 0) {
+    if (al_sched_check_thread(loop) < 0 || al_override_refresh(loop) < 0) {
         return -1;
     }
     int status;
-    al_stack_base base;
-    al_stack_enter(loop->st, &base);
-    /* cppcheck-suppress autoVariables ; taken back before it dies */
-    loop->debug.base = &base;
-    loop->tstate = PyThreadState_Get();
+    al_stack_base *base = al_stack_enter(loop->st, &loop->debug.base);
+    if (base == NULL) {
+        return -1;
+    }
+    loop->tstate = base->thread;
     al_look_must(&loop->look);
     do {
         if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
@@ -463,8 +470,7 @@ al_sched_run(al_loop *loop)
                                                       : run_once_by_name(loop);
     } while (status == 0 && !loop->stopping);
     al_sched_settle(loop);
-    loop->debug.base = NULL;
-    loop->tstate = NULL;
-    al_stack_leave(&base); /* escapes */
+    al_stack_leave(&loop->debug.base, base); /* escapes */
+    loop->tstate = loop->debug.base == NULL ? NULL : loop->debug.base->thread;
     return status;
 }

@@ -138,6 +138,9 @@ double al_sched_now(void);
 /* The loop's time; calls a replaced loop.time.  0, or -1 with an exception. */
 int al_sched_time(al_loop *loop, double *now);
 
+/* 0, or -1 with RuntimeError if another thread runs the loop. */
+int al_sched_check_thread(const al_loop *loop);
+
 /* Iterations until loop->stopping.  0, or -1 with an exception that leaves
  * run_forever.  Escapes. */
 int al_sched_run(al_loop *loop);

@@ -262,10 +262,15 @@ intern(al_state *st, al_stack_table **table, const sketch *taken)
     return intern_slowly(st, table, taken); /* escapes */
 }
 
-/* All frames from `start` (see walk) to `stop`, however many. */
+static al_stack *stack_of_base(al_state *st, al_stack_table **table,
+                               al_stack_base *base);
+
+/* All frames from `start` (see walk) to the base, which may be NULL, however many. */
 static al_stack *
-capture_deep(al_state *st, const void *start, const void *stop, al_stack *below)
+capture_deep(al_state *st, al_stack_table **table, const void *start,
+             al_stack_base *base)
 {
+    const void *stop = base == NULL ? NULL : base->frame;
     sketch taken = {.places = NULL};
     int room = NEAR;
     do {
@@ -279,16 +284,22 @@ capture_deep(al_state *st, const void *start, const void *stop, al_stack *below)
         taken.places = larger;
         walk(st, start, stop, room, &taken);
     } while (taken.n == room);
-    if (below != NULL && taken.end == stop) {
-        taken.below = below;
-        taken.shape = shape_of(taken.n, (int)Py_SIZE(below), true);
+    al_stack *stack = NULL;
+    bool met = stop != NULL && taken.end == stop;
+    if (met) {
+        taken.below = stack_of_base(st, table, base); /* escapes */
     }
-    al_stack *stack = stack_new(st, &taken);
+    if (!met || taken.below != NULL) {
+        if (met) {
+            taken.shape = shape_of(taken.n, (int)Py_SIZE(taken.below), true);
+        }
+        stack = stack_new(st, &taken);
+    }
     PyMem_Free(taken.places);
     return stack;
 }
 
-/* base->stack, made if need be.  Borrowed.  Escapes. */
+/* base->stack, made if need be, for a walk that has met the base.  Borrowed.  Escapes. */
 static al_stack *
 stack_of_base(al_state *st, al_stack_table **table, al_stack_base *base)
 {
@@ -296,7 +307,7 @@ stack_of_base(al_state *st, al_stack_table **table, al_stack_base *base)
         place places[NEAR];
         sketch taken = {.places = places};
         walk(st, base->frame, NULL, NEAR, &taken);
-        al_stack *stack = taken.end != NULL ? capture_deep(st, base->frame, NULL, NULL)
+        al_stack *stack = taken.end != NULL ? capture_deep(st, table, base->frame, NULL)
                                             : intern(st, table, &taken);
         if (stack != NULL && base->stack == NULL) {
             base->stack = stack;
@@ -308,9 +319,17 @@ stack_of_base(al_state *st, al_stack_table **table, al_stack_base *base)
     return base->stack;
 }
 
-PyObject *
-al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base, int limit,
-                 int hidden)
+static void
+base_release(al_stack_base *base)
+{
+    if (--base->references == 0) {
+        PyMem_Free(base);
+    }
+}
+
+static inline PyObject *
+capture(al_state *st, al_stack_table **table, al_stack_base *base, int limit,
+        int hidden)
 {
     place places[NEAR];
     sketch taken;
@@ -349,17 +368,34 @@ al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base, int 
         taken.shape = shape_of(taken.n, 0, limit == AL_STACK_WHOLE);
         return (PyObject *)intern(st, table, &taken); /* escapes */
     }
-    al_stack *below = NULL;
-    if (stop != NULL && (below = stack_of_base(st, table, base)) == NULL) {
-        return NULL;
-    }
-    return (PyObject *)capture_deep(st, NULL, stop, below);
+    return (PyObject *)capture_deep(st, table, NULL, base); /* escapes */
 }
 
-void
-al_stack_enter(al_state *st, al_stack_base *base)
+PyObject *
+al_stack_capture(al_state *st, al_stack_table **table, al_stack_base *base, int limit,
+                 int hidden)
 {
-    *base = (al_stack_base){.frame = NULL};
+    if (base == NULL) {
+        return capture(st, table, NULL, limit, hidden); /* escapes */
+    }
+    base->references++;
+    PyObject *stack = capture(st, table, base, limit, hidden); /* escapes */
+    base_release(base);
+    return stack;
+}
+
+al_stack_base *
+al_stack_enter(al_state *st, al_stack_base **list)
+{
+    al_stack_base *base = PyMem_Calloc(1, sizeof(*base));
+    if (base == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    base->references = 1;
+    base->thread = PyThreadState_Get();
+    base->outer = *list;
+    *list = base;
     if (AL_LIKELY(!st->public_frames)) {
         base->frame = al_stack_top(PyThreadState_Get());
     }
@@ -367,15 +403,21 @@ al_stack_enter(al_state *st, al_stack_base *base)
         base->owner = (PyObject *)PyThreadState_GetFrame(PyThreadState_Get());
         base->frame = base->owner;
     }
+    return base;
 }
 
 void
-al_stack_leave(al_stack_base *base)
+al_stack_leave(al_stack_base **list, al_stack_base *base)
 {
+    while (*list != base) {
+        list = &(*list)->outer;
+    }
+    *list = base->outer;
     base->frame = NULL;
     Py_CLEAR(base->owner);
     Py_CLEAR(base->stack); /* escapes */
     Py_CLEAR(base->bare);  /* escapes */
+    base_release(base);
 }
 
 void

@@ -23,13 +23,17 @@ typedef struct al_stack al_stack;
 typedef struct al_stack_table al_stack_table;
 
 /* The stack below a running loop, which cannot change while the loop runs: a walk that
- * meets its first frame ends there. */
-typedef struct {
-    const void *frame; /* what a walk meets */
-    PyObject *owner;   /* the same as an object that lives as long, or NULL */
-    al_stack *stack;   /* made by the first capture that needs it */
-    al_stack *bare;    /* of the last capture right above it, which is the usual one */
-    int bare_limit;    /* what that was cut to */
+ * meets its first frame ends there.  It is on the heap: greenlets copy C stacks away, and
+ * then nothing below the loop may be looked at from the stack that is in its place. */
+typedef struct al_stack_base {
+    struct al_stack_base *outer; /* of a run that this one is nested in, or NULL */
+    int references;
+    int bare_limit;        /* what `bare` was cut to */
+    PyThreadState *thread; /* that runs it */
+    const void *frame;     /* what a walk meets; NULL: the run has ended */
+    PyObject *owner;       /* the same as an object that lives as long, or NULL */
+    al_stack *stack;       /* made by the first capture that needs it */
+    al_stack *bare; /* of the last capture right above it, which is the usual one */
 } al_stack_base;
 
 /* Makes the type and finds out how to walk.  0 or -1. */
@@ -56,10 +60,11 @@ al_stack_top(const PyThreadState *tstate)
 #endif
 }
 
-/* The calling thread's stack becomes the base of what is about to run on it, or is that
- * no longer (escapes). */
-void al_stack_enter(al_state *st, al_stack_base *base);
-void al_stack_leave(al_stack_base *base);
+/* The calling thread's stack becomes the base of what is about to run on it: the first of
+ * the list, which owns it, or NULL with MemoryError. */
+al_stack_base *al_stack_enter(al_state *st, al_stack_base **list);
+/* ... and is that no longer; runs may end in any order.  Escapes. */
+void al_stack_leave(al_stack_base **list, al_stack_base *base);
 
 /* Forgets the interned stacks; whoever holds one keeps it.  Escapes. */
 void al_stack_flush(al_stack_table **table);

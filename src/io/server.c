@@ -86,7 +86,7 @@ done:
     if (AL_UNLIKELY(status < 0)) {
         status = PyErr_Occurred() ? creation_failed(self, stream, protocol) : 0;
     }
-    else if (AL_LIKELY(al_loop_direct(loop) && loop->debug.running == NULL)) {
+    else if (AL_LIKELY(al_loop_direct(loop) && loop->debug.running.slot.run == NULL)) {
         status = al_stream_begin(loop, stream, NULL, &made_context); /* escapes */
     }
     else if (al_loop_direct(loop)) {

@@ -70,7 +70,7 @@ run_preempting(al_slot_handle *self, al_loop *loop)
 {
     PyObject *preempted;
     /* Room for al_sched_put_back, which a slot may call when there is no memory left. */
-    if (al_ring_reserve(&loop->ready, 1) < 0 ||
+    if (al_sched_check_thread(loop) < 0 || al_ring_reserve(&loop->ready, 1) < 0 ||
         al_registry_preempt(loop, &preempted) < 0) { /* escapes */
         return -1;
     }

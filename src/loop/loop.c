@@ -218,6 +218,17 @@ track_origins(al_loop *self)
     return result == NULL ? -1 : 0;
 }
 
+static int
+close_selector(al_loop *self)
+{
+    if (self->poll == NULL) {
+        return 0;
+    }
+    int status = al_signal_leave(self, false);
+    release_selector(self); /* escapes */
+    return status;
+}
+
 PyDoc_STRVAR(run_forever_doc, "run_forever($self, /)\n--\n\n"
                               "Run until stop() is called.\n\n"
                               "Source: asyncio, loop.run_forever.");
@@ -246,6 +257,13 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
     }
     status = leave_signals(self);
     status = clean_up(self); /* escapes */
+    if (AL_UNLIKELY(self->closed && self->debug.base == NULL)) {
+        PyObject *pending = al_err_take();
+        if (close_selector(self) < 0) { /* escapes; close() could not */
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        al_err_put_steal(pending);
+    }
     if (status < 0) {
         return NULL;
     }
@@ -406,16 +424,15 @@ EventLoop__check_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 EventLoop__close_selector(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->thread_id != 0 || self->polling) {
+    if (self->thread_id != 0 || self->polling || self->debug.base != NULL) {
+        /* It has begun to run since close() looked, and ends when it sees that it is
+         * closed. */
+        al_wake_up(self);
         PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
         return NULL;
     }
-    if (self->poll != NULL) {
-        int status = al_signal_leave(self, false);
-        release_selector(self); /* escapes */
-        if (status < 0) {
-            return NULL;
-        }
+    if (close_selector(self) < 0) { /* escapes */
+        return NULL;
     }
     Py_RETURN_NONE;
 }
