@@ -14,6 +14,7 @@
 #include "io/tls.h"
 #include "loop/loop.h"
 #include "task/future.h"
+#include "task/names.h"
 #include "task/registry.h"
 #include "task/task.h"
 
@@ -91,11 +92,11 @@ core_exec(PyObject *module)
     if (al_state_init(st) < 0 || PyModule_AddFunctions(module, al_stack_methods) < 0 ||
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
-        al_registry_init(module, st) < 0 || al_sockop_init_types(module, st) < 0 ||
-        al_reader_init_types(module, st) < 0 || al_tls_init_type(module, st) < 0 ||
-        al_dgram_init_types(module, st) < 0 || al_pipe_init_types(module, st) < 0 ||
-        al_loop_init_types(module, st) < 0 || al_stream_init_type(module, st) < 0 ||
-        al_server_init_type(module, st) < 0) {
+        al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||
+        al_sockop_init_types(module, st) < 0 || al_reader_init_types(module, st) < 0 ||
+        al_tls_init_type(module, st) < 0 || al_dgram_init_types(module, st) < 0 ||
+        al_pipe_init_types(module, st) < 0 || al_loop_init_types(module, st) < 0 ||
+        al_stream_init_type(module, st) < 0 || al_server_init_type(module, st) < 0) {
         return -1;
     }
     if (PyModule_AddType(module, st->EventLoop_type) < 0 ||
@@ -124,6 +125,7 @@ core_clear(PyObject *module)
     al_sockop_clear_free_list(st);
     al_reader_clear_free_list(st);
     al_registry_clear(st);
+    al_names_clear(st);
     al_state_clear(st);
     return 0;
 }

@@ -214,6 +214,7 @@
     X(write)
 
 struct al_loop;
+struct al_names;    /* task/names.h: the numbers of default names */
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
 
 enum {
@@ -285,6 +286,7 @@ typedef struct al_state {
     bool public_frames;              /* stacks are walked by the public functions */
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
+    struct al_names *names;
     struct al_ticker *ticker; /* see core/cork.c; NULL: none yet */
 
     /* Free lists of dead objects, chained through a word of their bodies; an object

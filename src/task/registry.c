@@ -9,16 +9,9 @@
 
 #if PY_VERSION_HEX < 0x030E0000
 struct al_registry {
-    uint64_t names;   /* the N of the newest "Task-N" */
     al_future *tasks; /* head of the list of pending tasks */
 };
 #endif
-
-uint64_t
-al_registry_next_number(al_state *st)
-{
-    return ++st->registry->names;
-}
 
 int
 al_registry_resume_steal(al_loop *loop, PyObject *previous, int status)

@@ -42,8 +42,7 @@ int al_registry_exit_slot_slowly(al_loop *loop, al_future *task, int status);
 
 #if PY_VERSION_HEX >= 0x030E0000
 struct al_registry {
-    uint64_t names; /* the N of the newest "Task-N" */
-    bool direct;    /* the offsets are known to be right */
+    bool direct; /* the offsets are known to be right */
     size_t running_loop, running_task, tasks_head; /* in PyThreadState */
 };
 
@@ -114,9 +113,6 @@ int al_registry_resume_steal(al_loop *loop, PyObject *previous, int status);
 int al_registry_link(al_state *st, al_future *task);
 /* ... and no longer.  No effect on a task that is not linked. */
 void al_registry_unlink(al_future *task);
-
-/* The number of the next "Task-N". */
-uint64_t al_registry_next_number(al_state *st);
 
 /* Records who awaits whom, for asyncio.print_call_graph and debuggers (3.14+). */
 #if PY_VERSION_HEX >= 0x030E0000

@@ -7,6 +7,7 @@
 #include "core/report.h"
 #include "core/stack.h"
 #include "task/await.h"
+#include "task/names.h"
 #include "task/registry.h"
 
 #if PY_VERSION_HEX >= 0x030E0000
@@ -887,7 +888,10 @@ choose_name(al_future *task, al_state *st, PyObject *name)
 {
     if (name == NULL || name == Py_None) {
         /* The text is made when somebody asks for it. */
-        uint64_t number = al_registry_next_number(st);
+        uint64_t number = al_names_next(st); /* escapes */
+        if (number == 0) {
+            return -1;
+        }
         if (task->name != NULL && renumber(task->name, number)) {
             return 0;
         }
