@@ -40,9 +40,16 @@ core_libev_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    al_state *st = al_state_of_module(module);
-    st->forks++;
-    al_cork_after_fork(st);
+    al_state_of_module(module)->forks++;
+    al_cork_after_fork(al_state_of_module(module), true);
+    Py_RETURN_NONE;
+}
+
+/* os.register_at_fork's after_in_parent. */
+static PyObject *
+core_after_fork_in_parent(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    al_cork_after_fork(al_state_of_module(module), false);
     Py_RETURN_NONE;
 }
 
@@ -61,9 +68,11 @@ register_at_fork(PyObject *module)
     PyObject *os = PyImport_ImportModule("os"), *kwargs = NULL, *result = NULL;
     PyObject *before = PyObject_GetAttrString(module, "_before_fork");
     PyObject *after = PyObject_GetAttrString(module, "_after_fork");
+    PyObject *parent = PyObject_GetAttrString(module, "_after_fork_in_parent");
     PyObject *fork = os == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
-    if (before != NULL && after != NULL && fork != NULL) {
-        kwargs = Py_BuildValue("{s:O,s:O}", "before", before, "after_in_child", after);
+    if (before != NULL && after != NULL && parent != NULL && fork != NULL) {
+        kwargs = Py_BuildValue("{s:O,s:O,s:O}", "before", before, "after_in_child",
+                               after, "after_in_parent", parent);
     }
     if (kwargs != NULL) {
         result = PyObject_Call(fork, al_state_of_module(module)->empty_tuple, kwargs);
@@ -72,6 +81,7 @@ register_at_fork(PyObject *module)
     Py_XDECREF(os);
     Py_XDECREF(before);
     Py_XDECREF(after);
+    Py_XDECREF(parent);
     Py_XDECREF(fork);
     Py_XDECREF(kwargs);
     Py_XDECREF(result);
@@ -81,6 +91,7 @@ register_at_fork(PyObject *module)
 static PyMethodDef core_methods[] = {
     {"_before_fork", core_before_fork, METH_NOARGS, NULL},
     {"_after_fork", core_after_fork, METH_NOARGS, NULL},
+    {"_after_fork_in_parent", core_after_fork_in_parent, METH_NOARGS, NULL},
     {"libev_version", core_libev_version, METH_NOARGS, libev_version_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -2,8 +2,9 @@
  *
  * The lock guards the list of loops and the thread's sleep.  The list changes only with
  * the lock and the GIL, so either is enough to walk it; the thread never waits for the
- * GIL with the lock held.  The thread is ended before a fork, because Python warns of a
- * fork with threads. */
+ * GIL with the lock held.  A fork finds no thread: it is ended before, because Python
+ * warns of a fork with threads, and because the child would inherit its lock.  Until the
+ * fork is over no write waits: the child has a copy of what waits, and would send it too. */
 #include "core/cork.h"
 
 #include <errno.h>
@@ -34,10 +35,9 @@ typedef struct al_ticker {
     atomic_uint count;
     atomic_bool asleep;
     bool stopping; /* guarded by the lock */
-    /* Guarded by the GIL. */
-    bool running; /* there is a thread that is not being ended */
-    bool ending;  /* one is waited for: every write is sent at once meanwhile */
-    bool ended;   /* the interpreter ends: no thread any more */
+    bool running;  /* guarded by the GIL, as the next two */
+    bool ended;    /* the interpreter ends: no thread any more */
+    int forks;     /* under way: no thread before they are over */
 } al_ticker;
 
 /* --- the thread --------------------------------------------------------------------------- */
@@ -205,7 +205,7 @@ start_thread(al_ticker *ticker)
 {
     sigset_t all, before;
     sigfillset(&all);
-    if (ticker->ending || ticker->ended ||
+    if (ticker->ended || ticker->forks > 0 ||
         pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
         return false;
     }
@@ -219,8 +219,8 @@ start_thread(al_ticker *ticker)
     return ticker->running;
 }
 
-/* The next write that waits starts it again.  Escapes: gives the GIL up, which the thread
- * may be waiting for. */
+/* Escapes: gives the GIL up, which the thread may be waiting for.  Who writes meanwhile
+ * must not start another one: `ended` or `forks` says so. */
 static void
 stop_thread(al_ticker *ticker)
 {
@@ -228,7 +228,6 @@ stop_thread(al_ticker *ticker)
         return;
     }
     ticker->running = false;
-    ticker->ending = true;
     pthread_mutex_lock(&ticker->lock);
     ticker->stopping = true;
     pthread_cond_signal(&ticker->woken);
@@ -237,10 +236,6 @@ stop_thread(al_ticker *ticker)
     Py_BEGIN_ALLOW_THREADS
     pthread_join(thread, NULL);
     Py_END_ALLOW_THREADS
-    ticker->ending = false;
-    for (al_cork *cork = ticker->corks; cork != NULL; cork = cork->next) {
-        atomic_store(&cork->waiting, false);
-    }
 }
 
 /* The interpreter's ticker with its thread, made if need be; NULL if it cannot be had. */
@@ -264,20 +259,30 @@ start_ticker(al_state *st)
 void
 al_cork_before_fork(al_state *st)
 {
-    al_cork_send_all(st);
     if (st->ticker != NULL) {
+        st->ticker->forks++; /* Nothing waits any more, in no loop's thread. */
+        al_cork_send_all(st);
         stop_thread(st->ticker); /* escapes */
     }
 }
 
 void
-al_cork_after_fork(al_state *st)
+al_cork_after_fork(al_state *st, bool child)
 {
     al_ticker *ticker = st->ticker;
-    if (ticker != NULL && ticker->ending) {
-        /* Another thread forks too, and waits for the end there: that is the parent's,
-         * as the lock may be. */
-        ticker->ending = false;
+    if (ticker == NULL) {
+        return;
+    }
+    if (ticker->forks > 0) {
+        ticker->forks--;
+    }
+    if (child) {
+        /* Another thread may have forked too, or corked for the first time. */
+        ticker->forks = 0;
+        ticker->running = false;
+        for (al_cork *cork = ticker->corks; cork != NULL; cork = cork->next) {
+            atomic_store(&cork->waiting, false);
+        }
         pthread_mutex_init(&ticker->lock, NULL);
         pthread_cond_init(&ticker->woken, NULL);
     }
@@ -291,7 +296,8 @@ at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
     al_ticker *ticker = al_state_of_module(module)->ticker;
     if (ticker != NULL) {
         ticker->ended = true;
-        stop_thread(ticker); /* escapes */
+        al_cork_send_all(ticker->st); /* A daemon thread's slot may never end. */
+        stop_thread(ticker);          /* escapes */
     }
     Py_RETURN_NONE;
 }
@@ -410,6 +416,10 @@ al_cork_send_all(al_state *st)
     const al_ticker *ticker = st->ticker;
     for (al_cork *cork = ticker == NULL ? NULL : ticker->corks; cork != NULL;
          cork = cork->next) {
-        st->send_corked(cork->loop);
+        /* What the kernel has not taken is as if it had never waited: after a fork it is
+         * the parent's to send. */
+        if (atomic_load_explicit(&cork->waiting, memory_order_relaxed)) {
+            st->send_corked(cork->loop);
+        }
     }
 }

@@ -44,10 +44,11 @@ typedef struct al_cork {
 /* Once for the module.  0 or -1. */
 int al_cork_init(PyObject *module);
 void al_cork_free(al_state *st);
-/* What waits would be sent by parent and child: sends it, and ends the thread.  Escapes. */
+/* What waits would be sent by parent and child: sends it, and ends the thread.  Nothing
+ * waits until the fork is over.  Escapes. */
 void al_cork_before_fork(al_state *st);
-/* In the child. */
-void al_cork_after_fork(al_state *st);
+/* The fork is over, also if it has failed. */
+void al_cork_after_fork(al_state *st, bool child);
 
 /* A new loop's; AIOLOOP_CORK=0 turns corking off. */
 void al_cork_open(struct al_loop *loop);

@@ -12,12 +12,14 @@
  *   event (al_look_expect: a descriptor registered, something sent, a wake-up, a wait).
  *   Then the time between looks doubles up to LOOK_SELDOM.  What can be missed so is an
  *   event made by a system call of the program's own behind asyncio's back, for so long.
+ *   (Where short slots are followed by longer ones: until the kernel ticks, 1 to 4 ms.)
  *
  * Timers that are due are preceded by a look whatever the rest says: events come before
  * timers.
  *
  * The clock is read once per stride of slots.  The stride doubles while a stride is over
- * in LOOK_SHORT and falls back to 1 at the first that is not. */
+ * in LOOK_SHORT and falls back to 1 at the first that is not.  Within a stride the coarse
+ * clock, which costs an eighth, tells of slots that last for milliseconds. */
 #ifndef AL_CORE_LOOK_H
 #define AL_CORE_LOOK_H
 
@@ -35,6 +37,7 @@ enum {
 };
 
 typedef struct {
+    int64_t tick;       /* the coarse clock when an iteration in a stride read it */
     int64_t clocked_at; /* ns: when the clock was read last */
     int64_t polled_at;  /* ns: the end of the last poll */
     int64_t seldom;     /* ns: LOOK_SELDOM, or less beside other threads */

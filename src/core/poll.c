@@ -77,6 +77,18 @@ al_poll_clock(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+int64_t
+al_poll_coarse_clock(void)
+{
+#ifdef CLOCK_MONOTONIC_COARSE
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+#else
+    return al_poll_clock();
+#endif
+}
+
 PyObject *
 al_poll_version(void)
 {

@@ -56,6 +56,8 @@ void al_io_free(al_io *io);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 int64_t al_poll_clock(void);
+/* The same as of the kernel's last tick, at an eighth of the price. */
+int64_t al_poll_coarse_clock(void);
 
 /* libev's version as "4.33". */
 PyObject *al_poll_version(void);

@@ -246,11 +246,25 @@ gather_slowly(al_loop *loop)
     return al_timers_due(&loop->timers, seconds) ? al_timers_collect(loop, seconds) : 0;
 }
 
+/* Whether the kernel's tick has changed since an iteration saw it: a stride that began with
+ * short slots is over when a long one comes. */
+static inline bool
+has_ticked(al_look *look)
+{
+    if (!al_look_has_watchers(look)) {
+        return false;
+    }
+    int64_t tick = al_poll_coarse_clock();
+    bool ticked = tick != look->tick;
+    look->tick = tick;
+    return ticked;
+}
+
 /* Brings everything that is due into the ready ring; blocks if there is nothing. */
 static inline int
 gather(al_loop *loop)
 {
-    if (AL_UNLIKELY(loop->look.until_check == 0)) {
+    if (AL_UNLIKELY(loop->look.until_check == 0 || has_ticked(&loop->look))) {
         return gather_slowly(loop);
     }
     al_timers *timers = &loop->timers;

@@ -476,9 +476,18 @@ get_sock_attribute(al_stream *self, void *Py_UNUSED(closure))
     return al_write_flush(self) < 0 ? NULL : al_stream_sock(self);
 }
 
+/* The number is as good as the socket: nothing is corked from now on. */
+static PyObject *
+get_sock_fd(al_stream *self, void *Py_UNUSED(closure))
+{
+    self->shared = true;
+    return al_write_flush(self) < 0 ? NULL : PyLong_FromLong(self->fd); /* escapes */
+}
+
 static PyGetSetDef stream_getsets[] = {
     {"_extra", (getter)get_extra, NULL, NULL, NULL},
     {"_sock", (getter)get_sock_attribute, NULL, NULL, NULL},
+    {"_sock_fd", (getter)get_sock_fd, NULL, NULL, NULL},
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -488,7 +497,6 @@ static PyMemberDef stream_members[] = {
     {"_protocol", T_OBJECT, offsetof(al_stream, protocol), READONLY, NULL},
     {"_server", T_OBJECT, offsetof(al_stream, server), READONLY, NULL},
     {"_empty_waiter", T_OBJECT, offsetof(al_stream, empty_waiter), READONLY, NULL},
-    {"_sock_fd", T_INT, offsetof(al_stream, fd), READONLY, NULL},
     {"_conn_lost", T_INT, offsetof(al_stream, conn_lost), READONLY, NULL},
     {"_closing", T_BOOL, offsetof(al_stream, closing), READONLY, NULL},
     {"_paused", T_BOOL, offsetof(al_stream, paused), READONLY, NULL},

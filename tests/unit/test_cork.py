@@ -244,6 +244,19 @@ def test_a_descriptor_in_other_hands_gets_everything_in_order(
     run(main())
 
 
+def test_the_number_of_the_private_attribute_is_in_other_hands_too(run, loop, accepted):
+    async def main():
+        transport, peer = await accepted()
+        cork(loop, transport)
+        assert os.write(transport._sock_fd, b"!") == 1
+        assert peer.recv(100, socket.MSG_PEEK)[:1] == DATA[:1]
+        cork(loop, transport)
+        expected = DATA + b"!" + DATA
+        assert peer.recv(len(expected), socket.MSG_WAITALL) == expected
+
+    run(main())
+
+
 def test_a_socket_object_that_the_program_keeps_is_its_own(run, loop):
     async def main():
         ours, theirs = socket.socketpair()
@@ -417,6 +430,70 @@ def test_a_forked_child_goes_on_with_a_thread_of_its_own():
         os._exit(0)"""
     received, status = in_child(PROGRAM.format(what=what))
     assert (received, status) == (b"xyyy", 0)
+
+
+def test_forks_beside_threads_whose_loops_cork():
+    """The thread of corked writes starts again only when the fork is over."""
+    program = """
+        import asyncio, os, socket, sys, threading, warnings
+        import aioloop
+
+        warnings.simplefilter("ignore")  # of a fork with threads
+        stopping = False
+
+        async def work():
+            loop = asyncio.get_running_loop()
+            ours, theirs = socket.socketpair()
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+            del ours
+            sent = 0
+            while not stopping:
+                loop.call_soon(int)
+                transport.write(b"%08d" % sent)
+                await asyncio.sleep(0)
+                data = theirs.recv(8, socket.MSG_WAITALL)
+                assert data == b"%08d" % sent, (data, sent)
+                sent += 1
+            transport.abort()
+            theirs.close()
+            done.append(True)
+
+        done = []
+        threads = [
+            threading.Thread(target=aioloop.run, args=(work(),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            if (child := os.fork()) == 0:
+                os.execv("/bin/true", ["true"])
+            os.waitpid(child, 0)
+        stopping = True
+        for thread in threads:
+            thread.join()
+        os.write(int(sys.argv[1]), b"%d" % len(done))
+    """
+    assert in_child(program) == (b"2", 0)
+
+
+def test_what_a_daemon_thread_has_corked_is_sent_when_the_process_ends():
+    program = """
+        import asyncio, socket, sys, threading, time
+        import aioloop
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, sock=socket.socket(fileno=int(sys.argv[1])))
+            loop.call_soon(int)
+            transport.write(b"x")
+            written.set()
+            time.sleep(1000)
+
+        written = threading.Event()
+        threading.Thread(target=aioloop.run, args=(main(),), daemon=True).start()
+        written.wait()
+    """
+    assert in_child(program) == (b"x", 0)
 
 
 @pytest.mark.parametrize("how", ["environment", "attribute"])

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import signal
+import socket
 import threading
 import time
 import weakref
@@ -386,3 +387,24 @@ def test_queue_views_show_what_is_queued(loop):
     loop._ready.append(aioloop.Handle(seen.append, (2,), loop))
     run_once(loop)
     assert seen == [1, 2]
+
+
+def test_what_came_during_a_long_slot_after_short_ones_is_seen_next(loop, run):
+    """The stride of iterations that do not look ends with the kernel's tick."""
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            seen = []
+            loop.add_reader(ours, lambda: seen.append(ours.recv(1)))
+            for i in range(20):
+                for _ in range(300 + i):
+                    await asyncio.sleep(0)
+                theirs.send(b"x")
+                time.sleep(0.02)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                assert len(seen) == i + 1
+            loop.remove_reader(ours)
+
+    run(main())
