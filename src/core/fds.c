@@ -17,6 +17,19 @@ set_watched(al_fd *entry, int events, bool again)
     entry->watched = events;
 }
 
+/* Sets the watcher once a waiter has gone.  Where nobody waits any more it stays as it is,
+ * but not with news for the kernel: by the time of the next poll the program may have
+ * closed the file, and another thread may have the number, and close it in that moment. */
+static void
+settle(al_fd *entry, int keep)
+{
+    if (entry->reader.run == NULL && entry->writer.run == NULL &&
+        (keep != entry->watched || al_io_is_news(entry->io))) {
+        keep = 0;
+    }
+    set_watched(entry, keep, false);
+}
+
 /* The file object goes with the last Handle: takes it out then, else NULL. */
 static PyObject *
 take_fileobj(al_fd *entry)
@@ -82,7 +95,7 @@ fd_ready(al_loop *Py_UNUSED(loop), void *owner, int events)
             }
         }
     }
-    set_watched(entry, keep, false);
+    settle(entry, keep);
     return status;
 }
 
@@ -256,9 +269,7 @@ al_fds_unwait(al_loop *loop, int fd, int event, PyObject *self)
     al_fd *entry = find(&loop->fds, fd);
     if (entry != NULL && waiter_of(entry, event)->self == self) {
         *waiter_of(entry, event) = (al_waiter){NULL, NULL};
-        if (event == AL_WRITE) {
-            set_watched(entry, entry->watched & ~AL_WRITE, false);
-        }
+        settle(entry, event == AL_WRITE ? entry->watched & ~AL_WRITE : entry->watched);
         Py_DECREF(self); /* The caller has another reference. */
     }
 }
@@ -279,12 +290,35 @@ al_fds_transport(const al_fds *fds, int fd)
     return entry == NULL ? NULL : entry->transport;
 }
 
+/* Nobody waits, and what is left registered stops. */
+static void
+forget_idle(al_fd *entry)
+{
+    if (entry != NULL && entry->io != NULL && entry->watched != 0 &&
+        entry->reader.run == NULL && entry->writer.run == NULL) {
+        set_watched(entry, 0, false);
+    }
+}
+
+void
+al_fds_forget_idle(al_loop *loop)
+{
+    for (int fd = 0; fd < loop->fds.capacity; fd++) {
+        forget_idle(loop->fds.entries[fd]);
+    }
+}
+
 int
 al_fds_set_transport(al_loop *loop, int fd, PyObject *transport)
 {
     al_fd *entry = transport == NULL ? find(&loop->fds, fd) : ensure(loop, fd);
     if (entry == NULL) {
         return transport == NULL ? 0 : -1;
+    }
+    if (transport != NULL) {
+        /* The transport watches it: what is left of a file before is not to be told to
+         * the kernel again when that stops. */
+        forget_idle(entry);
     }
     PyObject *old = entry->transport_kept ? entry->transport : NULL;
     entry->transport = transport;

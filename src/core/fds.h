@@ -76,6 +76,8 @@ bool al_fds_get(const al_fds *fds, int fd, PyObject **reader, PyObject **writer)
 
 /* The transport that uses fd, borrowed, or NULL. */
 PyObject *al_fds_transport(const al_fds *fds, int fd);
+/* What is watched although nobody waits, and may be closed by now, is forgotten. */
+void al_fds_forget_idle(struct al_loop *loop);
 /* Makes it the transport of fd; borrowed: the transport takes itself out (NULL) before
  * it closes the descriptor.  0, or -1 with MemoryError (never for NULL). */
 int al_fds_set_transport(struct al_loop *loop, int fd, PyObject *transport);

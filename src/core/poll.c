@@ -49,6 +49,8 @@ struct al_poll {
     size_t changed_length, changed_capacity;
     unsigned int *active; /* by number: how many watchers are started */
     int active_capacity;
+    ev_fork lost;   /* see kernel_state_lost */
+    uint64_t waits; /* so many times the kernel was told what had changed */
     int64_t gil_wait;
     Py_ssize_t events;
 #if AL_LINUX
@@ -66,6 +68,7 @@ struct al_io {
     al_io *next, **prev; /* in the list of the poll */
     al_io_fn ready;
     void *owner;
+    uint64_t news; /* poll->waits at the last change */
     bool started;
 };
 
@@ -341,6 +344,7 @@ start(al_io *io)
 {
     ev_io_start(io->poll->ev, &io->ev);
     io->started = true;
+    io->news = io->poll->waits;
     io->poll->loop->look.watchers++;
     al_look_expect(&io->poll->loop->look);
     io->poll->active[io->ev.fd]++;
@@ -361,25 +365,43 @@ stop(al_io *io)
     }
 }
 
-/* Stops the watchers of descriptors that were closed after they were set.  libev calls
- * that a mistake of its user and ends the process (where it is built with assertions);
+/* Stops the watchers of a number that stands for no file. */
+static void
+drop_if_closed(al_poll *poll, int fd)
+{
+    if (poll->active[fd] == 0 || fcntl(fd, F_GETFD) >= 0) {
+        return;
+    }
+    for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+        if (io->ev.fd == fd) {
+            stop(io);
+        }
+    }
+}
+
+/* The same of descriptors that were closed after they were set.  libev calls that a
+ * mistake of its user and ends the process (where it is built with assertions);
  * asyncio's selector has forgotten the descriptor by then and says nothing.  Numbers
  * that nobody watches any more cost nothing here: connections close all the time. */
 static void
 drop_closed(al_poll *poll)
 {
     for (size_t i = 0; i < poll->changed_length; i++) {
-        int fd = poll->changed[i];
-        if (poll->active[fd] == 0 || fcntl(fd, F_GETFD) >= 0) {
-            continue;
-        }
-        for (al_io *io = poll->watchers; io != NULL; io = io->next) {
-            if (io->ev.fd == fd) {
-                stop(io);
-            }
-        }
+        drop_if_closed(poll, poll->changed[i]);
     }
     poll->changed_length = 0;
+}
+
+/* libev is about to make its kernel object anew, after a fork or because the old one told
+ * of a file that libev knows nothing of, and to tell it of every number that is watched. */
+static void
+kernel_state_lost(EV_P_ ev_fork *Py_UNUSED(watcher), int Py_UNUSED(events))
+{
+    al_poll *poll = ev_userdata(EV_A);
+    al_fds_forget_idle(poll->loop);
+    for (int fd = 0; fd < poll->active_capacity; fd++) {
+        drop_if_closed(poll, fd);
+    }
 }
 
 /* --- life cycle ----------------------------------------------------------------------- */
@@ -417,6 +439,8 @@ al_poll_new(al_loop *loop)
     }
     ev_set_userdata(poll->ev, poll);
     ev_set_loop_release_cb(poll->ev, release_gil, acquire_gil);
+    ev_fork_init(&poll->lost, kernel_state_lost);
+    ev_fork_start(poll->ev, &poll->lost);
     if (open_timer(poll) < 0) {
         al_poll_free(poll);
         return NULL;
@@ -433,6 +457,7 @@ al_poll_free(al_poll *poll)
         io->poll = NULL; /* Its maker lives on: a transport of a closed loop. */
     }
     close_timer(poll);
+    ev_fork_stop(poll->ev, &poll->lost);
     ev_loop_destroy(poll->ev);
     PyMem_Free(poll->changed);
     PyMem_Free(poll->active);
@@ -463,6 +488,7 @@ al_poll_wait(al_poll *poll, int64_t timeout)
     if (poll->changed_length > 0) {
         drop_closed(poll);
     }
+    poll->waits++;
     ev_run(poll->ev, timeout == 0 ? EVRUN_NOWAIT : EVRUN_ONCE);
     if (timeout > 0) {
         clear_deadline(poll);
@@ -521,6 +547,7 @@ al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
         return NULL;
     }
     io->started = false;
+    io->news = 0;
     ev_io_init(&io->ev, io_ready, fd, 0);
     io->poll = poll;
     io->ready = ready;
@@ -579,4 +606,10 @@ al_io_free(al_io *io)
         }
     }
     PyMem_Free(io);
+}
+
+bool
+al_io_is_news(const al_io *io)
+{
+    return io->started && io->poll != NULL && io->news == io->poll->waits;
 }

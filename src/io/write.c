@@ -604,8 +604,9 @@ queue_all(al_stream *self, PyObject *items, const Py_buffer *views)
     for (Py_ssize_t i = 0;
          i < PyTuple_GET_SIZE(items) && status == 0 && self->conn_lost == 0; i++) {
         PyObject *item = PyTuple_GET_ITEM(items, i);
-        status = PyBytes_CheckExact(item) ? queue_bytes(self, item)
-                                          : write_view(self, views++); /* escapes */
+        status = views == NULL || PyBytes_CheckExact(item)
+                     ? queue_bytes(self, item)
+                     : write_view(self, views++); /* escapes */
     }
     return status;
 }
