@@ -617,7 +617,8 @@ run_timed(al_loop *loop, const al_slot *slot)
     return time_callback(loop, began); /* escapes */
 }
 
-/* Coroutines that this slot creates remember where.  Returns the depth of before. */
+/* Coroutines that this slot creates remember where.  Returns the depth of before, or -1 if
+ * it stays. */
 static int
 begin_sample(al_loop *loop, PyThreadState *tstate)
 {
@@ -629,9 +630,10 @@ begin_sample(al_loop *loop, PyThreadState *tstate)
     loop->debug.random = x;
     loop->debug.until_origins = 1 + x % (2 * (uint32_t)loop->debug.origin_interval - 1);
     int before = tstate->coroutine_origin_tracking_depth;
-    if (before < loop->debug.origin_depth) {
-        tstate->coroutine_origin_tracking_depth = loop->debug.origin_depth;
+    if (before >= loop->debug.origin_depth) {
+        return -1;
     }
+    tstate->coroutine_origin_tracking_depth = loop->debug.origin_depth;
     return before;
 }
 
@@ -639,12 +641,13 @@ begin_sample(al_loop *loop, PyThreadState *tstate)
 inline int
 al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
 {
-    int status, depth = -1;
+    int status, depth = -1, sampled = 0;
     PyThreadState *tstate = NULL;
     if ((loop->debug.switches & AL_DEBUG_SAMPLES) != 0 &&
         AL_UNLIKELY(--loop->debug.until_origins == 0)) {
         tstate = PyThreadState_Get();
         depth = begin_sample(loop, tstate);
+        sampled = loop->debug.origin_depth;
     }
     al_running outer = loop->debug.running;
     uint64_t serial = ++loop->debug.slots;
@@ -660,8 +663,8 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
     /* Another greenlet may have run slots meanwhile, and `outer` may have ended there. */
     loop->debug.running =
         AL_LIKELY(loop->debug.running.serial == serial) ? outer : (al_running){0};
-    if (AL_UNLIKELY(depth >= 0)) {
-        tstate->coroutine_origin_tracking_depth = depth;
+    if (AL_UNLIKELY(depth >= 0) && tstate->coroutine_origin_tracking_depth == sampled) {
+        tstate->coroutine_origin_tracking_depth = depth; /* The slot has not set it. */
     }
     if (AL_UNLIKELY(loop->debug.current_handle != NULL)) {
         Py_CLEAR(loop->debug.current_handle); /* escapes */

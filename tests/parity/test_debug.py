@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 from .debug_programs import PROGRAMS
 
@@ -170,8 +171,14 @@ def normalised(told):
     return [tuple(map(normal, entry)) for entry in told]
 
 
+# Programs that tell which of their reads wait.
+READ_AT_ONCE = {"streams_that_wait", "never_awaited_reads"}
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_same_as_asyncio(name):
+    if HARD and name in READ_AT_ONCE:
+        pytest.skip("a false EAGAIN makes a read wait that has its data")
     theirs, ours = (
         normalised(observe(factory, PROGRAMS[name]))
         for factory in (asyncio.SelectorEventLoop, aioloop.new_event_loop)

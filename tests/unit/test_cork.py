@@ -378,6 +378,7 @@ def test_nothing_is_lost_or_doubled_when_the_process_goes(what):
     assert (received, status) == (b"x", 0)
 
 
+@rescues
 def test_forks_while_a_loop_corks_in_another_thread():
     """The children have a lock and a thread of their own."""
     program = """
@@ -432,6 +433,7 @@ def test_a_forked_child_goes_on_with_a_thread_of_its_own():
     assert (received, status) == (b"xyyy", 0)
 
 
+@rescues
 def test_forks_beside_threads_whose_loops_cork():
     """The thread of corked writes starts again only when the fork is over."""
     program = """
