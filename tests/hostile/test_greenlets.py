@@ -6,6 +6,7 @@ the loop may point into that stack.
 
 import asyncio
 import functools
+import os
 import re
 import sys
 import traceback
@@ -14,6 +15,11 @@ import greenlet
 import pytest
 
 import aioloop
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("AIOLOOP_FLAVOUR") == "asan",
+    reason="greenlet copies C stacks with the sanitizer's red zones in them",
+)
 
 
 @pytest.fixture(autouse=True)
