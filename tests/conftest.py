@@ -107,6 +107,15 @@ def thread():
         assert not started.is_alive()
 
 
+@pytest.fixture
+def thread_state():
+    """Put back what a loop that is run twice at once cannot put back."""
+    depth, hooks = sys.get_coroutine_origin_tracking_depth(), sys.get_asyncgen_hooks()
+    yield
+    sys.set_coroutine_origin_tracking_depth(depth)
+    sys.set_asyncgen_hooks(*hooks)
+
+
 def server_context() -> ssl.SSLContext:
     """Return a context of a TLS server with the tests' certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -15,7 +15,8 @@
  * - What forks, executes a program or hands the descriptor out sends first.
  *
  * The thread starts with a write that waits, sleeps when no loop corks any more, and ends
- * before a fork and with the interpreter.  In a process without it every write is sent at once. */
+ * before a fork and with the interpreter.  In a process without it every write is sent at
+ * once. */
 #ifndef AL_CORE_CORK_H
 #define AL_CORE_CORK_H
 
@@ -56,7 +57,7 @@ void al_cork_open(struct al_loop *loop);
 void al_cork_close(al_cork *cork);
 
 /* For io/write.h.  A write is about to wait: the thread ticks from now on.  False if
- * there is none. */
+ * there is none.  Escapes where it starts the thread: other audit hooks are told of ours. */
 bool al_cork_begin(al_state *st, al_cork *cork);
 /* Whether a tick has passed since the first of the writes that wait. */
 bool al_cork_is_old(const al_state *st, const al_cork *cork);

@@ -17,14 +17,19 @@ set_watched(al_fd *entry, int events, bool again)
     entry->watched = events;
 }
 
+static bool
+nobody_waits(const al_fd *entry)
+{
+    return entry->reader.run == NULL && entry->writer.run == NULL;
+}
+
 /* Sets the watcher once a waiter has gone.  Where nobody waits any more it stays as it is,
  * but not with news for the kernel: by the time of the next poll the program may have
  * closed the file, and another thread may have the number, and close it in that moment. */
 static void
 settle(al_fd *entry, int keep)
 {
-    if (entry->reader.run == NULL && entry->writer.run == NULL &&
-        (keep != entry->watched || al_io_is_news(entry->io))) {
+    if (nobody_waits(entry) && (keep != entry->watched || al_io_is_news(entry->io))) {
         keep = 0;
     }
     set_watched(entry, keep, false);
@@ -295,7 +300,7 @@ static void
 forget_idle(al_fd *entry)
 {
     if (entry != NULL && entry->io != NULL && entry->watched != 0 &&
-        entry->reader.run == NULL && entry->writer.run == NULL) {
+        nobody_waits(entry)) {
         set_watched(entry, 0, false);
     }
 }

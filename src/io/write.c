@@ -267,12 +267,13 @@ may_cork(const al_stream *self)
            !(self->dirty && al_cork_is_old(loop->st, &loop->cork));
 }
 
-/* Into the list of the loop.  False if it has to be sent at once. */
+/* Into the list of the loop.  False if it has to be sent at once.  Escapes, after which
+ * the stream may be closed or lost: a flush of what is left of it does nothing. */
 static bool
 cork(al_stream *self)
 {
     al_loop *loop = self->loop;
-    if (!may_cork(self) || !al_cork_begin(loop->st, &loop->cork)) {
+    if (!may_cork(self) || !al_cork_begin(loop->st, &loop->cork)) { /* escapes */
         return false;
     }
     if (self->out.size > CORK_LARGE) {

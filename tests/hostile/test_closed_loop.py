@@ -11,14 +11,7 @@ import pytest
 
 import aioloop
 
-
-@pytest.fixture(autouse=True)
-def thread_state():
-    """Put back what a loop that is run twice at once cannot put back."""
-    depth, hooks = sys.get_coroutine_origin_tracking_depth(), sys.get_asyncgen_hooks()
-    yield
-    sys.set_coroutine_origin_tracking_depth(depth)
-    sys.set_asyncgen_hooks(*hooks)
+pytestmark = pytest.mark.usefixtures("thread_state")
 
 
 def pair():

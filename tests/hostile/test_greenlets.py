@@ -8,7 +8,6 @@ import asyncio
 import functools
 import os
 import re
-import sys
 import traceback
 
 import greenlet
@@ -16,19 +15,13 @@ import pytest
 
 import aioloop
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("AIOLOOP_FLAVOUR") == "asan",
-    reason="greenlet copies C stacks with the sanitizer's red zones in them",
-)
-
-
-@pytest.fixture(autouse=True)
-def thread_state():
-    """Put back what a loop that is run twice at once cannot put back."""
-    depth, hooks = sys.get_coroutine_origin_tracking_depth(), sys.get_asyncgen_hooks()
-    yield
-    sys.set_coroutine_origin_tracking_depth(depth)
-    sys.set_asyncgen_hooks(*hooks)
+pytestmark = [
+    pytest.mark.usefixtures("thread_state"),
+    pytest.mark.skipif(
+        os.environ.get("AIOLOOP_FLAVOUR") == "asan",
+        reason="greenlet copies C stacks with the sanitizer's red zones in them",
+    ),
+]
 
 
 @pytest.fixture

@@ -498,6 +498,26 @@ def test_what_a_daemon_thread_has_corked_is_sent_when_the_process_ends():
     assert in_child(program) == (b"x", 0)
 
 
+def test_an_audit_hook_that_ends_the_stream_whose_write_begins_to_wait():
+    """The first write that waits adds a hook, of which the others are told."""
+    program = PROGRAM.replace(
+        "        loop.call_soon(int)\n",
+        """        ended = []
+        def hook(event, args):
+            if event == "sys.addaudithook" and not ended:
+                ended.append(event)
+                transport.abort()
+        sys.addaudithook(hook)
+        ended.clear()
+        loop.call_soon(int)
+""",
+    )
+    assert in_child(program.format(what="assert ended and transport.is_closing()")) == (
+        b"x",
+        0,
+    )
+
+
 @pytest.mark.parametrize("how", ["environment", "attribute"])
 def test_corking_can_be_turned_off(run, loop, accepted, how, monkeypatch):
     if how == "environment":
