@@ -7,13 +7,16 @@ A test that takes ``loop`` or ``debug`` runs twice: in debug mode and without. T
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -114,6 +117,18 @@ def thread_state():
     yield
     sys.set_coroutine_origin_tracking_depth(depth)
     sys.set_asyncgen_hooks(*hooks)
+
+
+@contextlib.contextmanager
+def refusing_address() -> Iterator[tuple[str, int]]:
+    """Give a UDP address that answers "refused", and that nobody else can get.
+
+    A connected socket takes datagrams from its peer only, which is itself here.
+    """
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+        yield sock.getsockname()
 
 
 def server_context() -> ssl.SSLContext:

@@ -20,7 +20,7 @@ import traceback
 import pytest
 
 import aioloop
-from tests.conftest import client_context, server_context
+from tests.conftest import client_context, refusing_address, server_context
 
 LIMIT = 20
 
@@ -489,9 +489,7 @@ async def datagram_connection_lost(stage):
 
 
 async def error_received(stage):
-    with socket.socket(type=socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.1", 0))
-        address = other.getsockname()
+    address = stage.closing.enter_context(refusing_address())
     transport, _ = await stage.loop.create_datagram_endpoint(
         type("Protocol", (asyncio.DatagramProtocol,), {"error_received": fail}),
         remote_addr=address,

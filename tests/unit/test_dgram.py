@@ -13,6 +13,7 @@ import warnings
 import pytest
 
 import aioloop
+from tests.conftest import refusing_address
 
 HEADER = 8 if sys.version_info >= (3, 13) else 0
 
@@ -243,12 +244,10 @@ def test_largest_datagram(run):
 
 def test_refused_datagram_is_an_error_received(run):
     async def main():
-        with socket.socket(type=socket.SOCK_DGRAM) as sock:
-            sock.bind(LOCAL)
-            address = sock.getsockname()
-        client, protocol = await endpoint(remote_addr=address)
-        client.sendto(b"x")
-        await protocol.until(1)
+        with refusing_address() as address:
+            client, protocol = await endpoint(remote_addr=address)
+            client.sendto(b"x")
+            await protocol.until(1)
         assert isinstance(protocol.errors[0], ConnectionRefusedError)
         assert not client.is_closing()
         await close(client)
@@ -510,9 +509,7 @@ def test_system_exit_leaves_the_loop(loop, method):
             with socket.socket(type=socket.SOCK_DGRAM) as sock:
                 sock.sendto(b"x", server.get_extra_info("sockname"))
         else:
-            with socket.socket(type=socket.SOCK_DGRAM) as sock:
-                sock.bind(LOCAL)
-                address = sock.getsockname()
+            address = refused.enter_context(refusing_address())
             server, _ = await endpoint(protocol, remote_addr=address)
             server.sendto(b"x")
         transports.append(server)
@@ -520,7 +517,7 @@ def test_system_exit_leaves_the_loop(loop, method):
 
     transports = []
     task = loop.create_task(main())
-    with pytest.raises(SystemExit):
+    with contextlib.ExitStack() as refused, pytest.raises(SystemExit):
         loop.run_until_complete(task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
