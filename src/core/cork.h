@@ -20,8 +20,6 @@
 #ifndef AL_CORE_CORK_H
 #define AL_CORE_CORK_H
 
-#include <stdatomic.h>
-
 #include "base/state.h"
 #include "core/poll.h"
 

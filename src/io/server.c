@@ -390,7 +390,7 @@ is_transparent(const al_listener *self)
         (void)getsockopt(self->fd, IPPROTO_IP, IP_TRANSPARENT, &on, &length);
     }
 #endif
-    (void)length;
+    (void)self, (void)length;
     return on != 0;
 }
 

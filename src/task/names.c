@@ -94,6 +94,7 @@ typedef struct {
     size_t count, room;
 } search;
 
+#if PY_VERSION_HEX >= 0x030C0000 || AL_LINUX
 /* Adds the words of a piece of memory that hold the number.  0, or -1 with MemoryError. */
 static int
 look_at(search *found, void *start, size_t bytes)
@@ -118,6 +119,7 @@ look_at(search *found, void *start, size_t bytes)
     }
     return 0;
 }
+#endif
 
 #if PY_VERSION_HEX >= 0x030C0000
 
