@@ -7,10 +7,15 @@
  * - epoll's timeout is in milliseconds.  On Linux a timerfd carries the deadline; it
  *   is armed anew only when the deadline moves to an earlier time or the armed one has
  *   passed, so a server whose keep-alive timers move at each request makes no system
- *   call for them.  kqueue's timeout is exact: there libev's own timer does it.
+ *   call for them.  kqueue's timeout is exact: there libev's own timer does it.  On
+ *   Linux that one is a net, a little later than the deadline, and takes over for good
+ *   when somebody has closed the timerfd.
  * - libev trusts its table of descriptors.  al_io_set goes through ev_io_set, which
  *   makes libev tell the kernel again, since a number can have been closed and reused.
- */
+ * - libev ends the process when a system call fails, and by an assertion when epoll_ctl
+ *   calls a descriptor bad, be it epoll's own: a mistake of its user, it says.  Here that
+ *   is a program's rudeness, and an OSError.  See system_error, check_changes, and
+ *   kernel_state_lost. */
 #include "core/poll.h"
 
 #include <errno.h>
@@ -18,6 +23,8 @@
 #include <fcntl.h>
 #include <math.h>
 #include <sched.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 #include <sys/stat.h>
@@ -26,6 +33,7 @@
 #include <sys/timerfd.h>
 #endif
 
+#include "base/fileid.h"
 #include "core/sched.h"
 
 /* The GIL, where there are other threads; ns. */
@@ -34,6 +42,8 @@ enum {
     WAKING = 500,             /* giving it up takes longer if somebody waits for it */
     HANDING_OVER = 10 * 1000, /* for which it is then left to him */
 };
+
+enum { NET = 10 * 1000 * 1000 }; /* ns: so much later than the timerfd */
 
 struct al_poll {
     struct ev_loop *ev;
@@ -47,20 +57,28 @@ struct al_poll {
     al_io *watchers;     /* all that exist; their makers own them */
     int *changed;        /* numbers whose set has changed since the last wait */
     size_t changed_length, changed_capacity;
+    bool unnoted;         /* ... and others, that there was no memory to note */
     unsigned int *active; /* by number: how many watchers are started */
     int active_capacity;
-    ev_fork lost;   /* see kernel_state_lost */
     uint64_t waits; /* so many times the kernel was told what had changed */
     int64_t gil_wait;
     Py_ssize_t events;
+    int error;    /* errno of a system call of libev's that failed in this wait, or 0 */
+    ev_fork lost; /* see kernel_state_lost */
+    ev_timer timer; /* the deadline where there is no timerfd, else the net below it */
 #if AL_LINUX
-    int timerfd;
+    int timerfd; /* -1: gone */
+    al_fileid timer_file;
     ev_io timer_io;
     int64_t armed; /* absolute ns, 0: disarmed */
-#else
-    ev_timer timer;
+    int backend;   /* the number of libev's epoll, or UNKNOWN, or NOT_FOUND */
+    al_fileid backend_file;
 #endif
 };
+
+#if AL_LINUX
+enum { UNKNOWN = -1, NOT_FOUND = -2 }; /* `backend` */
+#endif
 
 struct al_io {
     ev_io ev;            /* first: libev hands it back */
@@ -168,15 +186,53 @@ acquire_gil(EV_P)
 
 /* --- deadlines ---------------------------------------------------------------------- */
 
-#if AL_LINUX
+/* The wait for libev's own timer is over. */
 static void
-timer_expired(EV_P_ ev_io *watcher, int Py_UNUSED(events))
+timeout_over(EV_P_ ev_timer *watcher, int Py_UNUSED(events))
+{
+    ev_timer_stop(EV_A_ watcher);
+#if AL_LINUX
+    al_poll *poll = ev_userdata(EV_A);
+    poll->armed = 0;
+#endif
+}
+
+/* Makes libev return after so many seconds of its own time, which is that of its last
+ * wait's end. */
+static void
+start_timeout(al_poll *poll, double seconds)
+{
+    poll->timer.repeat = seconds;
+    ev_timer_again(poll->ev, &poll->timer);
+}
+
+#if AL_LINUX
+static bool drop_if_closed(al_poll *poll, int fd);
+
+/* Does not close it: the number is closed already, or another file's, and watched for
+ * that, perhaps. */
+static void
+leave_timerfd(al_poll *poll)
+{
+    ev_io_stop(poll->ev, &poll->timer_io);
+    ev_timer_stop(poll->ev, &poll->timer);
+    (void)drop_if_closed(poll, poll->timerfd);
+    poll->timerfd = -1;
+    poll->armed = 0;
+}
+
+static void
+timer_expired(EV_P_ ev_io *Py_UNUSED(watcher), int Py_UNUSED(events))
 {
     al_poll *poll = ev_userdata(EV_A);
-    uint64_t count;
-    while (read(watcher->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+    /* It empties the timer as a read would, but not a file that has the number now. */
+    const struct itimerspec disarmed = {.it_value = {.tv_sec = 0}};
+    if (timerfd_settime(poll->timerfd, 0, &disarmed, NULL) < 0) {
+        leave_timerfd(poll);
+        return;
     }
     poll->armed = 0;
+    ev_timer_stop(EV_A_ & poll->timer);
 }
 
 static int
@@ -187,6 +243,7 @@ open_timer(al_poll *poll)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    al_fileid_take(&poll->timer_file, poll->timerfd);
     poll->armed = 0;
     ev_io_init(&poll->timer_io, timer_expired, poll->timerfd, EV_READ);
     ev_io_start(poll->ev, &poll->timer_io);
@@ -196,16 +253,29 @@ open_timer(al_poll *poll)
 static void
 close_timer(al_poll *poll)
 {
-    if (poll->timerfd >= 0) {
-        ev_io_stop(poll->ev, &poll->timer_io);
-        close(poll->timerfd);
-        poll->timerfd = -1;
+    int fd = poll->timerfd;
+    if (fd >= 0) {
+        leave_timerfd(poll);
+        al_fileid_close(&poll->timer_file, fd);
     }
+    ev_timer_stop(poll->ev, &poll->timer);
+}
+
+/* Without a timerfd: as exact as the selector is. */
+static void
+set_timeout(al_poll *poll, int64_t timeout)
+{
+    ev_now_update(poll->ev);
+    start_timeout(poll, (double)timeout * 1e-9);
 }
 
 static void
 set_deadline(al_poll *poll, int64_t timeout)
 {
+    if (AL_UNLIKELY(poll->timerfd < 0)) {
+        set_timeout(poll, timeout);
+        return;
+    }
     int64_t now = al_poll_clock();
     int64_t deadline = timeout < INT64_MAX / 2 - now ? now + timeout : INT64_MAX / 2;
     if (poll->armed != 0 && poll->armed > now && poll->armed <= deadline) {
@@ -215,28 +285,31 @@ set_deadline(al_poll *poll, int64_t timeout)
         .it_value = {.tv_sec = (time_t)(deadline / 1000000000),
                      .tv_nsec = (long)(deadline % 1000000000)},
     };
-    if (timerfd_settime(poll->timerfd, TFD_TIMER_ABSTIME, &spec, NULL) == 0) {
-        poll->armed = deadline;
+    if (AL_UNLIKELY(timerfd_settime(poll->timerfd, TFD_TIMER_ABSTIME, &spec, NULL) <
+                    0)) {
+        leave_timerfd(poll);
+        set_timeout(poll, timeout);
+        return;
     }
+    poll->armed = deadline;
+    int64_t polled_at = poll->loop->look.polled_at;
+    int64_t late = deadline - (polled_at != 0 ? polled_at : now) + NET;
+    start_timeout(poll, (double)late * 1e-9);
 }
 
 static void
-clear_deadline(al_poll *Py_UNUSED(poll))
+clear_deadline(al_poll *poll)
 {
+    if (AL_UNLIKELY(poll->timerfd < 0)) {
+        ev_timer_stop(poll->ev, &poll->timer);
+    }
 }
 
 #else
 
-static void
-timer_expired(struct ev_loop *Py_UNUSED(ev), ev_timer *Py_UNUSED(watcher),
-              int Py_UNUSED(events))
-{
-}
-
 static int
-open_timer(al_poll *poll)
+open_timer(al_poll *Py_UNUSED(poll))
 {
-    ev_timer_init(&poll->timer, timer_expired, 0., 0.);
     return 0;
 }
 
@@ -250,9 +323,7 @@ static void
 set_deadline(al_poll *poll, int64_t timeout)
 {
     ev_now_update(poll->ev);
-    ev_timer_stop(poll->ev, &poll->timer);
-    ev_timer_set(&poll->timer, (double)timeout * 1e-9, 0.);
-    ev_timer_start(poll->ev, &poll->timer);
+    start_timeout(poll, (double)timeout * 1e-9);
 }
 
 static void
@@ -307,7 +378,8 @@ note_change(al_poll *poll, int fd)
         size_t capacity = poll->changed_capacity * 2 + 16;
         int *changed = PyMem_Realloc(poll->changed, capacity * sizeof(int));
         if (changed == NULL) {
-            return; /* This one goes unchecked. */
+            poll->unnoted = true;
+            return;
         }
         poll->changed = changed;
         poll->changed_capacity = capacity;
@@ -365,31 +437,156 @@ stop(al_io *io)
     }
 }
 
-/* Stops the watchers of a number that stands for no file. */
-static void
+/* Stops the watchers of the number if it is closed.  Says whether somebody watches it and
+ * it is open. */
+static bool
 drop_if_closed(al_poll *poll, int fd)
 {
-    if (poll->active[fd] == 0 || fcntl(fd, F_GETFD) >= 0) {
-        return;
+    if (fd >= poll->active_capacity || poll->active[fd] == 0) {
+        return false;
+    }
+    if (fcntl(fd, F_GETFD) >= 0) {
+        return true;
     }
     for (al_io *io = poll->watchers; io != NULL; io = io->next) {
         if (io->ev.fd == fd) {
             stop(io);
         }
     }
+    return false;
 }
 
-/* The same of descriptors that were closed after they were set.  libev calls that a
- * mistake of its user and ends the process (where it is built with assertions);
- * asyncio's selector has forgotten the descriptor by then and says nothing.  Numbers
- * that nobody watches any more cost nothing here: connections close all the time. */
+/* Stops the watchers of all closed descriptors. */
 static void
+drop_all_closed(al_poll *poll)
+{
+    for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+        if (io->started && fcntl(io->ev.fd, F_GETFD) < 0) {
+            stop(io);
+        }
+    }
+    poll->unnoted = false;
+}
+
+/* The same of the numbers whose set has changed; asyncio's selector has forgotten a closed
+ * descriptor by then and says nothing.  Numbers that nobody watches any more cost nothing
+ * here: connections close all the time.  False: there is nothing for libev to do. */
+static bool
 drop_closed(al_poll *poll)
 {
+    bool work = poll->unnoted;
     for (size_t i = 0; i < poll->changed_length; i++) {
-        drop_if_closed(poll, poll->changed[i]);
+        work = drop_if_closed(poll, poll->changed[i]) || work;
     }
     poll->changed_length = 0;
+    if (AL_UNLIKELY(poll->unnoted)) {
+        drop_all_closed(poll);
+    }
+    return work;
+}
+
+/* --- libev's own descriptor -------------------------------------------------------------- */
+
+#if AL_LINUX
+/* Whether `number` is the epoll that watches the timerfd, which is in no other.  Only such
+ * a one says that it is there already; another one loses it again at once. */
+static bool
+watches_timer(const al_poll *poll, int number)
+{
+    struct epoll_event nothing = {.events = 0};
+    if (epoll_ctl(number, EPOLL_CTL_ADD, poll->timerfd, &nothing) == 0) {
+        (void)epoll_ctl(number, EPOLL_CTL_DEL, poll->timerfd, &nothing);
+        return false;
+    }
+    return errno == EEXIST;
+}
+
+/* libev does not tell its descriptor.  It was opened right before the timerfd, or got the
+ * least free number later. */
+static void
+find_backend(al_poll *poll)
+{
+    enum { REACH = 1024 };
+    poll->backend = NOT_FOUND;
+    if (poll->timerfd < 0) {
+        return;
+    }
+    for (int distance = 1; distance <= REACH && poll->backend < 0; distance++) {
+        for (int sign = -1; sign <= 1; sign += 2) {
+            int number = poll->timerfd + sign * distance;
+            if (number >= 0 && watches_timer(poll, number)) {
+                poll->backend = number;
+                al_fileid_take(&poll->backend_file, number);
+                break;
+            }
+        }
+    }
+}
+
+static int
+check_backend_slowly(al_poll *poll)
+{
+    if (poll->timerfd >= 0 && !al_fileid_is(&poll->timer_file, poll->timerfd)) {
+        leave_timerfd(poll);
+    }
+    if (poll->backend == UNKNOWN) {
+        find_backend(poll);
+    }
+    if (poll->backend < 0 || al_fileid_is(&poll->backend_file, poll->backend)) {
+        return 0; /* As far as can be told. */
+    }
+    errno = fcntl(poll->backend, F_GETFD) < 0 ? EBADF : EINVAL;
+    return -1;
+}
+
+/* Whether libev may call epoll_ctl: 0, or -1 with errno. */
+static int
+check_backend(al_poll *poll)
+{
+    return AL_LIKELY(watches_timer(poll, poll->backend)) ? 0
+                                                         : check_backend_slowly(poll);
+}
+
+/* Whether libev's number has gone to another file. */
+static bool
+backend_is_strangers(al_poll *poll)
+{
+    if (poll->backend == UNKNOWN) {
+        find_backend(poll);
+    }
+    return poll->backend >= 0 && fcntl(poll->backend, F_GETFD) >= 0 &&
+           !al_fileid_is(&poll->backend_file, poll->backend);
+}
+
+static void
+forget_backend(al_poll *poll)
+{
+    poll->backend = UNKNOWN;
+}
+#else
+static int
+check_backend(al_poll *Py_UNUSED(poll))
+{
+    return 0; /* kqueue's errors are reported. */
+}
+
+static bool
+backend_is_strangers(al_poll *Py_UNUSED(poll))
+{
+    return false;
+}
+
+static void
+forget_backend(al_poll *Py_UNUSED(poll))
+{
+}
+#endif
+
+/* A wait has changes for libev to tell the kernel.  0, or -1 with errno. */
+static int
+check_changes(al_poll *poll)
+{
+    return drop_closed(poll) ? check_backend(poll) : 0;
 }
 
 /* libev is about to make its kernel object anew, after a fork or because the old one told
@@ -398,10 +595,59 @@ static void
 kernel_state_lost(EV_P_ ev_fork *Py_UNUSED(watcher), int Py_UNUSED(events))
 {
     al_poll *poll = ev_userdata(EV_A);
-    al_fds_forget_idle(poll->loop);
-    for (int fd = 0; fd < poll->active_capacity; fd++) {
-        drop_if_closed(poll, fd);
+#if AL_LINUX
+    if (poll->timerfd >= 0 && !al_fileid_is(&poll->timer_file, poll->timerfd)) {
+        leave_timerfd(poll);
     }
+#endif
+    al_fds_forget_idle(poll->loop);
+    drop_all_closed(poll);
+    forget_backend(poll);
+}
+
+/* The poll whose libev runs in this thread: libev's function for errors is one for all of
+ * the process, and has no argument. */
+static _Thread_local al_poll *running;
+
+/* A system call of libev's has failed.  If this returns, libev goes on, or tries again
+ * where it cannot: it needs an epoll, and gets the timerfd's descriptor for it. */
+static void
+system_error(const char *message)
+{
+    al_poll *poll = running;
+    if (poll == NULL) {
+        perror(message); /* Another user of libev: what libev does itself. */
+        abort();
+    }
+    int error = errno;
+    if (strstr(message, "epoll_create") == NULL) {
+        poll->error = error;
+        return;
+    }
+    close_timer(poll);
+    const struct timespec pause = {.tv_nsec = 1000 * 1000};
+    nanosleep(&pause, NULL);
+}
+
+/* libev's ev_run.  0, or -1 with an exception. */
+static int
+run(al_poll *poll, int flags)
+{
+    al_ring *ready = &poll->loop->ready;
+    poll->tail = ready->tail;
+    poll->failed = false;
+    poll->error = 0;
+    poll->waits++;
+    running = poll;
+    ev_run(poll->ev, flags);
+    running = NULL;
+    al_ring_reverse_tail(ready, ready->tail - poll->tail);
+    if (AL_UNLIKELY(poll->error != 0 && !poll->failed)) {
+        errno = poll->error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return poll->failed ? -1 : 0;
 }
 
 /* --- life cycle ----------------------------------------------------------------------- */
@@ -437,11 +683,15 @@ al_poll_new(al_loop *loop)
         PyMem_Free(poll);
         return NULL;
     }
+    ev_set_syserr_cb(system_error);
     ev_set_userdata(poll->ev, poll);
     ev_set_loop_release_cb(poll->ev, release_gil, acquire_gil);
+    ev_init(&poll->timer, timeout_over);
     ev_fork_init(&poll->lost, kernel_state_lost);
     ev_fork_start(poll->ev, &poll->lost);
-    if (open_timer(poll) < 0) {
+    forget_backend(poll);
+    /* The run tells epoll of the timer, by which it is found. */
+    if (open_timer(poll) < 0 || run(poll, EVRUN_NOWAIT) < 0) {
         al_poll_free(poll);
         return NULL;
     }
@@ -456,9 +706,13 @@ al_poll_free(al_poll *poll)
         io->started = false;
         io->poll = NULL; /* Its maker lives on: a transport of a closed loop. */
     }
+    bool strangers = backend_is_strangers(poll);
     close_timer(poll);
     ev_fork_stop(poll->ev, &poll->lost);
-    ev_loop_destroy(poll->ev);
+    /* Its memory is left rather than a stranger's file closed. */
+    if (!strangers) {
+        ev_loop_destroy(poll->ev);
+    }
     PyMem_Free(poll->changed);
     PyMem_Free(poll->active);
     PyMem_Free(poll);
@@ -467,34 +721,55 @@ al_poll_free(al_poll *poll)
 int
 al_poll_fork(al_poll *poll)
 {
+    if (backend_is_strangers(poll)) {
+        errno = EBADF; /* libev would close the number. */
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    poll->blocking = poll->beside = false;
     close_timer(poll);
+    forget_backend(poll);
+    drop_all_closed(poll);
+    /* libev closes its number in the first run: nothing may have taken it until then.  The
+     * second one tells epoll of the timer.  Events are for the wait that follows. */
+    for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+        ev_io_stop(poll->ev, &io->ev);
+    }
     ev_loop_fork(poll->ev);
-    return open_timer(poll);
+    int status = run(poll, EVRUN_NOWAIT);
+    if (status == 0 && (status = open_timer(poll)) == 0) {
+        status = run(poll, EVRUN_NOWAIT);
+    }
+    for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+        if (io->started) {
+            ev_io_start(poll->ev, &io->ev);
+            io->news = poll->waits;
+            note_change(poll, io->ev.fd);
+        }
+    }
+    return status;
 }
 
 int
 al_poll_wait(al_poll *poll, int64_t timeout)
 {
-    al_ring *ready = &poll->loop->ready;
-    poll->tail = ready->tail;
     poll->beside = timeout == 0 && others_wait(poll);
     poll->blocking = timeout != 0 || poll->beside;
-    poll->failed = false;
     poll->gil_wait = 0;
     poll->events = 0;
+    if ((poll->changed_length > 0 || AL_UNLIKELY(poll->unnoted)) &&
+        AL_UNLIKELY(check_changes(poll) < 0)) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
     if (timeout > 0) {
         set_deadline(poll, timeout);
     }
-    if (poll->changed_length > 0) {
-        drop_closed(poll);
-    }
-    poll->waits++;
-    ev_run(poll->ev, timeout == 0 ? EVRUN_NOWAIT : EVRUN_ONCE);
+    int status = run(poll, timeout == 0 ? EVRUN_NOWAIT : EVRUN_ONCE);
     if (timeout > 0) {
         clear_deadline(poll);
     }
-    al_ring_reverse_tail(ready, ready->tail - poll->tail);
-    return poll->failed ? -1 : 0;
+    return status;
 }
 
 int64_t
@@ -559,6 +834,12 @@ al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
     }
     poll->watchers = io;
     return io;
+}
+
+bool
+al_io_is_alone(const al_io *io)
+{
+    return io->poll == NULL || io->poll->active[io->ev.fd] <= 1;
 }
 
 void

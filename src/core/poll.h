@@ -55,6 +55,8 @@ void al_io_modify(al_io *io, int events);
 void al_io_free(al_io *io);
 /* Whether the kernel has yet to be told what is watched for. */
 bool al_io_is_news(const al_io *io);
+/* Whether no other started watcher has the number. */
+bool al_io_is_alone(const al_io *io);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 int64_t al_poll_clock(void);

@@ -96,10 +96,10 @@ al_sched_settle(al_loop *loop)
 static int
 adopt_after_fork(al_loop *loop)
 {
-    loop->forks = loop->st->forks;
     if (al_poll_fork(loop->poll) < 0 || al_wake_fork(loop) < 0) {
         return -1;
     }
+    loop->forks = loop->st->forks;
     return al_debug_warn(
         loop->st,
         "%r was carried through a fork: the child now has a selector of its own, but "
@@ -123,13 +123,23 @@ check_selector(const al_loop *loop)
     return -1;
 }
 
+int
+al_sched_check_selector(al_loop *loop)
+{
+    if (check_selector(loop) < 0) {
+        return -1;
+    }
+    if (AL_LIKELY(loop->forks == loop->st->forks)) {
+        return 0;
+    }
+    return adopt_after_fork(loop) < 0 ? -1 : check_selector(loop); /* escapes */
+}
+
 static int
 poll_selector(al_loop *loop, int64_t timeout)
 {
-    al_sched_settle(loop); /* escapes */
-    if (check_selector(loop) < 0 ||
-        (AL_UNLIKELY(loop->forks != loop->st->forks) &&
-         (adopt_after_fork(loop) < 0 || check_selector(loop) < 0))) { /* escapes */
+    al_sched_settle(loop);                   /* escapes */
+    if (al_sched_check_selector(loop) < 0) { /* escapes */
         return -1;
     }
     loop->look.must = false;

@@ -141,6 +141,10 @@ int al_sched_time(al_loop *loop, double *now);
 /* 0, or -1 with RuntimeError if another thread runs the loop. */
 int al_sched_check_thread(const al_loop *loop);
 
+/* Whether the selector can be waited in: 0, or -1 with RuntimeError, as on a closed loop.
+ * In a fork's child the loop gets a selector of its own here, or OSError.  Escapes. */
+int al_sched_check_selector(al_loop *loop);
+
 /* Iterations until loop->stopping.  0, or -1 with an exception that leaves
  * run_forever.  Escapes. */
 int al_sched_run(al_loop *loop);

@@ -10,7 +10,13 @@
 static int
 wake_ready(al_loop *loop, void *Py_UNUSED(owner), int Py_UNUSED(events))
 {
-    loop->wake.readable = true;
+    al_wake *wake = &loop->wake;
+    if (AL_UNLIKELY(!al_io_is_alone(wake->io)) &&
+        !al_fileid_is(&wake->file, wake->read_fd)) {
+        al_io_set(wake->io, 0); /* Somebody closed it, and this is another file's. */
+        return 0;
+    }
+    wake->readable = true;
     return 0;
 }
 
@@ -52,6 +58,7 @@ al_wake_open(al_loop *loop)
     }
     wake->read_fd = ends[0];
     wake->write_fd = ends[1];
+    al_fileid_take(&wake->file, ends[0]);
     wake->sent = wake->readable = false;
     al_io_set(wake->io, AL_READ);
     return 0;
@@ -65,9 +72,16 @@ al_wake_close(al_wake *wake)
     }
     al_io_free(wake->io);
     wake->io = NULL;
-    close(wake->read_fd);
-    close(wake->write_fd);
+    al_fileid_close(&wake->file, wake->read_fd);
+    al_fileid_close(&wake->file, wake->write_fd);
     wake->read_fd = wake->write_fd = -1;
+}
+
+/* Whether the number has gone to another file. */
+static bool
+is_strangers(const al_wake *wake, int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0 && !al_fileid_is(&wake->file, fd);
 }
 
 int
@@ -75,22 +89,43 @@ al_wake_fork(al_loop *loop)
 {
     /* The numbers stay, since signal.set_wakeup_fd and asyncio may have been told. */
     int ends[2];
+    if (is_strangers(&loop->wake, loop->wake.read_fd) ||
+        is_strangers(&loop->wake, loop->wake.write_fd)) {
+        errno = EBADF;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
     if (open_pipe(ends) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    int failed = dup2(ends[0], loop->wake.read_fd) < 0 ||
-                 dup2(ends[1], loop->wake.write_fd) < 0 ||
-                 fcntl(loop->wake.read_fd, F_SETFD, FD_CLOEXEC) < 0 ||
-                 fcntl(loop->wake.write_fd, F_SETFD, FD_CLOEXEC) < 0;
+    /* The old numbers may be free, and the new ones these. */
+    int above = 1 + (loop->wake.read_fd > loop->wake.write_fd ? loop->wake.read_fd
+                                                              : loop->wake.write_fd);
+    int moved[2] = {fcntl(ends[0], F_DUPFD_CLOEXEC, above),
+                    fcntl(ends[1], F_DUPFD_CLOEXEC, above)};
+    bool failed = moved[0] < 0 || moved[1] < 0;
     int saved = errno;
     close(ends[0]);
     close(ends[1]);
+    if (!failed) {
+        failed = dup2(moved[0], loop->wake.read_fd) < 0 ||
+                 dup2(moved[1], loop->wake.write_fd) < 0 ||
+                 fcntl(loop->wake.read_fd, F_SETFD, FD_CLOEXEC) < 0 ||
+                 fcntl(loop->wake.write_fd, F_SETFD, FD_CLOEXEC) < 0;
+        saved = errno;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (moved[i] >= 0) {
+            close(moved[i]);
+        }
+    }
     if (failed) {
         errno = saved;
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    al_fileid_take(&loop->wake.file, loop->wake.read_fd);
     loop->wake.sent = false;
     al_io_set(loop->wake.io, AL_READ);
     return 0;
@@ -101,7 +136,7 @@ al_wake_up(al_loop *loop)
 {
     al_wake *wake = &loop->wake;
     al_look_expect(&loop->look);
-    if (!wake->blocked || wake->sent || wake->write_fd < 0) {
+    if (!wake->blocked || wake->sent || !al_fileid_is(&wake->file, wake->write_fd)) {
         return;
     }
     wake->sent = true;

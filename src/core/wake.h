@@ -8,10 +8,12 @@
 #ifndef AL_CORE_WAKE_H
 #define AL_CORE_WAKE_H
 
+#include "base/fileid.h"
 #include "core/poll.h"
 
 typedef struct {
     int read_fd, write_fd;
+    al_fileid file; /* of both */
     al_io *io;
     bool blocked;  /* the loop's thread is, or is about to be, inside the selector */
     bool sent;     /* a zero byte is in the pipe */

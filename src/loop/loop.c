@@ -247,7 +247,10 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     Py_DECREF(result);
-    int status = al_signal_enter(self);
+    int status = al_sched_check_selector(self); /* escapes */
+    if (status == 0) {
+        status = al_signal_enter(self); /* Of a wake-up pipe that is there. */
+    }
     if (status == 0 && (self->debug.switches & AL_DEBUG_ORIGINS) != 0) {
         /* asyncio's set-up looks at _debug, which is only one of the switches. */
         status = track_origins(self); /* escapes */
