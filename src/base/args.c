@@ -43,6 +43,36 @@ missing(const al_signature *signature, PyObject **values)
     return -1;
 }
 
+/* "f() takes from 2 to 3 positional arguments but 4 were given" */
+static int
+too_many(const al_signature *signature, PyObject **values, Py_ssize_t nargs)
+{
+    int most = signature->positional + 1; /* with self */
+    int least = signature->required + 1;
+    Py_ssize_t given = nargs + 1;
+    int by_name = 0;
+    for (int i = signature->positional; i < signature->total; i++) {
+        by_name += values[i] != NULL;
+    }
+    PyObject *takes = least < most ? PyUnicode_FromFormat("from %d to %d", least, most)
+                                   : PyUnicode_FromFormat("%d", most);
+    PyObject *extra = PyUnicode_FromString("");
+    if (by_name > 0 && extra != NULL) {
+        Py_SETREF(extra,
+                  PyUnicode_FromFormat(" positional arguments (and %d keyword-only "
+                                       "argument%s)",
+                                       by_name, by_name == 1 ? "" : "s"));
+    }
+    if (takes != NULL && extra != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes %U positional argument%s but %zd%U were given",
+                     signature->function, takes, most == 1 ? "" : "s", given, extra);
+    }
+    Py_XDECREF(takes);
+    Py_XDECREF(extra);
+    return -1;
+}
+
 int
 al_args_parse(const al_signature *signature, PyObject *const *args, Py_ssize_t nargs,
               PyObject *kwnames, PyObject **values, Py_ssize_t *rest_at)
@@ -57,13 +87,7 @@ al_args_parse(const al_signature *signature, PyObject *const *args, Py_ssize_t n
     if (rest_at != NULL) {
         *rest_at = taken;
     }
-    if (nargs > signature->positional && !signature->rest) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() takes %d positional argument%s but %zd were given",
-                     signature->function, signature->positional + 1,
-                     signature->positional == 0 ? "" : "s", nargs + 1);
-        return -1;
-    }
+    /* The order of the mistakes is the interpreter's. */
     Py_ssize_t n = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
@@ -80,6 +104,9 @@ al_args_parse(const al_signature *signature, PyObject *const *args, Py_ssize_t n
             return -1;
         }
         values[at] = args[nargs + i];
+    }
+    if (nargs > signature->positional && !signature->rest) {
+        return too_many(signature, values, nargs);
     }
     for (int i = 0; i < signature->required; i++) {
         if (values[i] == NULL) {

@@ -24,4 +24,22 @@ int al_args_parse(const al_signature *signature, PyObject *const *args,
                   Py_ssize_t nargs, PyObject *kwnames, PyObject **values,
                   Py_ssize_t *rest_at);
 
+/* The argument of a method that has one parameter, borrowed, or NULL with TypeError. */
+static inline PyObject *
+al_args_one(const char *function, const char *name, PyObject *const *args,
+            Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (AL_LIKELY(nargs == 1 && kwnames == NULL)) {
+        return args[0];
+    }
+    const al_signature signature = {.function = function,
+                                    .names = {name},
+                                    .positional = 1,
+                                    .required = 1,
+                                    .total = 1};
+    PyObject *value;
+    return al_args_parse(&signature, args, nargs, kwnames, &value, NULL) < 0 ? NULL
+                                                                             : value;
+}
+
 #endif

@@ -456,14 +456,19 @@ pipe_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     return update_waits(self) < 0 ? -1 : status;
 }
 
-PyDoc_STRVAR(write_doc, "write($self, data, /)\n--\n\n"
+PyDoc_STRVAR(write_doc, "write($self, /, data)\n--\n\n"
                         "Write bytes, at once as far as the pipe takes them.\n\n"
                         "Source: asyncio, WriteTransport.write.");
 
 static PyObject *
-Pipe_write(al_pipe *self, PyObject *data)
+Pipe_write(al_pipe *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_buffer view;
+    PyObject *data =
+        al_args_one("_UnixWritePipeTransport.write", "data", args, nargs, kwnames);
+    if (data == NULL) {
+        return NULL;
+    }
     if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
         PyErr_Format(PyExc_AssertionError, "%R", data);
         return NULL;
@@ -849,7 +854,8 @@ static PyMethodDef reader_methods[] = {
 static PyMethodDef writer_methods[] = {
     COMMON_METHODS,
     {"_write_ready", (PyCFunction)Pipe__write_ready, METH_NOARGS, NULL},
-    {"write", (PyCFunction)Pipe_write, METH_O, write_doc},
+    {"write", (PyCFunction)(void (*)(void))Pipe_write, METH_FASTCALL | METH_KEYWORDS,
+     write_doc},
     {"write_eof", (PyCFunction)Pipe_write_eof, METH_NOARGS, write_eof_doc},
     {"can_write_eof", (PyCFunction)Pipe_can_write_eof, METH_NOARGS, can_write_eof_doc},
     {"abort", (PyCFunction)Pipe_abort, METH_NOARGS, abort_doc},

@@ -18,27 +18,28 @@ static PyObject *
 SocketTransport_write(al_stream *self, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
-    static const al_signature signature = {
-        .function = "_SelectorSocketTransport.write",
-        .names = {"data"},
-        .positional = 1,
-        .required = 1,
-        .total = 1,
-    };
-    if (AL_LIKELY(nargs == 1 && kwnames == NULL)) {
-        return al_write(self, args[0]);
-    }
-    PyObject *data;
-    if (al_args_parse(&signature, args, nargs, kwnames, &data, NULL) < 0) {
-        return NULL;
-    }
-    return al_write(self, data);
+    PyObject *data =
+        al_args_one("_SelectorSocketTransport.write", "data", args, nargs, kwnames);
+    return data == NULL ? NULL : al_write(self, data);
 }
 
 PyDoc_STRVAR(writelines_doc,
              "writelines($self, /, list_of_data)\n--\n\n"
              "Write an iterable of data bytes, as one write of them all.\n\n"
              "Source: asyncio, WriteTransport.writelines.");
+
+static PyObject *
+SocketTransport_writelines(al_stream *self, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+#define WRITELINES "_SelectorSocketTransport.writelines"
+#else
+#define WRITELINES "WriteTransport.writelines"
+#endif
+    PyObject *list = al_args_one(WRITELINES, "list_of_data", args, nargs, kwnames);
+    return list == NULL ? NULL : al_writelines(self, list);
+}
 
 PyDoc_STRVAR(write_eof_doc, "write_eof($self, /)\n--\n\n"
                             "Close the write end once the buffered data is sent.\n\n"
@@ -200,9 +201,12 @@ PyDoc_STRVAR(set_protocol_doc, "set_protocol($self, /, protocol)\n--\n\n"
                                "Set a new protocol.");
 
 static PyObject *
-SocketTransport_set_protocol(al_stream *self, PyObject *protocol)
+SocketTransport_set_protocol(al_stream *self, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames)
 {
-    if (al_stream_set_protocol(self, protocol) < 0) {
+    PyObject *protocol = al_args_one("_SelectorSocketTransport.set_protocol",
+                                     "protocol", args, nargs, kwnames);
+    if (protocol == NULL || al_stream_set_protocol(self, protocol) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -516,7 +520,7 @@ static PyMemberDef stream_members[] = {
 
 static PyMethodDef stream_methods[] = {
     {"write", FAST(SocketTransport_write), write_doc},
-    {"writelines", (PyCFunction)al_writelines, METH_O, writelines_doc},
+    {"writelines", FAST(SocketTransport_writelines), writelines_doc},
     {"write_eof", (PyCFunction)SocketTransport_write_eof, METH_NOARGS, write_eof_doc},
     {"can_write_eof", (PyCFunction)SocketTransport_can_write_eof, METH_NOARGS,
      can_write_eof_doc},
@@ -536,8 +540,7 @@ static PyMethodDef stream_methods[] = {
      pause_reading_doc},
     {"resume_reading", (PyCFunction)SocketTransport_resume_reading, METH_NOARGS,
      resume_reading_doc},
-    {"set_protocol", (PyCFunction)SocketTransport_set_protocol, METH_O,
-     set_protocol_doc},
+    {"set_protocol", FAST(SocketTransport_set_protocol), set_protocol_doc},
     {"get_protocol", (PyCFunction)SocketTransport_get_protocol, METH_NOARGS,
      get_protocol_doc},
     {"get_extra_info", FAST(SocketTransport_get_extra_info), get_extra_info_doc},

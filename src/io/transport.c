@@ -1,6 +1,8 @@
 /* transport.c: see transport.h. */
 #include "io/transport.h"
 
+#include "base/args.h"
+
 int
 al_transport_begin(al_loop *loop, PyObject *transport, PyObject *protocol,
                    PyObject *waiter, al_run_fn start)
@@ -100,12 +102,23 @@ al_transport_is_closing(al_transport *self, PyObject *Py_UNUSED(ignored))
 }
 
 const char al_transport_set_protocol_doc[] =
-    PyDoc_STR("set_protocol($self, protocol, /)\n--\n\n"
+    PyDoc_STR("set_protocol($self, /, protocol)\n--\n\n"
               "Replace the protocol.");
 
 PyObject *
-al_transport_set_protocol(al_transport *self, PyObject *protocol)
+al_transport_set_protocol(al_transport *self, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames)
 {
+    const al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    const char *function = Py_IS_TYPE((PyObject *)self, st->ReadPipeTransport_type)
+                               ? "_UnixReadPipeTransport.set_protocol"
+                           : Py_IS_TYPE((PyObject *)self, st->WritePipeTransport_type)
+                               ? "_UnixWritePipeTransport.set_protocol"
+                               : "_SelectorTransport.set_protocol";
+    PyObject *protocol = al_args_one(function, "protocol", args, nargs, kwnames);
+    if (protocol == NULL) {
+        return NULL;
+    }
     PyObject *old = self->protocol;
     self->protocol = Py_NewRef(protocol);
     Py_XDECREF(old); /* escapes */

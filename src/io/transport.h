@@ -51,7 +51,8 @@ extern const char al_transport_is_closing_doc[], al_transport_set_protocol_doc[]
     al_transport_get_protocol_doc[], al_transport_limits_doc[],
     al_transport_set_limits_doc[];
 PyObject *al_transport_is_closing(al_transport *self, PyObject *ignored);
-PyObject *al_transport_set_protocol(al_transport *self, PyObject *protocol);
+PyObject *al_transport_set_protocol(al_transport *self, PyObject *const *args,
+                                    Py_ssize_t nargs, PyObject *kwnames);
 PyObject *al_transport_get_protocol(al_transport *self, PyObject *ignored);
 PyObject *al_transport_get_limits(al_transport *self, PyObject *ignored);
 
@@ -59,8 +60,8 @@ PyObject *al_transport_get_limits(al_transport *self, PyObject *ignored);
 #define AL_TRANSPORT_METHODS                                                           \
     {"is_closing", (PyCFunction)al_transport_is_closing, METH_NOARGS,                  \
      al_transport_is_closing_doc},                                                     \
-        {"set_protocol", (PyCFunction)al_transport_set_protocol, METH_O,               \
-         al_transport_set_protocol_doc},                                               \
+        {"set_protocol", (PyCFunction)(void (*)(void))al_transport_set_protocol,       \
+         METH_FASTCALL | METH_KEYWORDS, al_transport_set_protocol_doc},                \
     {                                                                                  \
         "get_protocol", (PyCFunction)al_transport_get_protocol, METH_NOARGS,           \
             al_transport_get_protocol_doc                                              \

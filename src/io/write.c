@@ -652,10 +652,14 @@ al_writelines(al_stream *self, PyObject *list)
         return truth < 0 ? NULL : Py_NewRef(Py_None); /* asyncio takes None for [] */
     }
 #endif
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *items = PySequence_Tuple(list); /* escapes */
+#else
     PyObject *sequence =
         PySequence_Fast(list, "can only join an iterable"); /* escapes */
     PyObject *items = sequence == NULL ? NULL : PySequence_Tuple(sequence);
     Py_XDECREF(sequence);
+#endif
     if (items == NULL) {
         return NULL;
     }

@@ -426,7 +426,9 @@ EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     }
     else if (al_args_parse(&create_task_signature, args, nargs, kwnames, values, NULL) <
              0) {
-        return NULL;
+        /* asyncio's own function knows what it or the task takes. */
+        PyErr_Clear(); /* TypeError: an argument that we do not know. */
+        return create_task_by_factory(self, args, nargs, kwnames);
     }
     if (check_closed(self) < 0) {
         return NULL;
@@ -561,6 +563,14 @@ static const al_signature add_writer_signature = {
     .rest = true,
 };
 
+/* Newer Pythons warn where a bool becomes a descriptor, which is where it is registered.
+ * 0, or -1 if the warning is an error. */
+static int
+warn_of_bool(PyObject *fileobj)
+{
+    return PyBool_Check(fileobj) && PyObject_AsFileDescriptor(fileobj) < 0 ? -1 : 0;
+}
+
 static PyObject *
 add_watch(al_loop *self, const al_signature *signature, int event,
           PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -580,7 +590,8 @@ add_watch(al_loop *self, const al_signature *signature, int event,
         return NULL;
     }
     PyObject *fileobj = PyLong_Check(values[0]) ? NULL : values[0];
-    if (descriptor_of(self, values[0], &fd) < 0 || check_closed(self) < 0 ||
+    if (descriptor_of(self, values[0], &fd) < 0 || warn_of_bool(values[0]) < 0 ||
+        check_closed(self) < 0 ||
         al_fds_add(self, fd, event, handle, fileobj) < 0) { /* escapes */
         Py_CLEAR(handle);
     }

@@ -371,21 +371,13 @@ PyDoc_STRVAR(set_debug_doc,
              "Turn debug mode on or off, with all that belongs to it.\n\n"
              "Source: asyncio, loop.set_debug.");
 
-static const al_signature set_debug_signature = {
-    .function = "BaseEventLoop.set_debug",
-    .names = {"enabled"},
-    .positional = 1,
-    .required = 1,
-    .total = 1,
-};
-
 static PyObject *
 EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
 {
-    PyObject *enabled;
-    if (al_args_parse(&set_debug_signature, args, nargs, kwnames, &enabled, NULL) < 0 ||
-        switch_debug(self, enabled) < 0) {
+    PyObject *enabled =
+        al_args_one("BaseEventLoop.set_debug", "enabled", args, nargs, kwnames);
+    if (enabled == NULL || switch_debug(self, enabled) < 0) {
         return NULL;
     }
     return follow_origin_depth(self);

@@ -6,6 +6,7 @@
 #include "loop/net.h"
 
 #include "base/args.h"
+#include "core/report.h"
 #include "core/sched.h"
 #include "io/server.h"
 #include "io/begin.h"
@@ -79,6 +80,23 @@ ensure_no_transport(al_loop *self, PyObject *fileobj, int fd)
     return free > 0 ? 0 : -1;
 }
 
+/* In an except block for the pending exception: raise ValueError(...) from None. */
+static void
+raise_invalid_file(PyObject *fileobj)
+{
+    al_except block;
+    al_except_enter(&block);
+    PyObject *text = PyUnicode_FromFormat("Invalid file object: %R", fileobj);
+    if (text != NULL) {
+        PyErr_SetObject(PyExc_ValueError, text);
+        PyObject *error = al_err_take();
+        PyException_SetCause(error, NULL); /* suppresses the context */
+        al_err_put_steal(error);
+        Py_DECREF(text);
+    }
+    al_except_leave(&block);
+}
+
 static PyObject *
 EventLoop__ensure_fd_no_transport(al_loop *self, PyObject *fileobj)
 {
@@ -93,7 +111,7 @@ EventLoop__ensure_fd_no_transport(al_loop *self, PyObject *fileobj)
         if (number == NULL && (PyErr_ExceptionMatches(PyExc_AttributeError) ||
                                PyErr_ExceptionMatches(PyExc_TypeError) ||
                                PyErr_ExceptionMatches(PyExc_ValueError))) {
-            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
+            raise_invalid_file(fileobj);
         }
     }
     if (number == NULL) {

@@ -981,7 +981,9 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
          context_name[] = "context";
     PyObject *coro, *loop = Py_None, *name = Py_None, *context = Py_None;
     int eager = 0;
-    if (PyTuple_GET_SIZE(args) > 1) {
+    Py_ssize_t given =
+        PyTuple_GET_SIZE(args) + (kwargs == NULL ? 0 : PyDict_GET_SIZE(kwargs));
+    if (PyTuple_GET_SIZE(args) > 1 && given <= (PY_VERSION_HEX >= 0x030C0000 ? 5 : 4)) {
         PyErr_Format(PyExc_TypeError,
                      "Task() takes exactly 1 positional argument (%zd given)",
                      PyTuple_GET_SIZE(args));
