@@ -87,7 +87,7 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
     for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
         const al_slot *slot = al_ring_at(&self->ready, i);
         int status =
-            slot->run == al_handle_run
+            slot->run == al_handle_run || slot->run == al_handle_run_threadsafe
                 ? al_handle_traverse_queued((al_handle *)slot->self, visit, arg)
                 : visit(slot->self, arg);
         if (status != 0) {

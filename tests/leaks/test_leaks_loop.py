@@ -1,7 +1,11 @@
 """Loops, handles, timers and watched descriptors leave nothing behind."""
 
+import gc
 import os
 import socket
+import weakref
+
+import pytest
 
 import aioloop
 
@@ -108,3 +112,15 @@ def test_refused_calls(loop, no_leak):
 
     no_leak(round, rounds=300)
     os.close(write_end)
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_dropped_loop_with_a_pending_handle_dies(method):
+    """Nobody closed it: the collector finds it all the same."""
+    loop = aioloop.new_event_loop()
+    getattr(loop, method)(*(() if method != "call_later" else (1000,)), int)
+    alive = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert alive() is None
