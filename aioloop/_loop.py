@@ -103,6 +103,24 @@ if sys.version_info < (3, 12):
     from ._process import PidfdWatcher, can_use_pidfd
 
 
+async def _accept_connection2() -> None:
+    """Do nothing, in asyncio's name."""
+
+
+class AcceptTask(_core.Task):
+    """Stands for a connection that is being accepted: its end is the connection's."""
+
+    def __init__(self, loop: Loop, transport: _core.SocketTransport) -> None:
+        super().__init__(_accept_connection2(), loop=loop)
+        self._transport = transport
+
+    def cancel(self, msg: object = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._transport.close()
+        return cancelled
+
+
 class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     """An asyncio event loop whose hot paths are in C on libev.
 
@@ -203,6 +221,14 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
             transp._lend(False)
             if resume_reading:
                 transp.resume_reading()
+
+    def _accept_tasks(self) -> list[AcceptTask]:
+        """Return new tasks for the connections that are being accepted.
+
+        asyncio has one for each, and who cancels it closes the connection. Here they
+        are made when asyncio.all_tasks() is called, and do nothing else.
+        """
+        return [AcceptTask(self, transport) for transport in self._accepting()]
 
     def _child_watcher_callback(self, pid, returncode, transp):
         super()._child_watcher_callback(pid, returncode, Exiting(transp))

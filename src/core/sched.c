@@ -399,6 +399,7 @@ run_once_by_name(al_loop *loop)
 static inline int
 run_once(al_loop *loop)
 {
+    loop->iterations++;
     return gather(loop) < 0 ? -1 : run_ready(loop);
 }
 
@@ -433,6 +434,7 @@ al_sched_select(al_loop *loop, int64_t timeout)
         return -1;
     }
     al_sched_settle(loop);
+    loop->iterations++;
     if ((loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) || /* escapes */
         al_sched_time(loop, &now) < 0) {                                  /* escapes */
         return -1;

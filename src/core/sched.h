@@ -37,6 +37,8 @@ typedef struct al_loop {
     PyObject *idle_context;  /* still entered, between two slots; see context.h */
     bool idle_is_spare;      /* ... and nobody else's */
     al_look look;            /* when to look at the selector and the clock */
+    uint64_t iterations;     /* begun so far */
+    uint64_t accepted_in;    /* the one that last accepted a connection; io/server.h */
     bool polling;            /* the selector is being waited for */
     bool stopping;
 

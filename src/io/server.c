@@ -61,6 +61,9 @@ connection_accepted(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
     if (self->what.factory == NULL || stream->loop == NULL) {
         goto done; /* Cleared by the garbage collector. */
     }
+    if (AL_UNLIKELY(stream->closing)) {
+        goto done; /* The task that stands for it was cancelled. */
+    }
     if (al_context_enter(loop, &context, &entered) < 0) {
         goto done;
     }
@@ -77,6 +80,7 @@ connection_accepted(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
                 status = al_context_capture(&stream->read_context);
             }
         }
+        stream->accepted_in = loop->accepted_in = loop->iterations;
     }
     if (al_context_leave(loop, &context, entered) < 0) {
         status = -1;
@@ -227,8 +231,65 @@ begin_plain(al_listener *self, int fd, const al_addr *peer)
         Py_DECREF(stream);
         return -1;
     }
+    loop->accepted_in = loop->iterations;
+    loop->st->accepted_by = loop;
     return al_sched_push_steal(loop, connection_accepted, (PyObject *)stream,
                                Py_NewRef((PyObject *)self), context);
+}
+
+/* The next of the streams being accepted, borrowed, or NULL: first those whose slot is
+ * still to run, then those whose protocol has just been made.  *place begins at 0. */
+static PyObject *
+next_accepting(const al_loop *loop, size_t *place)
+{
+    size_t length = al_ring_len(&loop->ready);
+    size_t end = length + (size_t)loop->fds.capacity;
+    while (*place < end) {
+        size_t i = (*place)++;
+        if (i < length) {
+            const al_slot *slot = al_ring_at(&loop->ready, i);
+            if (slot->run == connection_accepted &&
+                !((al_stream *)slot->self)->closing) {
+                return slot->self;
+            }
+            continue;
+        }
+        const al_fd *entry = loop->fds.entries[i - length];
+        PyObject *transport = entry == NULL ? NULL : entry->transport;
+        if (transport != NULL &&
+            Py_IS_TYPE(transport, loop->st->SocketTransport_type)) {
+            const al_stream *stream = (al_stream *)transport;
+            if (stream->accepted_in != 0 && !stream->closing &&
+                loop->iterations - stream->accepted_in <= 1) {
+                return transport;
+            }
+        }
+    }
+    return NULL;
+}
+
+PyObject *
+al_server_accepting(al_loop *loop)
+{
+    for (;;) {
+        Py_ssize_t room = 0, n = 0;
+        PyObject *stream = NULL;
+        for (size_t place = 0; next_accepting(loop, &place) != NULL;) {
+            room++;
+        }
+        PyObject *list = PyList_New(room); /* The garbage collector may run. */
+        if (list == NULL) {
+            return NULL;
+        }
+        size_t place = 0;
+        while (n < room && (stream = next_accepting(loop, &place)) != NULL) {
+            PyList_SET_ITEM(list, n++, Py_NewRef(stream));
+        }
+        if (n == room) {
+            return list;
+        }
+        Py_DECREF(list); /* Fewer than counted. */
+    }
 }
 
 /* --- accepting ----------------------------------------------------------------------- */

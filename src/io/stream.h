@@ -63,6 +63,7 @@ typedef struct al_stream {
     al_flow flow;
     al_outbuf out;
     struct al_stream *next_dirty;
+    uint64_t accepted_in;   /* the iteration in which the protocol was made, or 0 */
     PyObject *context;      /* given by the program (3.15), or NULL */
     PyObject *read_context; /* see core/context.h */
     PyObject *write_context;

@@ -64,6 +64,9 @@ error:
 static void
 release_selector(al_loop *self)
 {
+    if (self->st != NULL && self->st->accepted_by == self) {
+        self->st->accepted_by = NULL;
+    }
     al_cork_close(&self->cork);
     al_debug_clear(self);     /* escapes */
     al_fds_clear(&self->fds); /* escapes */

@@ -223,11 +223,18 @@ EventLoop__start_serving(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
+static PyObject *
+EventLoop__accepting(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_server_accepting(self);
+}
+
 #define FAST(function)                                                                 \
     (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
 PyMethodDef al_net_methods[] = {
     {"_make_socket_transport", FAST(EventLoop__make_socket_transport), NULL},
+    {"_accepting", (PyCFunction)EventLoop__accepting, METH_NOARGS, NULL},
     {"_start_serving", FAST(EventLoop__start_serving), NULL},
     {"_ensure_fd_no_transport", (PyCFunction)EventLoop__ensure_fd_no_transport, METH_O,
      NULL},

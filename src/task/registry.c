@@ -35,6 +35,245 @@ al_registry_resume_steal(al_loop *loop, PyObject *previous, int status)
     return status;
 }
 
+/* --- all tasks -------------------------------------------------------------------------- */
+
+/* Appends the list `more`, which may be NULL with an exception.  0 or -1. */
+static int
+extend_steal(PyObject *list, PyObject *more)
+{
+    Py_ssize_t end = PyList_GET_SIZE(list);
+    int status = more == NULL ? -1 : PyList_SetSlice(list, end, end, more);
+    Py_XDECREF(more);
+    return status;
+}
+
+/* Appends tasks that stand for the connections which a loop is accepting, if this thread
+ * may make some: see io/server.h.  0 or -1.  Escapes. */
+static int
+add_tasks_of(al_loop *loop, PyObject *list)
+{
+    if (loop->closed || loop->accepted_in == 0 ||
+        loop->iterations - loop->accepted_in > 1 ||
+        (loop->thread_id != 0 && loop->thread_id != PyThread_get_thread_ident())) {
+        return 0;
+    }
+    Py_INCREF(loop);
+    PyObject *tasks =
+        PyObject_CallMethod((PyObject *)loop, "_accept_tasks", NULL); /* escapes */
+    Py_DECREF(loop);                                                  /* escapes */
+    return extend_steal(list, tasks);
+}
+
+/* Of the loop that runs in this thread, and of the last one that accepted anything, which
+ * may have stopped. */
+static int
+add_accept_tasks(al_state *st, PyObject *list)
+{
+    al_loop *last = st->accepted_by;
+    if (AL_LIKELY(last == NULL)) {
+        return 0;
+    }
+    PyObject *running = PyObject_CallMethod(st->asyncio_events, "_get_running_loop",
+                                            NULL); /* escapes */
+    if (running == NULL) {
+        return -1;
+    }
+    al_loop *ours = al_loop_check(st, running);
+    int status = ours == NULL ? 0 : add_tasks_of(ours, list); /* escapes */
+    Py_DECREF(running);
+    last = st->accepted_by;
+    return status < 0 || last == NULL || last == ours ? status
+                                                      : add_tasks_of(last, list);
+}
+
+/* The methods of asyncio's WeakSet of tasks, with ours added.  They are methods and not
+ * slots, because only those are told their defining class: a second copy of this module
+ * in the interpreter stacks its class on ours. */
+
+/* The same method of the class below.  New reference. */
+static PyObject *
+call_below(PyTypeObject *cls, PyObject *self, const char *name)
+{
+    PyObject *method = PyObject_GetAttrString((PyObject *)cls->tp_base, name);
+    PyObject *result = method == NULL ? NULL : PyObject_CallOneArg(method, self);
+    Py_XDECREF(method);
+    return result;
+}
+
+/* How many tasks are linked where asyncio does not look, and a list of them. */
+#if PY_VERSION_HEX < 0x030E0000
+static Py_ssize_t
+count_tasks(const struct al_registry *registry)
+{
+    Py_ssize_t count = 0;
+    for (const al_future *task = registry->tasks; task != NULL;
+         task = task->next_task) {
+        count++;
+    }
+    return count;
+}
+
+/* Allocating can run the garbage collector, which can link and unlink, so nothing is
+ * allocated while the list is walked. */
+static PyObject *
+list_tasks(const struct al_registry *registry)
+{
+    for (;;) {
+        Py_ssize_t room = count_tasks(registry), n = 0;
+        PyObject *list = PyList_New(room);
+        if (list == NULL) {
+            return NULL;
+        }
+        al_future *task = registry->tasks;
+        for (; task != NULL && n < room; task = task->next_task) {
+            PyList_SET_ITEM(list, n++, Py_NewRef((PyObject *)task));
+        }
+        if (task == NULL) {
+            Py_SET_SIZE(list, n);
+            return list;
+        }
+        Py_DECREF(list); /* More tasks than counted: once more. */
+    }
+}
+#else
+static Py_ssize_t
+count_tasks(const struct al_registry *Py_UNUSED(registry))
+{
+    return 0;
+}
+
+static PyObject *
+list_tasks(const struct al_registry *Py_UNUSED(registry))
+{
+    return PyList_New(0);
+}
+#endif
+
+PyDoc_STRVAR(task_set_iter_doc, "__iter__($self, /)\n--\n\n"
+                                "Iterate over asyncio's tasks and aioloop's.");
+
+static PyObject *
+TaskSet_iter(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+             Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+{
+    al_state *st = PyType_GetModuleState(cls);
+    PyObject *theirs = call_below(cls, self, "__iter__");            /* escapes */
+    PyObject *all = theirs == NULL ? NULL : PySequence_List(theirs); /* escapes */
+    Py_XDECREF(theirs);
+    if (all != NULL && st->registry != NULL &&
+        (add_accept_tasks(st, all) < 0 || /* escapes */
+         extend_steal(all, list_tasks(st->registry)) < 0)) {
+        Py_CLEAR(all);
+    }
+    PyObject *result = all == NULL ? NULL : PyObject_GetIter(all);
+    Py_XDECREF(all);
+    return result;
+}
+
+PyDoc_STRVAR(task_set_len_doc, "__len__($self, /)\n--\n\n"
+                               "Return how many tasks the iteration gives at most.");
+
+static PyObject *
+TaskSet_len(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+            Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+{
+    const al_state *st = PyType_GetModuleState(cls);
+    PyObject *theirs = call_below(cls, self, "__len__"); /* escapes */
+    if (theirs == NULL) {
+        return NULL;
+    }
+    Py_ssize_t length = PyLong_AsSsize_t(theirs);
+    Py_DECREF(theirs);
+    if (length >= 0 && st->registry != NULL) {
+        length += count_tasks(st->registry);
+    }
+    return length < 0 ? NULL : PyLong_FromSsize_t(length);
+}
+
+static PyMethodDef task_set_methods[] = {
+    {"__iter__", (PyCFunction)(void (*)(void))TaskSet_iter,
+     METH_METHOD | METH_FASTCALL | METH_KEYWORDS, task_set_iter_doc},
+    {"__len__", (PyCFunction)(void (*)(void))TaskSet_len,
+     METH_METHOD | METH_FASTCALL | METH_KEYWORDS, task_set_len_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static char task_set_doc[] = "asyncio's set of pending tasks, with aioloop's added.";
+
+static PyType_Slot task_set_slots[] = {
+    {Py_tp_doc, task_set_doc},
+    {Py_tp_methods, task_set_methods},
+    {0, NULL},
+};
+
+static PyType_Spec task_set_spec = {
+    .name = "aioloop.TaskSet",
+    .basicsize = 0,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = task_set_slots,
+};
+
+/* The WeakSet that asyncio.all_tasks() iterates over: new reference, or NULL. */
+#if PY_VERSION_HEX < 0x030E0000
+static PyObject *
+find_task_set(al_state *st)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    return PyObject_GetAttrString(st->asyncio_tasks, "_all_tasks");
+#else
+    return PyObject_GetAttrString(st->asyncio_tasks, "_scheduled_tasks");
+#endif
+}
+#else
+/* It has no name: it is the one that _asyncio's state holds.  None if there is none. */
+static PyObject *
+find_task_set(al_state *Py_UNUSED(st))
+{
+    PyObject *asyncio = PyImport_ImportModule("_asyncio");
+    PyObject *gc = PyImport_ImportModule("gc");
+    PyObject *weakref = PyImport_ImportModule("weakref");
+    PyObject *type = NULL, *held = NULL, *found = NULL;
+    if (asyncio != NULL && gc != NULL && weakref != NULL) {
+        type = PyObject_GetAttrString(weakref, "WeakSet");
+        held = PyObject_CallMethod(gc, "get_referents", "O", asyncio);
+    }
+    if (type != NULL && held != NULL && PyList_Check(held)) {
+        found = Py_NewRef(Py_None);
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(held); i++) {
+            PyObject *item = PyList_GET_ITEM(held, i);
+            if (PyObject_TypeCheck(item, (PyTypeObject *)type)) {
+                Py_SETREF(found, Py_NewRef(item));
+                break;
+            }
+        }
+    }
+    Py_XDECREF(asyncio);
+    Py_XDECREF(gc);
+    Py_XDECREF(weakref);
+    Py_XDECREF(type);
+    Py_XDECREF(held);
+    return found;
+}
+#endif
+
+/* Gives it a class that knows our tasks. */
+static int
+adopt_task_set(PyObject *module, al_state *st)
+{
+    PyObject *set = find_task_set(st);
+    int status = set == NULL ? -1 : 0;
+    if (set != NULL && set != Py_None) {
+        status = al_state_add_type(module, &st->TaskSet_type, &task_set_spec,
+                                   (PyObject *)Py_TYPE(set));
+        if (status == 0) {
+            status =
+                PyObject_SetAttrString(set, "__class__", (PyObject *)st->TaskSet_type);
+        }
+    }
+    Py_XDECREF(set);
+    return status;
+}
+
 #if PY_VERSION_HEX < 0x030E0000
 
 /* --- current task, 3.11-3.13 ------------------------------------------------------------ */
@@ -206,138 +445,6 @@ al_registry_clear(al_state *st)
     }
     PyMem_Free(st->registry);
     st->registry = NULL;
-}
-
-/* A list of the linked tasks.  Allocating can run the garbage collector, which can
- * link and unlink, so nothing is allocated while the list is walked. */
-static PyObject *
-list_tasks(const struct al_registry *registry)
-{
-    for (;;) {
-        Py_ssize_t room = 0, n = 0;
-        for (const al_future *t = registry->tasks; t != NULL; t = t->next_task) {
-            room++;
-        }
-        PyObject *list = PyList_New(room);
-        if (list == NULL) {
-            return NULL;
-        }
-        al_future *task = registry->tasks;
-        for (; task != NULL && n < room; task = task->next_task) {
-            PyList_SET_ITEM(list, n++, Py_NewRef((PyObject *)task));
-        }
-        if (task == NULL) {
-            Py_SET_SIZE(list, n);
-            return list;
-        }
-        Py_DECREF(list); /* More tasks than counted: once more. */
-    }
-}
-
-/* The methods of asyncio's WeakSet of tasks, with ours added.  They are methods and not
- * slots, because only those are told their defining class: a second copy of this module
- * in the interpreter stacks its class on ours. */
-
-/* The same method of the class below.  New reference. */
-static PyObject *
-call_below(PyTypeObject *cls, PyObject *self, const char *name)
-{
-    PyObject *method = PyObject_GetAttrString((PyObject *)cls->tp_base, name);
-    PyObject *result = method == NULL ? NULL : PyObject_CallOneArg(method, self);
-    Py_XDECREF(method);
-    return result;
-}
-
-PyDoc_STRVAR(task_set_iter_doc, "__iter__($self, /)\n--\n\n"
-                                "Iterate over asyncio's tasks and aioloop's.");
-
-static PyObject *
-TaskSet_iter(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
-             Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
-{
-    const al_state *st = PyType_GetModuleState(cls);
-    PyObject *theirs = call_below(cls, self, "__iter__");            /* escapes */
-    PyObject *all = theirs == NULL ? NULL : PySequence_List(theirs); /* escapes */
-    Py_XDECREF(theirs);
-    if (all != NULL && st->registry != NULL) {
-        PyObject *ours = list_tasks(st->registry);
-        Py_ssize_t end = PyList_GET_SIZE(all);
-        if (ours == NULL || PyList_SetSlice(all, end, end, ours) < 0) {
-            Py_CLEAR(all);
-        }
-        Py_XDECREF(ours);
-    }
-    PyObject *result = all == NULL ? NULL : PyObject_GetIter(all);
-    Py_XDECREF(all);
-    return result;
-}
-
-PyDoc_STRVAR(task_set_len_doc, "__len__($self, /)\n--\n\n"
-                               "Return how many tasks the iteration gives at most.");
-
-static PyObject *
-TaskSet_len(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
-            Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
-{
-    const al_state *st = PyType_GetModuleState(cls);
-    PyObject *theirs = call_below(cls, self, "__len__"); /* escapes */
-    if (theirs == NULL) {
-        return NULL;
-    }
-    Py_ssize_t length = PyLong_AsSsize_t(theirs);
-    Py_DECREF(theirs);
-    if (length >= 0 && st->registry != NULL) {
-        for (const al_future *t = st->registry->tasks; t != NULL; t = t->next_task) {
-            length++;
-        }
-    }
-    return length < 0 ? NULL : PyLong_FromSsize_t(length);
-}
-
-static PyMethodDef task_set_methods[] = {
-    {"__iter__", (PyCFunction)(void (*)(void))TaskSet_iter,
-     METH_METHOD | METH_FASTCALL | METH_KEYWORDS, task_set_iter_doc},
-    {"__len__", (PyCFunction)(void (*)(void))TaskSet_len,
-     METH_METHOD | METH_FASTCALL | METH_KEYWORDS, task_set_len_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static char task_set_doc[] = "asyncio's set of pending tasks, with aioloop's added.";
-
-static PyType_Slot task_set_slots[] = {
-    {Py_tp_doc, task_set_doc},
-    {Py_tp_methods, task_set_methods},
-    {0, NULL},
-};
-
-static PyType_Spec task_set_spec = {
-    .name = "aioloop.TaskSet",
-    .basicsize = 0,
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .slots = task_set_slots,
-};
-
-#if PY_VERSION_HEX < 0x030C0000
-#define TASK_SET "_all_tasks"
-#else
-#define TASK_SET "_scheduled_tasks"
-#endif
-
-/* Gives the set that asyncio.all_tasks() reads a class that knows our list. */
-static int
-adopt_task_set(PyObject *module, al_state *st)
-{
-    PyObject *set = PyObject_GetAttrString(st->asyncio_tasks, TASK_SET);
-    if (set == NULL) {
-        return -1;
-    }
-    int status = al_state_add_type(module, &st->TaskSet_type, &task_set_spec,
-                                   (PyObject *)Py_TYPE(set));
-    if (status == 0) {
-        status = PyObject_SetAttrString(set, "__class__", (PyObject *)st->TaskSet_type);
-    }
-    Py_DECREF(set);
-    return status;
 }
 
 int
@@ -707,7 +814,7 @@ verify_offsets(al_state *st, PyObject *asyncio)
 }
 
 int
-al_registry_init(PyObject *Py_UNUSED(module), al_state *st)
+al_registry_init(PyObject *module, al_state *st)
 {
     st->registry = PyMem_Calloc(1, sizeof(*st->registry));
     if (st->registry == NULL) {
@@ -725,7 +832,7 @@ al_registry_init(PyObject *Py_UNUSED(module), al_state *st)
     verified = verified < 0 ? -1 : 0; /* The hard build walks the slower path. */
 #endif
     st->registry->direct = verified == 1;
-    return verified < 0 ? -1 : 0;
+    return verified < 0 ? -1 : adopt_task_set(module, st);
 }
 
 #endif

@@ -17,6 +17,9 @@
  * asyncio's own, in the thread state, on 3.14+.  A task is linked from its creation
  * until it is done, and is unlinked before its memory is freed.
  *
+ * On all versions the WeakSet's class also adds tasks that stand for the connections which
+ * the loop is accepting.
+ *
  * Offsets into asyncio's C structs are checked on a specimen at import; without them,
  * asyncio's functions do the same work more slowly. */
 #ifndef AL_TASK_REGISTRY_H

@@ -437,3 +437,120 @@ def test_a_family_that_only_the_socket_module_knows(run, loop):
         await protocol.lost
 
     run(main())
+
+
+# --- connections that are being accepted ----------------------------------------------
+
+
+def cancel_others(loop, keep=frozenset()):
+    """Cancel all tasks but some, and return the others."""
+    others = asyncio.all_tasks(loop) - keep
+    for task in others:
+        assert isinstance(task, asyncio.Task)
+        assert not task.done()
+        task.cancel()
+    return others
+
+
+@pytest.mark.parametrize("how", ["call_soon", "call_later", "connection_made"])
+def test_all_tasks_are_cancelled_while_the_factory_runs(run, loop, how):
+    """As asyncio's task for the connection does, its transport closes."""
+
+    class Lazy(Greeter):
+        def __init__(self, made, before):
+            super().__init__(made)
+            self.before = before
+            if how == "call_soon":
+                loop.call_soon(cancel_others, loop, before)
+            elif how == "call_later":
+                loop.call_later(0, cancel_others, loop, before)
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            if how == "connection_made":
+                cancelled.extend(cancel_others(loop, self.before))
+
+        def eof_received(self):
+            return True
+
+    cancelled = []
+
+    async def main():
+        made = []
+        before = asyncio.all_tasks()
+        server = await loop.create_server(lambda: Lazy(made, before), "127.0.0.1", 0)
+        client = client_of(server)
+        assert await read_exactly(client, 6) in (b"hello", b"")
+        assert await made[0].lost is None
+        client.close()
+        server.close()
+        await server.wait_closed()
+        assert how != "connection_made" or len(cancelled) == 1
+
+    run(main())
+
+
+def test_all_tasks_are_cancelled_before_the_protocol_is_made(run, loop):
+    async def main():
+        made = []
+        before = asyncio.all_tasks()
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        client = client_of(server)
+        cancelled = set()
+        while not cancelled and not made:
+            cancelled = cancel_others(loop, before)
+            await asyncio.sleep(0)
+        await asyncio.wait(cancelled)
+        assert all(task.cancelled() for task in cancelled)
+        assert await read_exactly(client, 5) == b""
+        assert made == []
+        client.close()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_tasks_of_accepted_connections_that_nobody_cancels(run, loop):
+    async def main():
+        made, seen = [], set()
+        before = asyncio.all_tasks()
+        server = await loop.create_server(lambda: Greeter(made), "127.0.0.1", 0)
+        client = client_of(server)
+        while not made:
+            seen |= asyncio.all_tasks() - before
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert seen
+        assert asyncio.all_tasks() == before
+        assert all(task.done() and not task.cancelled() for task in seen)
+        assert await read_exactly(client, 5) == b"hello"
+        assert not made[0].transport.is_closing()
+        # Later it is nobody's.
+        assert cancel_others(loop, before) == set()
+        client.close()
+        await made[0].lost
+        server.close()
+
+    run(main())
+
+
+def test_all_tasks_of_a_loop_that_has_stopped(loop):
+    made = []
+
+    class Last(Greeter):
+        def __init__(self):
+            super().__init__(made)
+            loop.stop()
+
+    server = loop.run_until_complete(loop.create_server(Last, "127.0.0.1", 0))
+    client = client_of(server)
+    loop.run_forever()
+    cancelled = cancel_others(loop)
+    assert len(cancelled) == 1
+    loop.run_until_complete(asyncio.wait(cancelled))
+    assert loop.run_until_complete(made[0].lost) is None
+    client.close()
+    server.close()
+    loop.run_until_complete(server.wait_closed())
