@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
 import sys
 from asyncio import events, sslproto
@@ -16,7 +17,7 @@ from ._process import Exiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NoReturn
+    from typing import Any
 
     from _typeshed import FileDescriptorLike
 
@@ -54,26 +55,95 @@ class LibevSelector(selectors.BaseSelector):
     def __init__(self, loop: Loop) -> None:
         self._loop: Loop | None = loop
 
-    def _refuse(self, *args: object) -> NoReturn:
-        raise RuntimeError(
-            "the selector of an aioloop loop takes its files from add_reader() and"
-            " add_writer()"
-        )
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        self._look_again(name)
 
-    register = unregister = modify = _refuse
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._look_again(name)
+
+    def _look_again(self, name: str) -> None:
+        """Tell the loop that ``select`` is another one, which it has to obey."""
+        if name == "select" and self._loop is not None:
+            self._loop._look_again()
+
+    # asyncio's own _add_reader and its like come here when somebody has wrapped them.
+
+    def register(
+        self, fileobj: FileDescriptorLike, events: int, data: object = None
+    ) -> selectors.SelectorKey:
+        """Watch a file for the loop: the data are its reader and its writer."""
+        self._check(data)
+        if fileobj in self._files():
+            raise KeyError(f"{fileobj!r} is already registered")
+        self._watch(fileobj, events, data)
+        return self._files()[fileobj]._replace(data=data)
+
+    def modify(
+        self, fileobj: FileDescriptorLike, events: int, data: object = None
+    ) -> selectors.SelectorKey:
+        """Change what register() was told."""
+        self._check(data)
+        if fileobj not in self._files():
+            raise KeyError(f"{fileobj!r} is not registered")
+        self._watch(fileobj, events, data)
+        return self._files()[fileobj]._replace(data=data)
+
+    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        """Watch the file no longer."""
+        key = self._files()[fileobj]
+        self._watch(fileobj, 0, (None, None))
+        return key
+
+    def _files(self) -> WatchedFiles:
+        if self._loop is None:
+            raise RuntimeError("Event loop is closed")
+        return WatchedFiles(self._loop)
+
+    def _check(self, data: object) -> None:
+        if not isinstance(data, tuple) or not all(
+            handle is None or isinstance(handle, asyncio.Handle) for handle in data
+        ):
+            raise RuntimeError(
+                "the selector of an aioloop loop takes its files from add_reader() and"
+                " add_writer()"
+            )
+
+    def _watch(self, fileobj: FileDescriptorLike, events: int, data: Any) -> None:
+        for event, handle in zip(
+            (selectors.EVENT_READ, selectors.EVENT_WRITE), data, strict=True
+        ):
+            wanted = handle if events & event else None
+            if wanted is not None and not isinstance(wanted, _core.Handle):
+                wanted = _core.Handle(
+                    self._run_foreign, (fileobj, event, wanted), self._loop
+                )
+            self._loop._watch(fileobj, event, wanted)
+
+    def _run_foreign(
+        self, fileobj: FileDescriptorLike, event: int, handle: asyncio.Handle
+    ) -> None:
+        """Run a Handle that asyncio's own function has made."""
+        if not handle.cancelled():
+            handle._run()
+        elif self._loop is not None:
+            self._loop._watch(fileobj, event, None)
 
     def select(
         self, timeout: float | None = None
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, for a program that has an iteration of its own, such as nest_asyncio's.
 
-        What is ready, and every timer that is due, goes to the loop's ``_ready``, so
-        there are no events to return. It waits no longer than the next timer allows.
+        What the events wake goes to the loop's ``_ready``: the events that are returned
+        tell what has happened, and have no handles for ``_process_events()``.
         """
         if self._loop is None:
             raise RuntimeError("Event loop is closed")
-        self._loop._select(timeout)
-        return []
+        return [
+            (selectors.SelectorKey(fd, fd, events, (None, None)), events)
+            for fd, events in self._loop._select(timeout)
+        ]
 
     def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey] | None:
         """Return the watched files, or None once the loop is closed."""
@@ -87,6 +157,13 @@ class LibevSelector(selectors.BaseSelector):
             self._loop = None
 
 
+class _Watched(LibevSelector, asyncio.TimerHandle):  # type: ignore[misc]
+    """Nobody's class: CPython renews its version when one of its bases changes."""
+
+
+_core._watch(LibevSelector, _Watched)
+
+
 class WakeupEnd:
     """The end of the loop's wake-up pipe that asyncio gives to set_wakeup_fd."""
 
@@ -95,6 +172,10 @@ class WakeupEnd:
 
     def fileno(self) -> int:
         return self._fileno
+
+    def send(self, data: bytes) -> int:
+        """Wake the loop, for asyncio's own _write_to_self()."""
+        return os.write(self._fileno, data)
 
 
 if sys.version_info < (3, 12):

@@ -5,6 +5,8 @@
 #include "core/handle.h"
 #include "core/poll.h"
 #include "core/stack.h"
+#include "core/standin.h"
+#include "core/watch.h"
 #include "io/dgram.h"
 #include "io/pipe.h"
 #include "io/server.h"
@@ -88,8 +90,34 @@ register_at_fork(PyObject *module)
     return status;
 }
 
+PyDoc_STRVAR(watch_doc,
+             "_watch($module, selector, watched, /)\n--\n\n"
+             "Tell of the loops' selector class, and of a class that derives from it\n"
+             "and from asyncio.TimerHandle.");
+
+static PyObject *
+core_watch(PyObject *module, PyObject *args)
+{
+    al_state *st = al_state_of_module(module);
+    PyObject *selector, *watched;
+    if (!PyArg_ParseTuple(args, "O!O!:_watch", &PyType_Type, &selector, &PyType_Type,
+                          &watched)) {
+        return NULL;
+    }
+    Py_XSETREF(st->selector_select, PyObject_GetAttr(selector, st->str.select));
+    if (st->selector_select == NULL || al_watch_class(st, watched) < 0) {
+        return NULL;
+    }
+    Py_XSETREF(st->selector_type, (PyTypeObject *)Py_NewRef(selector));
+    if (al_standin_look(st, true) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef core_methods[] = {
     {"_before_fork", core_before_fork, METH_NOARGS, NULL},
+    {"_watch", core_watch, METH_VARARGS, watch_doc},
     {"_after_fork", core_after_fork, METH_NOARGS, NULL},
     {"_after_fork_in_parent", core_after_fork_in_parent, METH_NOARGS, NULL},
     {"libev_version", core_libev_version, METH_NOARGS, libev_version_doc},
@@ -100,7 +128,8 @@ static int
 core_exec(PyObject *module)
 {
     al_state *st = al_state_of_module(module);
-    if (al_state_init(st) < 0 || PyModule_AddFunctions(module, al_stack_methods) < 0 ||
+    if (al_state_init(st) < 0 || al_watch_init(st) < 0 ||
+        PyModule_AddFunctions(module, al_stack_methods) < 0 ||
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||
@@ -118,13 +147,18 @@ core_exec(PyObject *module)
         PyModule_AddType(module, st->SocketTransport_type) < 0) {
         return -1;
     }
-    return al_cork_init(module) < 0 ? -1 : register_at_fork(module);
+    if (al_cork_init(module) < 0 || al_standin_look(st, true) < 0) {
+        return -1;
+    }
+    return register_at_fork(module);
 }
 
 static int
 core_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    return al_state_traverse(al_state_of_module(module), visit, arg);
+    al_state *st = al_state_of_module(module);
+    int status = al_standin_traverse(st, visit, arg);
+    return status != 0 ? status : al_state_traverse(st, visit, arg);
 }
 
 static int
@@ -137,6 +171,8 @@ core_clear(PyObject *module)
     al_reader_clear_free_list(st);
     al_registry_clear(st);
     al_names_clear(st);
+    al_watch_free(st);
+    al_standin_free(st);
     al_state_clear(st);
     return 0;
 }

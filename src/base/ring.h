@@ -122,6 +122,25 @@ al_ring_take_note(al_ring *ring)
     return note;
 }
 
+/* Takes the newest slot and its note, which the caller owns.  The ring must not be empty. */
+static inline al_slot
+al_ring_pop_back(al_ring *ring, PyObject **note)
+{
+    size_t at = --ring->tail & ring->mask;
+    *note = ring->notes == NULL ? NULL : ring->notes[at];
+    if (ring->notes != NULL) {
+        ring->notes[at] = NULL;
+    }
+    return ring->slots[at];
+}
+
+/* Puts a slot in front, whose references it takes over: there is room. */
+static inline void
+al_ring_push_front(al_ring *ring, al_slot slot)
+{
+    ring->slots[--ring->head & ring->mask] = slot;
+}
+
 /* Takes the oldest slot, whose note must have been taken; the caller owns its objects.
  * The ring must not be empty. */
 static inline al_slot

@@ -33,11 +33,6 @@ al_state_init(al_state *st)
         *(PyObject **)(void *)((char *)st + imports[i].offset) = value;
     }
 
-    st->handle_run = PyObject_GetAttr(st->asyncio_Handle, st->str._run);
-    st->base_create_task = PyObject_GetAttrString(st->BaseEventLoop, "create_task");
-    if (st->handle_run == NULL || st->base_create_task == NULL) {
-        return -1;
-    }
 #if PY_VERSION_HEX >= 0x030C0000
     st->eager_task_factory =
         PyObject_GetAttrString(st->asyncio_tasks, "eager_task_factory");
@@ -69,16 +64,20 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
     AL_IMPORTS(X)
 #undef X
     Py_VISIT(st->addrinfo_templates);
-    Py_VISIT(st->handle_run);
-    Py_VISIT(st->base_create_task);
+    Py_VISIT(st->watched);
+    Py_VISIT(st->create_task);
+    Py_VISIT(st->create_task_code);
+    Py_VISIT(st->asyncio_ThreadSafeHandle);
+    Py_VISIT(st->selector_type);
+    Py_VISIT(st->selector_select);
+    for (int i = 0; i < AL_WATCHED_MODULES; i++) {
+        Py_VISIT(st->watched_globals[i]);
+    }
     Py_VISIT(st->eager_task_factory);
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
         Py_VISIT(st->stream_functions[i]);
     }
     Py_VISIT(st->adopted_reader);
-    for (int i = 0; i < AL_WATCHED_TLS_NAMES; i++) {
-        Py_VISIT(st->tls.functions[i]);
-    }
     Py_VISIT(st->tls.object_type);
     Py_VISIT(st->tls.again);
     Py_VISIT(st->tls.mended);
@@ -106,16 +105,20 @@ al_state_clear(al_state *st)
     Py_CLEAR(st->kwnames_context);
     Py_CLEAR(st->kwnames_warn_on_full_buffer);
     Py_CLEAR(st->kwnames_frame_summary);
-    Py_CLEAR(st->handle_run);
-    Py_CLEAR(st->base_create_task);
+    Py_CLEAR(st->watched);
+    Py_CLEAR(st->create_task);
+    Py_CLEAR(st->create_task_code);
+    Py_CLEAR(st->asyncio_ThreadSafeHandle);
+    Py_CLEAR(st->selector_type);
+    Py_CLEAR(st->selector_select);
+    for (int i = 0; i < AL_WATCHED_MODULES; i++) {
+        Py_CLEAR(st->watched_globals[i]);
+    }
     Py_CLEAR(st->eager_task_factory);
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
         Py_CLEAR(st->stream_functions[i]);
     }
     Py_CLEAR(st->adopted_reader);
-    for (int i = 0; i < AL_WATCHED_TLS_NAMES; i++) {
-        Py_CLEAR(st->tls.functions[i]);
-    }
     Py_CLEAR(st->tls.object_type);
     Py_CLEAR(st->tls.again);
     Py_CLEAR(st->tls.mended);

@@ -80,6 +80,7 @@
     X(base_events, "asyncio", "base_events")                                           \
     X(asyncio_events, "asyncio", "events")                                             \
     X(asyncio_tasks, "asyncio", "tasks")                                               \
+    X(asyncio_futures, "asyncio", "futures")                                           \
     X(asyncio_coroutines, "asyncio", "coroutines")                                     \
     X(StackSummary, "traceback", "StackSummary")                                       \
     X(FrameSummary, "traceback", "FrameSummary")                                       \
@@ -87,6 +88,9 @@
     X(asyncio_constants, "asyncio", "constants")                                       \
     X(format_callback_source, "asyncio.format_helpers", "_format_callback_source")     \
     X(fileobj_to_fd, "selectors", "_fileobj_to_fd")                                    \
+    X(deque, "collections", "deque")                                                   \
+    X(heappush, "heapq", "heappush")                                                   \
+    X(heappop, "heapq", "heappop")                                                     \
     X(set_wakeup_fd, "signal", "set_wakeup_fd")                                        \
     X(socket_getaddrinfo, "socket", "getaddrinfo")                                     \
     X(UnsupportedOperation, "io", "UnsupportedOperation")                              \
@@ -110,6 +114,12 @@
     X(_loop)                                                                           \
     X(add_done_callback)                                                               \
     X(Task)                                                                            \
+    X(_process_events)                                                                 \
+    X(_selector)                                                                       \
+    X(select)                                                                          \
+    X(_scheduled)                                                                      \
+    X(_when)                                                                           \
+    X(_cancelled)                                                                      \
     X(_run_once)                                                                       \
     X(call_at)                                                                         \
     X(datagram_received)                                                               \
@@ -150,6 +160,7 @@
     X(_attach)                                                                         \
     X(_exception)                                                                      \
     X(_maybe_resume_transport)                                                         \
+    X(create_task)                                                                     \
     X(create_future)                                                                   \
     X(_app_protocol)                                                                   \
     X(_buffer)                                                                         \
@@ -215,11 +226,12 @@
 
 struct al_loop;
 struct al_names;    /* task/names.h: the numbers of default names */
+struct al_standins; /* core/standin.h */
 struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping */
 
 enum {
     AL_WATCHED_STREAM_NAMES = 13, /* see io/reader.c */
-    AL_WATCHED_TLS_NAMES = 14,    /* see io/tls.c */
+    AL_WATCHED_MODULES = 5,       /* see core/watch.c */
 };
 
 /* Dead objects of one type, chained through a word of their bodies; each keeps the
@@ -255,23 +267,36 @@ typedef struct al_state {
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*stream_readable)(struct al_loop *, PyObject *, PyObject *, PyObject *);
 
-    PyObject *handle_run;         /* asyncio.Handle._run as it was at import */
-    PyObject *base_create_task;   /* BaseEventLoop.create_task */
+    /* What core/watch.h and core/standin.h look after. */
+    struct al_standins *standins;
+    PyObject *watched;             /* a class */
+    unsigned int seen_watched_tag; /* by al_standin_look */
+    bool handle_cancel_replaced;   /* of any of asyncio's handles */
+    /* BaseEventLoop.create_task and its code at the last look, or NULL. */
+    PyObject *create_task, *create_task_code;
+    PyObject *watched_globals[AL_WATCHED_MODULES];
+#if PY_VERSION_HEX < 0x030C0000
+    uint64_t seen_globals[AL_WATCHED_MODULES];
+#endif
+    int dict_watcher;                   /* its number plus 1, 0: none */
+    PyObject *asyncio_ThreadSafeHandle; /* NULL before 3.14 */
+    PyTypeObject *selector_type;        /* LibevSelector, NULL until it is known */
+    PyObject *selector_select;          /* its select, to notice another one */
+
     PyObject *eager_task_factory; /* asyncio's, NULL before 3.12 */
     PyMethodDef *loop_methods;    /* EventLoop's table, made of several rooms' tables */
     PyObject *empty_tuple;
     PyObject
         *addrinfo_templates; /* loop/sockets.c: what getaddrinfo gives for literals */
     PyObject *minus_one;
-    /* What io/reader.c stands in for and calls, as it was at import, and the classes'
-     * version tags when that was last looked at. */
+    /* What io/reader.c stands in for and calls, and the classes' version tags when that
+     * was last looked at. */
     PyObject *stream_functions[AL_WATCHED_STREAM_NAMES];
     PyObject *adopted_reader; /* the class of adopted readers */
     unsigned int seen_reader_tag, seen_reader_protocol_tag;
     bool streams_intact;
     /* The same of io/tls.c; object_type is NULL without the ssl module. */
     struct {
-        PyObject *functions[AL_WATCHED_TLS_NAMES];
         PyObject *object_type, *again, *record;
         PyObject *mended; /* aioloop/_tls.py's class, or NULL: not yet imported */
         PyObject *wrapped, *handshake, *flushing, *shutdown; /* states */

@@ -6,6 +6,7 @@
 #include "core/report.h"
 #include "core/sched.h"
 #include "core/stack.h"
+#include "core/standin.h"
 
 /* Bursts of thousands of callbacks are common; this keeps half a megabyte at most. */
 enum { FREE_HANDLES_MAX = 4 * AL_FREELIST_MAX };
@@ -429,11 +430,20 @@ make_text(al_handle *self)
 
 /* --- cancelling ---------------------------------------------------------------- */
 
-/* Mirrors asyncio.events.Handle.cancel and TimerHandle.cancel. */
-int
-al_handle_cancel(al_handle *self)
+void
+al_handle_timer_cancelled(al_handle *timer)
 {
-    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    al_state *st = PyType_GetModuleState(Py_TYPE(timer));
+    al_loop *loop = timer->loop == NULL ? NULL : al_loop_check(st, timer->loop);
+    if (loop != NULL && timer->scheduled && !timer->foreign) {
+        al_timers_cancelled(&loop->timers, timer);
+    }
+}
+
+/* Mirrors asyncio.events.Handle.cancel and TimerHandle.cancel. */
+static int
+cancel(al_state *st, al_handle *self)
+{
     al_loop *loop = self->loop == NULL ? NULL : al_loop_check(st, self->loop);
     if (Py_IS_TYPE((PyObject *)self, st->TimerHandle_type) && !self->cancelled) {
         if (loop != NULL && !self->foreign) {
@@ -478,6 +488,48 @@ al_handle_cancel(al_handle *self)
     return 0;
 }
 
+/* Whether somebody may have replaced a method of asyncio's handles since the last look. */
+static inline bool
+is_stale(const al_state *st)
+{
+    return AL_UNLIKELY(((PyTypeObject *)st->watched)->tp_version_tag !=
+                       st->seen_watched_tag);
+}
+
+/* What a method of ours has to call instead, borrowed, or NULL, perhaps with an
+ * exception. */
+static PyObject *
+other_method(al_state *st, PyObject *self, const char *name)
+{
+    return al_standin_look(st, false) < 0 ? NULL
+                                          : al_standin_other(st, Py_TYPE(self), name);
+}
+
+#define OBEY(st, self, name)                                                           \
+    do {                                                                               \
+        if (is_stale(st)) {                                                            \
+            PyObject *other = other_method(st, (PyObject *)(self), name);              \
+            if (other != NULL || PyErr_Occurred()) {                                   \
+                return other == NULL ? NULL                                            \
+                                     : al_standin_call(other, (PyObject *)(self),      \
+                                                       NULL, 0, NULL);                 \
+            }                                                                          \
+        }                                                                              \
+    } while (0)
+
+int
+al_handle_cancel(al_handle *self)
+{
+    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    if (!is_stale(st) && !st->handle_cancel_replaced) {
+        return cancel(st, self);
+    }
+    PyObject *result =
+        PyObject_CallMethodNoArgs((PyObject *)self, st->str.cancel); /* escapes */
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* --- handles that other threads may touch ---------------------------------------- */
 
 int
@@ -500,7 +552,9 @@ PyDoc_STRVAR(cancel_doc, "cancel($self, /)\n--\n\n"
 static PyObject *
 Handle_cancel(al_handle *self, PyObject *Py_UNUSED(ignored))
 {
-    if (al_handle_cancel(self) < 0) {
+    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    OBEY(st, self, "cancel");
+    if (cancel(st, self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -512,6 +566,7 @@ PyDoc_STRVAR(cancelled_doc, "cancelled($self, /)\n--\n\n"
 static PyObject *
 Handle_cancelled(al_handle *self, PyObject *Py_UNUSED(ignored))
 {
+    OBEY((al_state *)PyType_GetModuleState(Py_TYPE(self)), self, "cancelled");
     return PyBool_FromLong(self->cancelled);
 }
 
@@ -531,6 +586,7 @@ PyDoc_STRVAR(get_context_doc, "get_context($self, /)\n--\n\n"
 static PyObject *
 Handle_get_context(al_handle *self, PyObject *Py_UNUSED(ignored))
 {
+    OBEY((al_state *)PyType_GetModuleState(Py_TYPE(self)), self, "get_context");
     return handle_get_context(self, NULL);
 }
 #endif
@@ -539,12 +595,19 @@ PyDoc_STRVAR(when_doc, "when($self, /)\n--\n\n"
                        "Return the deadline in seconds on the clock of loop.time().");
 
 static PyObject *
-TimerHandle_when(al_handle *self, PyObject *Py_UNUSED(ignored))
+get_when(al_handle *self)
 {
     if (self->when_object != NULL) {
         return Py_NewRef(self->when_object);
     }
     return PyFloat_FromDouble(self->when);
+}
+
+static PyObject *
+TimerHandle_when(al_handle *self, PyObject *Py_UNUSED(ignored))
+{
+    OBEY((al_state *)PyType_GetModuleState(Py_TYPE(self)), self, "when");
+    return get_when(self);
 }
 
 /* --- the names of asyncio's slots ------------------------------------------------ */
@@ -618,7 +681,7 @@ handle_set_when(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_when(al_handle *self, void *Py_UNUSED(closure))
 {
-    return TimerHandle_when(self, NULL);
+    return get_when(self);
 }
 
 static PyObject *
@@ -776,8 +839,9 @@ wait_until_finished(al_threadsafe_handle *self)
 static PyObject *
 ThreadSafeHandle_cancel(al_handle *self, PyObject *Py_UNUSED(ignored))
 {
-    if (wait_until_finished((al_threadsafe_handle *)self) < 0 ||
-        al_handle_cancel(self) < 0) {
+    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    OBEY(st, self, "cancel");
+    if (wait_until_finished((al_threadsafe_handle *)self) < 0 || cancel(st, self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -786,22 +850,62 @@ ThreadSafeHandle_cancel(al_handle *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 ThreadSafeHandle_cancelled(al_handle *self, PyObject *Py_UNUSED(ignored))
 {
+    OBEY((al_state *)PyType_GetModuleState(Py_TYPE(self)), self, "cancelled");
     if (wait_until_finished((al_threadsafe_handle *)self) < 0) {
         return NULL;
     }
     return PyBool_FromLong(self->cancelled);
 }
 
-/* asyncio's _run takes a lock that these handles do not have. */
+/* asyncio's _run takes a lock of which there is no need. */
 static PyObject *
 ThreadSafeHandle__run(al_handle *self, PyObject *Py_UNUSED(ignored))
 {
-    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    const al_state *st = PyType_GetModuleState(Py_TYPE(self));
     if (self->cancelled) {
         Py_RETURN_NONE;
     }
-    return PyObject_CallOneArg(st->handle_run, (PyObject *)self);
+    PyObject *run = PyObject_GetAttr(st->asyncio_Handle, st->str._run);
+    PyObject *result =
+        run == NULL ? NULL : PyObject_CallOneArg(run, (PyObject *)self); /* escapes */
+    Py_XDECREF(run);
+    return result;
 }
+
+/* The lock of asyncio's methods, for who calls them. */
+static PyObject *
+threadsafe_get_lock(al_handle *self, void *Py_UNUSED(closure))
+{
+    if (self->when_object == NULL) {
+        PyObject *threading = PyImport_ImportModule("threading");
+        PyObject *lock =
+            threading == NULL ? NULL : PyObject_CallMethod(threading, "RLock", NULL);
+        Py_XDECREF(threading);
+        if (self->when_object == NULL) {
+            self->when_object = lock; /* Another thread may have been quicker. */
+        }
+        else {
+            Py_XDECREF(lock);
+        }
+    }
+    return Py_XNewRef(self->when_object);
+}
+
+static int
+threadsafe_set_lock(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(self->when_object, Py_XNewRef(value)); /* escapes */
+    return 0;
+}
+
+static PyGetSetDef threadsafe_getsets[] = {
+    {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
+    {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
+    {"_source_traceback", (getter)handle_get_source_traceback,
+     (setter)handle_set_source_traceback, NULL, NULL},
+    {"_lock", (getter)threadsafe_get_lock, (setter)threadsafe_set_lock, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyMethodDef threadsafe_methods[] = {
     {"cancel", (PyCFunction)ThreadSafeHandle_cancel, METH_NOARGS, cancel_doc},
@@ -822,7 +926,7 @@ static PyType_Slot threadsafe_slots[] = {
     {Py_tp_traverse, handle_traverse},
     {Py_tp_clear, handle_clear},
     {Py_tp_members, handle_members},
-    {Py_tp_getset, handle_getsets},
+    {Py_tp_getset, threadsafe_getsets},
     {Py_tp_methods, threadsafe_methods},
     {0, NULL},
 };
@@ -874,20 +978,19 @@ al_handle_init_types(PyObject *module, al_state *st)
     }
 #if PY_VERSION_HEX >= 0x030E0000
     PyObject *base = PyObject_GetAttrString(st->asyncio_events, "_ThreadSafeHandle");
-    if (base == NULL) {
-        return -1;
-    }
-    int status =
-        check_base(base, offsetof(al_handle, when_object) + sizeof(PyObject *));
-    if (status == 0) {
-        status = al_state_add_type(module, &st->ThreadSafeHandle_type, &threadsafe_spec,
-                                   base);
-    }
-    Py_DECREF(base);
-    if (status < 0) {
+    st->asyncio_ThreadSafeHandle = base;
+    if (base == NULL ||
+        check_base(base, offsetof(al_handle, when_object) + sizeof(PyObject *)) < 0 ||
+        al_state_add_type(module, &st->ThreadSafeHandle_type, &threadsafe_spec, base) <
+            0 ||
+        al_standin_add(st, st->ThreadSafeHandle_type, base) < 0) {
         return -1;
     }
 #endif
-    return al_state_add_type(module, &st->TimerHandle_type, &timer_spec,
-                             st->asyncio_TimerHandle);
+    if (al_state_add_type(module, &st->TimerHandle_type, &timer_spec,
+                          st->asyncio_TimerHandle) < 0 ||
+        al_standin_add(st, st->TimerHandle_type, st->asyncio_TimerHandle) < 0) {
+        return -1;
+    }
+    return al_standin_add(st, st->Handle_type, st->asyncio_Handle);
 }

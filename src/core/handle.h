@@ -86,8 +86,19 @@ al_handle_is_run_by(al_run_fn run)
            run == al_handle_run_threadsafe;
 }
 
-/* Cancels as Handle.cancel does.  0 or -1. */
+/* handle.cancel(), whoever has replaced that.  0 or -1.  Escapes. */
 int al_handle_cancel(al_handle *handle);
+/* A timer of ours has been cancelled by asyncio's own function. */
+void al_handle_timer_cancelled(al_handle *timer);
+
+/* Hands a handle to the garbage collector: it has left the queue, or a list has it too. */
+static inline void
+al_handle_track(al_handle *handle)
+{
+    if (!PyObject_GC_IsTracked((PyObject *)handle)) {
+        PyObject_GC_Track(handle);
+    }
+}
 
 /* A queue is about to drop its reference: hands the handle to the garbage collector
  * if somebody else still holds it. */
@@ -95,9 +106,7 @@ static inline void
 al_handle_left_queue(al_handle *handle)
 {
     if (AL_UNLIKELY(Py_REFCNT(handle) > 1)) {
-        if (!PyObject_GC_IsTracked((PyObject *)handle)) {
-            PyObject_GC_Track(handle);
-        }
+        al_handle_track(handle);
     }
 }
 

@@ -2,6 +2,8 @@
 #include "core/override.h"
 
 #include "core/sched.h"
+#include "core/standin.h"
+#include "core/watch.h"
 
 /* Whether loop.<name> is the C function `ours`, bound to this loop.  1, 0 or -1. */
 static int
@@ -18,42 +20,100 @@ is_ours(al_loop *loop, PyObject *name, PyCFunction ours)
     return result;
 }
 
-/* What a type's version tag will be as long as the type stays as it is.  0 means that
- * CPython has run out of tags for it: no tag is to be seen again, so that each look finds
- * a change. */
-static unsigned int
-tag_to_see(const PyTypeObject *type)
+/* Whether the instance has an attribute of its own.  1, 0 or -1. */
+static int
+has_own(PyObject *obj, PyObject *name)
 {
-    return type->tp_version_tag != 0 ? type->tp_version_tag : UINT_MAX;
+    PyObject *dict = PyObject_GenericGetDict(obj, NULL);
+    int found = dict == NULL ? -1 : PyDict_Contains(dict, name);
+    Py_XDECREF(dict);
+    return found;
 }
 
-int
-al_override_refresh(al_loop *loop)
+/* Whether asyncio's iteration would wait in something else than our selector, or give the
+ * events to something else than asyncio's method.  1, 0 or -1. */
+static int
+is_select_replaced(al_loop *loop)
 {
     al_state *st = loop->st;
+    PyObject *selector, *name = st->str._process_events;
+    int own = has_own((PyObject *)loop, name);
+    if (own != 0 || !al_standin_processes_events(st) ||
+        _PyType_Lookup(Py_TYPE(loop), name) !=
+            _PyType_Lookup((PyTypeObject *)st->SelectorEventLoop, name)) {
+        return own < 0 ? -1 : 1;
+    }
+    int found = al_getattr_optional((PyObject *)loop, st->str._selector,
+                                    &selector); /* escapes */
+    if (found <= 0 || selector == Py_None || st->selector_type == NULL) {
+        Py_XDECREF(selector);
+        return found < 0 ? -1 : 0; /* A loop that is being made, or is closed. */
+    }
+    int replaced =
+        !Py_IS_TYPE(selector, st->selector_type) ||
+        _PyType_Lookup(st->selector_type, st->str.select) != st->selector_select;
+    replaced = replaced ? 1 : has_own(selector, st->str.select);
+    Py_DECREF(selector); /* escapes */
+    return replaced;
+}
+
+static int
+refresh(al_loop *loop, bool closely)
+{
+    al_state *st = loop->st;
+    if (al_standin_look(st, closely) < 0) {
+        return -1;
+    }
     int time = is_ours(loop, st->str.time, st->loop_time);
     int call_soon = is_ours(loop, st->str.call_soon, st->loop_call_soon);
     int call_at = is_ours(loop, st->str.call_at, st->loop_call_at);
     int create_future = is_ours(loop, st->str.create_future, st->loop_create_future);
     int run_once = is_ours(loop, st->str._run_once, st->loop_run_once);
-    if (time < 0 || call_soon < 0 || call_at < 0 || create_future < 0 || run_once < 0) {
+    int select = is_select_replaced(loop); /* escapes */
+    if (time < 0 || call_soon < 0 || call_at < 0 || create_future < 0 || run_once < 0 ||
+        select < 0) {
         return -1;
     }
-    PyObject *run = PyObject_GetAttr(st->asyncio_Handle, st->str._run); /* escapes */
-    if (run == NULL) {
-        return -1;
-    }
-    loop->overrides.time = !time;
     loop->look.until_check = 0;
-    loop->overrides.call_soon = !call_soon;
-    loop->overrides.call_at = !call_at;
-    loop->overrides.create_future = !create_future;
-    loop->overrides.run_once = !run_once;
-    loop->overrides.handle_run = run != st->handle_run;
-    Py_DECREF(run);
-    loop->overrides.seen_type_tag = tag_to_see(Py_TYPE(loop));
-    loop->overrides.seen_handle_tag = tag_to_see((PyTypeObject *)st->asyncio_Handle);
+    loop->overrides = (al_overrides){
+        .seen_type_tag = al_tag_to_see(Py_TYPE(loop)),
+        .seen_watched_tag = al_tag_to_see((PyTypeObject *)st->watched),
+        .as_asyncio = !time || loop->timers.lent != NULL,
+        .in_python = !run_once || select,
+        .time = !time,
+        .call_soon = !call_soon,
+        .call_at = !call_at,
+        .create_future = !create_future,
+        .run_once = !run_once,
+        .select = select,
+        .handle_run = !al_standin_handle_runs(st),
+    };
+    if (loop->overrides.in_python && loop->timers.lent == NULL) {
+        /* An iteration in Python counts on its list, from the first timer on. */
+        PyObject *list = al_timers_lend(&loop->timers);
+        Py_XDECREF(list);
+        al_override_timers_moved(loop);
+        return list == NULL ? -1 : 0;
+    }
     return 0;
+}
+
+int
+al_override_refresh(al_loop *loop)
+{
+    return refresh(loop, false);
+}
+
+int
+al_override_look_closely(al_loop *loop)
+{
+    return refresh(loop, true);
+}
+
+void
+al_override_forget(al_loop *loop)
+{
+    loop->overrides.seen_type_tag = UINT_MAX;
 }
 
 int
@@ -72,6 +132,37 @@ al_override_setattr(PyObject *self, PyObject *name, PyObject *value)
                 return al_override_refresh(loop);
             }
         }
+        bool selector = PyUnicode_Compare(name, st->str._selector) == 0;
+        if (PyUnicode_Compare(name, st->str._process_events) == 0 ||
+            (selector && (loop->overrides.select || value == NULL ||
+                          !Py_IS_TYPE(value, st->selector_type)))) {
+            al_override_forget(loop);
+        }
     }
     return 0;
+}
+
+void
+al_override_timers_moved(al_loop *loop)
+{
+    loop->overrides.as_asyncio = loop->overrides.time || loop->timers.lent != NULL;
+    loop->look.until_check = 0; /* The next iteration looks at this. */
+}
+
+bool
+al_override_obeyed(al_loop *loop, const char *name, PyObject *const *args,
+                   Py_ssize_t nargs, PyObject *kwnames, PyObject **result)
+{
+    *result = NULL;
+    if (al_override_refresh(loop) < 0) { /* escapes */
+        return true;
+    }
+    PyObject *other =
+        Py_XNewRef(al_standin_other(loop->st, loop->st->EventLoop_type, name));
+    if (other == NULL) {
+        return false;
+    }
+    *result = al_standin_call(other, (PyObject *)loop, args, nargs, kwnames);
+    Py_DECREF(other);
+    return true;
 }

@@ -45,6 +45,10 @@ enum {
 
 enum { NET = 10 * 1000 * 1000 }; /* ns: so much later than the timerfd */
 
+typedef struct {
+    int fd, events;
+} poll_event;
+
 struct al_poll {
     struct ev_loop *ev;
     al_loop *loop; /* borrowed: the loop owns us */
@@ -65,7 +69,9 @@ struct al_poll {
     Py_ssize_t events;
     int error;    /* errno of a system call of libev's that failed in this wait, or 0 */
     ev_fork lost; /* see kernel_state_lost */
-    ev_timer timer; /* the deadline where there is no timerfd, else the net below it */
+    ev_timer timer;  /* the deadline where there is no timerfd, else the net below it */
+    poll_event *log; /* NULL: none is kept */
+    size_t log_length, log_capacity;
 #if AL_LINUX
     int timerfd; /* -1: gone */
     al_fileid timer_file;
@@ -713,6 +719,7 @@ al_poll_free(al_poll *poll)
     if (!strangers) {
         ev_loop_destroy(poll->ev);
     }
+    PyMem_Free(poll->log);
     PyMem_Free(poll->changed);
     PyMem_Free(poll->active);
     PyMem_Free(poll);
@@ -757,6 +764,7 @@ al_poll_wait(al_poll *poll, int64_t timeout)
     poll->blocking = timeout != 0 || poll->beside;
     poll->gil_wait = 0;
     poll->events = 0;
+    poll->log_length = 0;
     if ((poll->changed_length > 0 || AL_UNLIKELY(poll->unnoted)) &&
         AL_UNLIKELY(check_changes(poll) < 0)) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -786,6 +794,53 @@ al_poll_events(const al_poll *poll)
 
 /* --- watchers ------------------------------------------------------------------------- */
 
+int
+al_poll_keep_log(al_poll *poll, bool keep)
+{
+    enum { START = 64 };
+    if (!keep) {
+        PyMem_Free(poll->log);
+        poll->log = NULL;
+        poll->log_capacity = poll->log_length = 0;
+    }
+    else if (poll->log == NULL) {
+        poll->log = PyMem_New(poll_event, START);
+        if (poll->log == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        poll->log_capacity = START;
+    }
+    return 0;
+}
+
+bool
+al_poll_logged(const al_poll *poll, size_t i, int *fd, int *events)
+{
+    if (i >= poll->log_length) {
+        return false;
+    }
+    *fd = poll->log[i].fd;
+    *events = poll->log[i].events;
+    return true;
+}
+
+/* Without memory for more, some events go unlogged. */
+static void
+log_event(al_poll *poll, int fd, int events)
+{
+    if (poll->log_length == poll->log_capacity) {
+        poll_event *log =
+            PyMem_Realloc(poll->log, 2 * poll->log_capacity * sizeof(*log));
+        if (log == NULL) {
+            return;
+        }
+        poll->log = log;
+        poll->log_capacity *= 2;
+    }
+    poll->log[poll->log_length++] = (poll_event){fd, events};
+}
+
 static void
 io_ready(EV_P_ ev_io *watcher, int revents)
 {
@@ -801,6 +856,9 @@ io_ready(EV_P_ ev_io *watcher, int revents)
     poll->events++;
     events |= revents & EV_READ ? AL_READ : 0;
     events |= revents & EV_WRITE ? AL_WRITE : 0;
+    if (AL_UNLIKELY(poll->log != NULL)) {
+        log_event(poll, io->ev.fd, events);
+    }
     if (io->ready(poll->loop, io->owner, events) < 0) {
         poll->failed = true;
     }

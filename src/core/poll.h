@@ -29,6 +29,11 @@ void al_poll_free(al_poll *poll);
  * 0, or -1 with an exception. */
 int al_poll_wait(al_poll *poll, int64_t timeout);
 
+/* Keeps from now on, or no longer, what each wait found: 0, or -1 with MemoryError. */
+int al_poll_keep_log(al_poll *poll, bool keep);
+/* What the last wait found: the i-th descriptor and its events; false past the end. */
+bool al_poll_logged(const al_poll *poll, size_t i, int *fd, int *events);
+
 /* In debug mode: nanoseconds that the last wait spent on getting the GIL back, and how
  * many descriptors were ready. */
 int64_t al_poll_gil_wait(const al_poll *poll);

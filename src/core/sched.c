@@ -7,6 +7,7 @@
 #include "core/debug.h"
 #include "core/handle.h"
 #include "core/poll.h"
+#include "core/watch.h"
 
 /* epoll and kqueue refuse longer waits on some systems (asyncio waits a day at most). */
 static const double MAXIMUM_WAIT = 24 * 3600.0;
@@ -22,7 +23,8 @@ al_sched_now(void)
 int
 al_sched_time(al_loop *loop, double *now)
 {
-    if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
+    if (AL_UNLIKELY(al_override_stale(loop) || al_watch_stale(loop->st)) &&
+        al_override_refresh(loop) < 0) {
         return -1;
     }
     if (AL_LIKELY(!loop->overrides.time)) {
@@ -168,7 +170,8 @@ poll_selector(al_loop *loop, int64_t timeout)
     return status;
 }
 
-/* Nanoseconds that the selector may block for at time `now`; -1: for ever. */
+/* Nanoseconds that the selector may block for at time `now`; -1: for ever; -2: exception,
+ * which only lent timers can cause. */
 static int64_t
 wait_limit(al_loop *loop, double now)
 {
@@ -176,8 +179,9 @@ wait_limit(al_loop *loop, double now)
     if (loop->stopping || al_ring_len(&loop->ready) > 0) {
         return 0;
     }
-    if (!al_timers_next(&loop->timers, &when)) { /* escapes */
-        return al_ring_len(&loop->ready) > 0 ? 0 : -1;
+    int found = al_timers_next(loop, &when); /* escapes */
+    if (found <= 0) {
+        return found < 0 ? -2 : al_ring_len(&loop->ready) > 0 ? 0 : -1;
     }
     double wait = when - now;
     if (wait <= 0 || al_ring_len(&loop->ready) > 0) {
@@ -187,19 +191,28 @@ wait_limit(al_loop *loop, double now)
                                : (int64_t)(MAXIMUM_WAIT * 1e9);
 }
 
-/* loop.time has been replaced: poll in every iteration and believe only that clock, as
- * asyncio does. */
+/* loop.time has been replaced, or somebody has the list of timers: poll in every
+ * iteration, and believe only that clock, as asyncio does. */
 static int
-gather_by_own_time(al_loop *loop)
+gather_as_asyncio(al_loop *loop)
 {
     double now;
     al_sched_settle(loop);
-    if (al_sched_time(loop, &now) < 0 ||
-        poll_selector(loop, wait_limit(loop, now)) < 0 ||
-        al_sched_time(loop, &now) < 0) {
+    if (loop->timers.lent != NULL) {
+        int status = al_timers_take_back(loop);
+        al_override_timers_moved(loop);
+        if (status < 0) {
+            return -1;
+        }
+    }
+    if (al_sched_time(loop, &now) < 0) {
         return -1;
     }
-    return al_timers_collect(loop, now + CLOCK_RESOLUTION);
+    int64_t limit = wait_limit(loop, now); /* escapes */
+    if (limit < -1 || poll_selector(loop, limit) < 0 || al_sched_time(loop, &now) < 0) {
+        return -1;
+    }
+    return al_timers_collect(loop, loop->overrides.time ? now + CLOCK_RESOLUTION : now);
 }
 
 /* Nothing is ready. */
@@ -219,7 +232,8 @@ wait_for_events(al_loop *loop)
         }
     }
     look->misses++;
-    double now = loop->timers.length > 0 ? al_sched_now() : 0.;
+    bool timers = loop->timers.length > 0 || loop->timers.lent != NULL;
+    double now = timers ? al_sched_now() : 0.;
     if (poll_selector(loop, wait_limit(loop, now)) < 0) {
         return -1;
     }
@@ -230,9 +244,12 @@ wait_for_events(al_loop *loop)
 static int
 gather_slowly(al_loop *loop)
 {
+    if (AL_UNLIKELY(al_watch_stale(loop->st)) && al_override_refresh(loop) < 0) {
+        return -1;
+    }
     al_look *look = &loop->look;
-    if (AL_UNLIKELY(loop->overrides.time)) {
-        return gather_by_own_time(loop);
+    if (AL_UNLIKELY(loop->overrides.as_asyncio)) {
+        return gather_as_asyncio(loop);
     }
     bool due = al_timers_have_due(&loop->timers);
     if (al_ring_len(&loop->ready) == 0 && !due) {
@@ -396,6 +413,20 @@ run_once_by_name(al_loop *loop)
     return result == NULL ? -1 : 0;
 }
 
+/* What asyncio's iteration waits in has been replaced: that iteration it is. */
+static int
+run_once_of_asyncio(al_loop *loop)
+{
+    PyObject *function =
+        PyObject_GetAttr(loop->st->SelectorEventLoop, loop->st->str._run_once);
+    PyObject *result = function == NULL ? NULL
+                                        : PyObject_CallOneArg(
+                                              function, (PyObject *)loop); /* escapes */
+    Py_XDECREF(function);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 static inline int
 run_once(al_loop *loop)
 {
@@ -420,10 +451,30 @@ al_sched_run_once(al_loop *loop)
         (al_override_stale(loop) && al_override_refresh(loop) < 0)) {
         return -1;
     }
+    if (loop->overrides.select) {
+        return run_once_of_asyncio(loop); /* escapes */
+    }
     al_look_must(&loop->look);
     int status = run_once(loop);
     al_sched_settle(loop);
     return status;
+}
+
+/* How long al_sched_select may wait; -2: exception. */
+static int64_t
+select_limit(al_loop *loop, int64_t timeout)
+{
+    double now;
+    if (loop->timers.lent != NULL) {
+        /* The caller has seen to the timers, before the writes were flushed. */
+        return al_ring_len(&loop->ready) > 0 ? 0 : timeout;
+    }
+    if (al_sched_time(loop, &now) < 0) { /* escapes */
+        return -2;
+    }
+    int64_t limit = wait_limit(loop, now); /* escapes */
+    return limit == -1 || (limit >= 0 && timeout >= 0 && timeout < limit) ? timeout
+                                                                          : limit;
 }
 
 int
@@ -435,20 +486,21 @@ al_sched_select(al_loop *loop, int64_t timeout)
     }
     al_sched_settle(loop);
     loop->iterations++;
-    if ((loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) || /* escapes */
-        al_sched_time(loop, &now) < 0) {                                  /* escapes */
+    if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
         return -1;
     }
     int64_t began = loop->debug.slot_began;
-    int64_t limit = wait_limit(loop, now); /* escapes */
-    if (limit < 0 || (timeout >= 0 && timeout < limit)) {
-        limit = timeout;
-    }
-    if (poll_selector(loop, limit) < 0 || /* escapes */
-        al_sched_time(loop, &now) < 0) {
+    int64_t limit = select_limit(loop, timeout < 0 ? -1 : timeout); /* escapes */
+    if (limit < -1 || poll_selector(loop, limit) < 0) {             /* escapes */
         return -1;
     }
     loop->debug.slot_began = loop->in_slot ? began : 0;
+    if (loop->timers.lent != NULL) {
+        return 0;
+    }
+    if (al_sched_time(loop, &now) < 0) {
+        return -1;
+    }
     return al_timers_collect(loop, loop->overrides.time ? now + CLOCK_RESOLUTION : now);
 }
 
@@ -477,7 +529,7 @@ al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
 int
 al_sched_run(al_loop *loop)
 {
-    if (al_sched_check_thread(loop) < 0 || al_override_refresh(loop) < 0) {
+    if (al_sched_check_thread(loop) < 0 || al_override_look_closely(loop) < 0) {
         return -1;
     }
     int status;
@@ -492,8 +544,9 @@ al_sched_run(al_loop *loop)
             status = -1;
             break;
         }
-        status = AL_LIKELY(!loop->overrides.run_once) ? run_once(loop)
-                                                      : run_once_by_name(loop);
+        status = AL_LIKELY(!loop->overrides.in_python) ? run_once(loop)
+                 : loop->overrides.run_once            ? run_once_by_name(loop)
+                                                       : run_once_of_asyncio(loop);
     } while (status == 0 && !loop->stopping);
     al_sched_settle(loop);
     al_stack_leave(&loop->debug.base, base); /* escapes */

@@ -75,22 +75,23 @@ al_loop_check(const al_state *st, PyObject *obj)
     return PyObject_TypeCheck(obj, st->EventLoop_type) ? (al_loop *)obj : NULL;
 }
 
-/* Whether somebody may have replaced a method since al_override_refresh. */
+/* Whether somebody may have replaced something since al_override_refresh. */
 static inline bool
 al_override_stale(al_loop *loop)
 {
-    const PyTypeObject *handle = (PyTypeObject *)loop->st->asyncio_Handle;
+    const PyTypeObject *watched = (PyTypeObject *)loop->st->watched;
     return Py_TYPE(loop)->tp_version_tag != loop->overrides.seen_type_tag ||
-           handle->tp_version_tag != loop->overrides.seen_handle_tag;
+           watched->tp_version_tag != loop->overrides.seen_watched_tag;
 }
 
 /* Whether work may enter the ring as bare slots.  When it may not (a call_soon or
  * Handle._run that somebody replaced), every callback is a Handle made by the loop's
  * call_soon method, as in asyncio. */
 static inline bool
-al_loop_direct(const al_loop *loop)
+al_loop_direct(al_loop *loop)
 {
-    return !(loop->overrides.call_soon | loop->overrides.handle_run | loop->closed);
+    return !(loop->overrides.call_soon | loop->overrides.handle_run | loop->closed) &&
+           !al_override_stale(loop);
 }
 
 /* Puts a slot into the ready ring; steals the references, also on failure.

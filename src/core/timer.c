@@ -2,6 +2,7 @@
 #include "core/timer.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "core/sched.h"
 
@@ -127,11 +128,229 @@ due_push(al_timers *timers, al_timer_entry entry)
     return 0;
 }
 
+/* --- the list that is lent ------------------------------------------------------------- */
+
+static int
+compare_entries(const void *a, const void *b)
+{
+    return before(a, b) ? -1 : 1;
+}
+
+PyObject *
+al_timers_lend(al_timers *timers)
+{
+    if (timers->lent != NULL) {
+        return Py_NewRef(timers->lent);
+    }
+    size_t due = timers->due_tail - timers->due_head, count = due + timers->length;
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    al_timer_entry *all = PyMem_New(al_timer_entry, count + 1);
+    if (list == NULL || all == NULL || timers->lent != NULL) {
+        PyMem_Free(all);
+        Py_XDECREF(list);
+        return timers->lent != NULL ? Py_NewRef(timers->lent)
+               : list != NULL       ? PyErr_NoMemory()
+                                    : NULL;
+    }
+    /* Making the list may have collected garbage, which schedules and cancels. */
+    if (count != timers->due_tail - timers->due_head + timers->length) {
+        PyMem_Free(all);
+        Py_DECREF(list);
+        return al_timers_lend(timers);
+    }
+    for (size_t i = 0; i < due; i++) {
+        all[i] = timers->due[(timers->due_head + i) & timers->due_mask];
+    }
+    for (size_t i = 0; i < timers->length; i++) {
+        all[due + i] = timers->heap[i];
+    }
+    qsort(all, count, sizeof(*all), compare_entries);
+    for (size_t i = 0; i < count; i++) {
+        al_handle_track(all[i].handle);
+        PyList_SET_ITEM(list, (Py_ssize_t)i, (PyObject *)all[i].handle);
+    }
+    PyMem_Free(all);
+    timers->due_head = timers->due_tail = timers->length = 0;
+    timers->lent = list;
+    return Py_NewRef(list);
+}
+
+int
+al_timers_replace(al_timers *timers, PyObject *list)
+{
+    PyObject *old = al_timers_lend(timers);
+    if (old == NULL) {
+        return -1;
+    }
+    Py_XSETREF(timers->lent, Py_NewRef(list));
+    Py_DECREF(old); /* escapes */
+    return 0;
+}
+
+int
+al_timers_take_back(al_loop *loop)
+{
+    al_timers *timers = &loop->timers;
+    PyObject *list = timers->lent;
+    if (Py_REFCNT(list) != 1 || !PyList_CheckExact(list)) {
+        return 0;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        al_handle *handle = (al_handle *)PyList_GET_ITEM(list, i);
+        if (!Py_IS_TYPE((PyObject *)handle, loop->st->TimerHandle_type) ||
+            handle->foreign || handle->loop != (PyObject *)loop || !handle->scheduled) {
+            return 0;
+        }
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        al_handle *handle = (al_handle *)PyList_GET_ITEM(list, i);
+        if (heap_push(timers,
+                      (al_timer_entry){isnan(handle->when) ? -INFINITY : handle->when,
+                                       timers->order++, handle}) < 0) {
+            timers->length = 0; /* The list has the references. */
+            return -1;
+        }
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_INCREF(PyList_GET_ITEM(list, i));
+    }
+    timers->lent = NULL;
+    Py_DECREF(list);
+    return 0;
+}
+
+/* heapq.<function>(list, handle or nothing).  New reference. */
+static PyObject *
+heapq_call(PyObject *function, PyObject *list, PyObject *handle)
+{
+    PyObject *stack[2] = {list, handle};
+    return PyObject_Vectorcall(function, stack, handle == NULL ? 1 : 2,
+                               NULL); /* escapes */
+}
+
+static int
+lent_push(al_loop *loop, al_handle *handle)
+{
+    PyObject *list = Py_NewRef(loop->timers.lent);
+    al_handle_track(handle);
+    PyObject *done = heapq_call(loop->st->heappush, list, (PyObject *)handle);
+    Py_DECREF(list);
+    if (done == NULL) {
+        return -1;
+    }
+    Py_DECREF(done);
+    handle->scheduled = true;
+    return 0;
+}
+
+/* The deadline of a timer, whoever made it, and whether it is cancelled.  0 or -1. */
+static int
+read_timer(const al_state *st, PyObject *timer, double *when, int *cancelled)
+{
+    if (Py_IS_TYPE(timer, st->TimerHandle_type)) {
+        *when = ((al_handle *)timer)->when;
+        *cancelled = ((al_handle *)timer)->cancelled;
+        return 0;
+    }
+    PyObject *number = PyObject_GetAttr(timer, st->str._when);
+    *when = number == NULL ? -1.0 : PyFloat_AsDouble(number);
+    Py_XDECREF(number);
+    if (*when == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    PyObject *flag = PyObject_GetAttr(timer, st->str._cancelled);
+    *cancelled = flag == NULL ? -1 : PyObject_IsTrue(flag);
+    Py_XDECREF(flag);
+    return *cancelled < 0 ? -1 : 0;
+}
+
+/* Takes the first timer out.  New reference. */
+static PyObject *
+lent_pop(al_loop *loop, PyObject *list)
+{
+    PyObject *timer = heapq_call(loop->st->heappop, list, NULL); /* escapes */
+    if (timer != NULL &&
+        PyObject_SetAttr(timer, loop->st->str._scheduled, Py_False) < 0) {
+        Py_CLEAR(timer);
+    }
+    return timer;
+}
+
+/* Takes the first timer out of the list if it is cancelled or its deadline is not after
+ * `now`, and queues it unless it is cancelled: 1; or 0 with its deadline in *when, which
+ * is NAN if there is none; or -1. */
+static int
+lent_take(al_loop *loop, double now, double *when)
+{
+    PyObject *list = Py_NewRef(loop->timers.lent), *timer = NULL;
+    int status = -1, cancelled = 0;
+    *when = NAN;
+    if (PyList_GET_SIZE(list) == 0) {
+        Py_DECREF(list);
+        return 0;
+    }
+    timer = Py_NewRef(PyList_GET_ITEM(list, 0));
+    if (read_timer(loop->st, timer, when, &cancelled) < 0) { /* escapes */
+        goto done;
+    }
+    if (!cancelled && *when > now) {
+        status = 0;
+        goto done;
+    }
+    Py_SETREF(timer, lent_pop(loop, list)); /* escapes */
+    if (timer == NULL) {
+        goto done;
+    }
+    status = 1;
+    if (cancelled) {
+        loop->timers.cancelled -= loop->timers.cancelled > 0;
+    }
+    else if (al_ring_push_steal(&loop->ready,
+                                Py_IS_TYPE(timer, loop->st->TimerHandle_type)
+                                    ? al_handle_run
+                                    : al_handle_run_foreign,
+                                Py_NewRef(timer), NULL, NULL) < 0) {
+        status = -1;
+    }
+
+done:
+    Py_XDECREF(timer); /* escapes */
+    Py_DECREF(list);
+    return status;
+}
+
+static int
+lent_collect(al_loop *loop, double now)
+{
+    double when;
+    int status = 1;
+    while (status > 0 && loop->timers.lent != NULL) {
+        status = lent_take(loop, now, &when); /* escapes */
+    }
+    return status;
+}
+
+static int
+lent_next(al_loop *loop, double *when)
+{
+    int status = 1;
+    *when = NAN;
+    while (status > 0 && loop->timers.lent != NULL) {
+        status = lent_take(loop, -INFINITY, when); /* escapes: drops cancelled ones */
+    }
+    return status < 0 ? -1 : !isnan(*when);
+}
+
 /* --- what the loop calls ------------------------------------------------------------- */
 
 int
-al_timers_add(al_timers *timers, al_handle *handle, double now)
+al_timers_add(al_loop *loop, al_handle *handle, double now)
 {
+    al_timers *timers = &loop->timers;
+    if (AL_UNLIKELY(timers->lent != NULL)) {
+        return lent_push(loop, handle);
+    }
     al_timer_entry entry = {handle->when, timers->order++, handle};
     if (AL_UNLIKELY(isnan(entry.when))) {
         entry.when = -INFINITY; /* A deadline that compares with nothing is past. */
@@ -198,7 +417,7 @@ compact(al_timers *timers)
 void
 al_timers_cancelled(al_timers *timers, al_handle *handle)
 {
-    size_t length = timers->length;
+    size_t length = timers->length; /* 0 while the timers are lent */
     if (length > 0 && timers->heap[length - 1].handle == handle) {
         timers->length--;
         handle->scheduled = false;
@@ -213,6 +432,9 @@ int
 al_timers_collect(al_loop *loop, double now)
 {
     al_timers *timers = &loop->timers;
+    if (AL_UNLIKELY(timers->lent != NULL)) {
+        return lent_collect(loop, now);
+    }
     if (AL_UNLIKELY(timers->cancelled > GARBAGE_MIN &&
                     timers->cancelled * 2 > timers->length)) {
         compact(timers); /* escapes */
@@ -249,30 +471,21 @@ al_timers_collect(al_loop *loop, double now)
     }
 }
 
-al_handle *
-al_timers_first(const al_timers *timers)
+int
+al_timers_next(al_loop *loop, double *when)
 {
-    const al_timer_entry *heap = timers->length > 0 ? timers->heap : NULL;
-    const al_timer_entry *due = al_timers_have_due(timers)
-                                    ? &timers->due[timers->due_head & timers->due_mask]
-                                    : NULL;
-    if (heap == NULL || due == NULL) {
-        return heap != NULL ? heap->handle : due != NULL ? due->handle : NULL;
+    al_timers *timers = &loop->timers;
+    if (AL_UNLIKELY(timers->lent != NULL)) {
+        return lent_next(loop, when);
     }
-    return before(heap, due) ? heap->handle : due->handle;
-}
-
-bool
-al_timers_next(al_timers *timers, double *when)
-{
     if (al_timers_have_due(timers)) {
         *when = -INFINITY;
-        return true;
+        return 1;
     }
     while (timers->length > 0) {
         if (!timers->heap[0].handle->cancelled) {
             *when = timers->heap[0].when;
-            return true;
+            return 1;
         }
         al_handle *handle = heap_pop(timers);
         if (timers->cancelled > 0) {
@@ -281,7 +494,7 @@ al_timers_next(al_timers *timers, double *when)
         al_handle_left_queue(handle);
         Py_DECREF(handle); /* escapes */
     }
-    return false;
+    return 0;
 }
 
 void
@@ -300,6 +513,7 @@ al_timers_clear(al_timers *timers)
         Py_DECREF(handle); /* escapes */
     }
     timers->cancelled = 0;
+    Py_CLEAR(timers->lent); /* escapes */
 }
 
 void
@@ -329,5 +543,6 @@ al_timers_traverse(const al_timers *timers, visitproc visit, void *arg)
             return status;
         }
     }
+    Py_VISIT(timers->lent);
     return 0;
 }

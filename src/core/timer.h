@@ -5,6 +5,10 @@
  * never see the heap.  The queue's deadlines never decrease, so merging it with the
  * heap's top gives asyncio's order: by deadline, then by order of scheduling.
  *
+ * asyncio's own functions and programs that know its loops work on a list, `_scheduled`,
+ * by heapq.  al_timers_lend makes it, with all timers; while anybody else has it, it is
+ * the truth, and the heap and the queue are empty.
+ *
  * Cancelling is O(1): the newest heap entry is taken out at once (a timeout that did
  * not happen is nearly always that one), any other is left as garbage, and the heap is
  * rebuilt when more than half of it is garbage.  Both containers own their handles. */
@@ -24,8 +28,9 @@ typedef struct {
     size_t length, capacity;
     al_timer_entry *due; /* ring, power of two */
     size_t due_mask, due_head, due_tail;
-    size_t cancelled; /* garbage entries in the heap */
+    size_t cancelled; /* garbage entries in the heap or the list */
     uint64_t order;
+    PyObject *lent; /* `_scheduled`: a list, or NULL */
 } al_timers;
 
 struct al_loop;
@@ -36,15 +41,23 @@ void al_timers_clear(al_timers *timers);
 void al_timers_free(al_timers *timers);
 int al_timers_traverse(const al_timers *timers, visitproc visit, void *arg);
 
+/* loop._scheduled, a list in the order of heapq.  New reference. */
+PyObject *al_timers_lend(al_timers *timers);
+/* Makes another list the one of loop._scheduled.  0 or -1.  Escapes. */
+int al_timers_replace(al_timers *timers, PyObject *list);
+/* Takes the timers back into the heap if nobody else has the list and all in it are
+ * ours.  0, or -1 with MemoryError. */
+int al_timers_take_back(struct al_loop *loop);
+
 /* Schedules handle->when; takes its own reference.  `now` is the loop's time: a
- * deadline not after it goes to the due queue.  0, or -1 with MemoryError. */
-int al_timers_add(al_timers *timers, al_handle *handle, double now);
+ * deadline not after it goes to the due queue.  0 or -1. */
+int al_timers_add(struct al_loop *loop, al_handle *handle, double now);
 
 /* The handle has been cancelled while scheduled. */
 void al_timers_cancelled(al_timers *timers, al_handle *handle);
 
 /* Moves every timer whose deadline is not after `now` to the loop's ready ring.
- * 0, or -1 with MemoryError. */
+ * 0 or -1.  Escapes. */
 int al_timers_collect(struct al_loop *loop, double now);
 
 static inline bool
@@ -53,10 +66,7 @@ al_timers_have_due(const al_timers *timers)
     return timers->due_head != timers->due_tail;
 }
 
-/* The timer that comes first, cancelled or not.  Borrowed, NULL if there is none. */
-al_handle *al_timers_first(const al_timers *timers);
-
-/* Whether al_timers_collect has anything to do at time `now`. */
+/* Whether al_timers_collect has anything to do at time `now`; not for lent timers. */
 static inline bool
 al_timers_due(const al_timers *timers, double now)
 {
@@ -64,8 +74,8 @@ al_timers_due(const al_timers *timers, double now)
            (timers->length > 0 && timers->heap[0].when <= now);
 }
 
-/* The earliest deadline of a timer that is not cancelled; false if there is none.
- * Drops cancelled entries from the top on its way. */
-bool al_timers_next(al_timers *timers, double *when);
+/* The earliest deadline of a timer that is not cancelled: 1, 0 if there is none, or -1.
+ * Drops cancelled entries from the top on its way.  Escapes. */
+int al_timers_next(struct al_loop *loop, double *when);
 
 #endif

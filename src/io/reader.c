@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/attribute.h"
+#include "base/origin.h"
 #include "task/future.h"
 #include "task/lazy.h"
 
@@ -95,18 +96,23 @@ streams_intact(al_state *st)
     }
     st->streams_intact = true;
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
-        PyObject *found = PyObject_GetAttrString(owner(st, i), watched[i]);
-        PyObject *ours = i >= METHODS
-                             ? Py_NewRef(Py_None)
-                             : PyObject_GetAttrString(st->adopted_reader, names[i]);
-        bool same = found == st->stream_functions[i] && ours != NULL &&
-                    (i >= METHODS || Py_IS_TYPE(ours, st->StreamReaderMethod_type));
-        if (!same) {
-            PyErr_Clear(); /* One that was deleted. */
-        }
+        PyObject *name = PyUnicode_InternFromString(watched[i]);
+        PyObject *found = name == NULL ? NULL : PyObject_GetAttr(owner(st, i), name);
+        PyObject *ours = name == NULL || i >= METHODS
+                             ? NULL
+                             : PyObject_GetAttr(st->adopted_reader, name);
+        bool same = found != NULL &&
+                    al_origin_intact((PyTypeObject *)owner(st, i), name) &&
+                    (i >= METHODS ||
+                     (ours != NULL && Py_IS_TYPE(ours, st->StreamReaderMethod_type)));
+        PyErr_Clear(); /* One that was deleted. */
         st->streams_intact = st->streams_intact && same;
+        if (same) {
+            Py_XSETREF(st->stream_functions[i], Py_NewRef(found));
+        }
         Py_XDECREF(found);
         Py_XDECREF(ours);
+        Py_XDECREF(name);
     }
     st->seen_reader_tag = reader->tp_version_tag;
     st->seen_reader_protocol_tag = protocol->tp_version_tag;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/attribute.h"
+#include "base/origin.h"
 #include "core/report.h"
 #include "io/reader.h"
 
@@ -18,7 +19,7 @@ enum {
 };
 
 /* What is stood in for, or called with the knowledge of what it does. */
-static const char *const watched[AL_WATCHED_TLS_NAMES] = {
+static const char *const watched[] = {
     /* SSLProtocol */
     "get_buffer",
     "buffer_updated",
@@ -71,13 +72,16 @@ classes_intact(al_state *st)
         return st->tls.intact;
     }
     st->tls.intact = true;
-    for (int i = 0; i < AL_WATCHED_TLS_NAMES; i++) {
-        PyObject *found = PyObject_GetAttrString(owner(st, i), watched[i]);
-        if (found == NULL) {
-            PyErr_Clear(); /* One that was deleted. */
-        }
-        st->tls.intact = st->tls.intact && found == st->tls.functions[i];
+    for (int i = 0; i < (int)(sizeof(watched) / sizeof(watched[0])); i++) {
+        PyTypeObject *type = (PyTypeObject *)owner(st, i);
+        PyObject *name = PyUnicode_InternFromString(watched[i]);
+        PyObject *found =
+            name == NULL ? NULL : PyObject_GetAttr((PyObject *)type, name);
+        st->tls.intact =
+            st->tls.intact && found != NULL && al_origin_intact(type, name);
+        PyErr_Clear(); /* One that was deleted. */
         Py_XDECREF(found);
+        Py_XDECREF(name);
     }
     for (int i = 0; i < 3; i++) {
         st->tls.seen_tags[i] = ((PyTypeObject *)owner(st, first[i]))->tp_version_tag;
@@ -721,12 +725,6 @@ al_tls_init_type(PyObject *module, al_state *st)
         al_state_add_type(module, &st->TlsTransport_type, &transport_spec,
                           st->SSLProtocolTransport) < 0) {
         goto done;
-    }
-    for (int i = 0; i < AL_WATCHED_TLS_NAMES; i++) {
-        st->tls.functions[i] = PyObject_GetAttrString(owner(st, i), watched[i]);
-        if (st->tls.functions[i] == NULL) {
-            goto done;
-        }
     }
     status = 0;
 

@@ -6,6 +6,8 @@
 #include "base/args.h"
 #include "core/handle.h"
 #include "core/sched.h"
+#include "core/standin.h"
+#include "core/watch.h"
 #include "task/future.h"
 #include "task/task.h"
 
@@ -38,6 +40,14 @@ static const al_signature call_soon_signature = {
     .required = 1,
     .total = 2,
     .rest = true,
+};
+
+static const al_signature inner_call_soon_signature = {
+    .function = "BaseEventLoop._call_soon",
+    .names = {"callback", "args", "context"},
+    .positional = 3,
+    .required = 3,
+    .total = 3,
 };
 
 static const al_signature call_soon_threadsafe_signature = {
@@ -102,7 +112,30 @@ static PyObject *
 EventLoop_call_soon(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
 {
+    AL_OBEY(self, "call_soon", args, nargs, kwnames);
     return schedule_soon(self, &call_soon_signature, args, nargs, kwnames, false);
+}
+
+/* What asyncio's call_soon calls when somebody has wrapped it. */
+static PyObject *
+EventLoop__call_soon(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
+{
+    AL_OBEY(self, "_call_soon", args, nargs, kwnames);
+    PyObject *values[3];
+    if (al_args_parse(&inner_call_soon_signature, args, nargs, kwnames, values, NULL) <
+        0) {
+        return NULL;
+    }
+    if (!PyTuple_CheckExact(values[1])) {
+        PyErr_SetString(PyExc_TypeError, "the arguments of a callback are a tuple");
+        return NULL;
+    }
+    self->debug.frames_above--; /* asyncio's call_soon takes its own frame away. */
+    PyObject *handle = push_handle(self, values[0], &PyTuple_GET_ITEM(values[1], 0),
+                                   PyTuple_GET_SIZE(values[1]), values[2], false);
+    self->debug.frames_above++;
+    return handle;
 }
 
 PyDoc_STRVAR(call_soon_threadsafe_doc,
@@ -114,6 +147,7 @@ static PyObject *
 EventLoop_call_soon_threadsafe(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames)
 {
+    AL_OBEY(self, "call_soon_threadsafe", args, nargs, kwnames);
     PyObject *handle = schedule_soon(self, &call_soon_threadsafe_signature, args, nargs,
                                      kwnames, true);
     if (handle != NULL) {
@@ -156,7 +190,7 @@ push_timer(al_loop *self, double when, PyObject *when_object, double now,
     }
     timer->when = when;
     timer->when_object = Py_XNewRef(when_object);
-    if (al_timers_add(&self->timers, timer, now) < 0) {
+    if (al_timers_add(self, timer, now) < 0) {
         Py_DECREF(timer);
         return NULL;
     }
@@ -272,6 +306,7 @@ static PyObject *
 EventLoop_call_later(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *kwnames)
 {
+    AL_OBEY(self, "call_later", args, nargs, kwnames);
     PyObject *values[3];
     Py_ssize_t rest;
     if (AL_LIKELY(kwnames == NULL && nargs >= 2)) {
@@ -286,9 +321,6 @@ EventLoop_call_later(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     }
     if (values[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
-        return NULL;
-    }
-    if (AL_UNLIKELY(al_override_stale(self)) && al_override_refresh(self) < 0) {
         return NULL;
     }
     if (AL_UNLIKELY(self->overrides.call_at)) {
@@ -307,6 +339,7 @@ static PyObject *
 EventLoop_call_at(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
+    AL_OBEY(self, "call_at", args, nargs, kwnames);
     PyObject *values[3];
     Py_ssize_t rest;
     if (AL_LIKELY(kwnames == NULL && nargs >= 2)) {
@@ -331,8 +364,10 @@ PyDoc_STRVAR(time_doc, "time($self, /)\n--\n\n"
                        "Source: time.monotonic (CLOCK_MONOTONIC).");
 
 static PyObject *
-EventLoop_time(al_loop *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+EventLoop_time(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY_IF(al_override_stale(self) || al_watch_stale(self->st), self, "time", NULL,
+               0, NULL);
     return PyFloat_FromDouble(al_sched_now());
 }
 
@@ -345,6 +380,8 @@ PyDoc_STRVAR(create_future_doc, "create_future($self, /)\n--\n\n"
 static PyObject *
 EventLoop_create_future(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY_IF(al_override_stale(self) || al_watch_stale(self->st), self,
+               "create_future", NULL, 0, NULL);
     return al_future_new(self);
 }
 
@@ -360,35 +397,20 @@ static const al_signature create_task_signature = {
 #endif
 };
 
-/* Whether somebody put another class in the place of asyncio.tasks.Task, which
- * BaseEventLoop.create_task looks up at each call (nest_asyncio, asyncio's own tests).
- * 1, 0 or -1. */
-static int
-task_class_replaced(const al_state *st)
-{
-    PyObject *names = PyModule_GetDict(st->asyncio_tasks);
-    PyObject *found = PyDict_GetItemWithError(names, st->str.Task);
-    if (found == NULL && PyErr_Occurred()) {
-        return -1;
-    }
-    return found != st->asyncio_Task;
-}
-
 /* BaseEventLoop.create_task(self, coro, **kwargs): how a version calls a factory. */
 static PyObject *
 create_task_by_factory(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames)
 {
-    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    PyObject **stack = PyMem_New(PyObject *, (size_t)n + 1);
-    if (stack == NULL) {
-        return PyErr_NoMemory();
+    PyObject *base = Py_XNewRef(_PyType_Lookup(
+        (PyTypeObject *)self->st->SelectorEventLoop, self->st->str.create_task));
+    if (base == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "create_task");
+        return NULL;
     }
-    stack[0] = (PyObject *)self;
-    memcpy(stack + 1, args, (size_t)n * sizeof(*stack));
-    PyObject *task = PyObject_Vectorcall(self->st->base_create_task, stack,
-                                         (size_t)nargs + 1, kwnames); /* escapes */
-    PyMem_Free(stack);
+    PyObject *task =
+        al_standin_call(base, (PyObject *)self, args, nargs, kwnames); /* escapes */
+    Py_DECREF(base);
     return task;
 }
 
@@ -408,18 +430,18 @@ static PyObject *
 EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
+    AL_OBEY_IF(al_override_stale(self) || al_watch_stale(self->st) ||
+                   al_standin_create_task_changed(self->st),
+               self, "create_task", args, nargs, kwnames);
     PyObject *values[4] = {NULL, NULL, NULL, NULL};
     int eager_start = -1;
     if (AL_UNLIKELY(self->task_factory != NULL)) {
-        PyObject *eager = self->st->eager_task_factory;
-        if (eager == NULL || self->task_factory != eager) {
+        al_state *st = self->st;
+        if (self->task_factory != st->eager_task_factory ||
+            !al_standin_eager_factory_intact(st)) {
             return create_task_by_factory(self, args, nargs, kwnames);
         }
         eager_start = 1;
-    }
-    int replaced = task_class_replaced(self->st);
-    if (AL_UNLIKELY(replaced != 0)) {
-        return replaced < 0 ? NULL : create_task_by_factory(self, args, nargs, kwnames);
     }
     if (AL_LIKELY(kwnames == NULL && nargs == 1)) {
         values[0] = args[0];
@@ -446,12 +468,70 @@ EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     return task;
 }
 
+/* What asyncio's own create_task, which runs when somebody has wrapped it, takes for the
+ * loop's task factory: makes our tasks.  (loop, coro, **kwargs) */
+static PyObject *
+inner_task_factory(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
+{
+    al_loop *self = (al_loop *)op;
+    PyObject *values[4] = {NULL, NULL, NULL, NULL};
+    int eager_start = -1;
+    if (nargs < 1 || al_args_parse(&create_task_signature, args + 1, nargs - 1, kwnames,
+                                   values, NULL) < 0) {
+        return NULL;
+    }
+    if (values[3] != NULL && values[3] != Py_None) {
+        eager_start = PyObject_IsTrue(values[3]);
+        if (eager_start < 0) {
+            return NULL;
+        }
+    }
+    PyObject *task =
+        al_task_new(self, values[0], values[1], values[2], eager_start); /* escapes */
+    if (task != NULL && AL_UNLIKELY(self->debug.switches & AL_DEBUG_TRACEBACKS)) {
+        /* asyncio's method takes its own frame away only from a task that it made. */
+        PyObject *stack = PyObject_GetAttrString(task, "_source_traceback");
+        if (stack == NULL ||
+            (PyList_Check(stack) && PyList_GET_SIZE(stack) > 0 &&
+             PySequence_DelItem(stack, PyList_GET_SIZE(stack) - 1) < 0)) {
+            Py_CLEAR(task);
+        }
+        Py_XDECREF(stack);
+    }
+    return task;
+}
+
+static PyMethodDef inner_task_factory_def = {
+    "task_factory", (PyCFunction)(void (*)(void))inner_task_factory,
+    METH_FASTCALL | METH_KEYWORDS, NULL};
+
+/* 3.13.0 to 3.13.2 give what a factory has made the name str(None). */
+static bool
+names_are_kept(void)
+{
+    unsigned long version = Py_Version >> 8;
+    return version < 0x030D00 || version > 0x030D02;
+}
+
+PyObject *
+al_calls_inner_task_factory(al_loop *self)
+{
+    const al_state *st = self->st;
+    if (al_standin_other(st, st->EventLoop_type, "create_task") == NULL ||
+        !al_standin_task_intact(st) || !names_are_kept()) {
+        Py_RETURN_NONE;
+    }
+    return PyCFunction_New(&inner_task_factory_def, (PyObject *)self);
+}
+
 /* --- what asyncio's own code calls on its loop ------------------------------------------- */
 
 /* Mirrors BaseEventLoop._add_callback; subprocess and signal code use it. */
 static PyObject *
 EventLoop__add_callback(al_loop *self, PyObject *op)
 {
+    AL_OBEY(self, "_add_callback", &op, 1, NULL);
     int status = 0;
     if (al_handle_check(self->st, op)) {
         if (!((al_handle *)op)->cancelled) {
@@ -484,6 +564,7 @@ EventLoop__add_callback(al_loop *self, PyObject *op)
 static PyObject *
 EventLoop__write_to_self(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "_write_to_self", NULL, 0, NULL);
     al_wake_up(self);
     Py_RETURN_NONE;
 }
@@ -491,9 +572,20 @@ EventLoop__write_to_self(al_loop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 EventLoop__timer_handle_cancelled(al_loop *self, PyObject *op)
 {
-    /* Our own timers tell the heap themselves; a foreign one is in no heap of ours. */
-    (void)self;
-    (void)op;
+    AL_OBEY(self, "_timer_handle_cancelled", &op, 1, NULL);
+    al_timers *timers = &self->timers;
+    if (Py_IS_TYPE(op, self->st->TimerHandle_type)) {
+        al_handle_timer_cancelled((al_handle *)op);
+    }
+    else if (timers->lent != NULL) {
+        PyObject *scheduled = PyObject_GetAttr(op, self->st->str._scheduled);
+        int is_scheduled = scheduled == NULL ? -1 : PyObject_IsTrue(scheduled);
+        Py_XDECREF(scheduled);
+        if (is_scheduled < 0) {
+            return NULL;
+        }
+        timers->cancelled += (size_t)is_scheduled;
+    }
     Py_RETURN_NONE;
 }
 
@@ -602,6 +694,7 @@ static PyObject *
 EventLoop__add_reader(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
+    AL_OBEY(self, "_add_reader", args, nargs, kwnames);
     return add_watch(self, &add_reader_signature, AL_READ, args, nargs, kwnames);
 }
 
@@ -609,6 +702,7 @@ static PyObject *
 EventLoop__add_writer(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
+    AL_OBEY(self, "_add_writer", args, nargs, kwnames);
     return add_watch(self, &add_writer_signature, AL_WRITE, args, nargs, kwnames);
 }
 
@@ -629,13 +723,45 @@ remove_watch(al_loop *self, PyObject *fileobj, int event)
 static PyObject *
 EventLoop__remove_reader(al_loop *self, PyObject *fileobj)
 {
+    AL_OBEY(self, "_remove_reader", &fileobj, 1, NULL);
     return remove_watch(self, fileobj, AL_READ);
 }
 
 static PyObject *
 EventLoop__remove_writer(al_loop *self, PyObject *fileobj)
 {
+    AL_OBEY(self, "_remove_writer", &fileobj, 1, NULL);
     return remove_watch(self, fileobj, AL_WRITE);
+}
+
+/* Makes a Handle the reader or writer of a file, or None for nobody, without a look at
+ * what somebody has put in the place of _add_reader: for LibevSelector. */
+static PyObject *
+EventLoop__watch(al_loop *self, PyObject *args)
+{
+    PyObject *fileobj, *handle, *reader, *writer;
+    int event, fd;
+    if (!PyArg_ParseTuple(args, "OiO:_watch", &fileobj, &event, &handle) ||
+        check_closed(self) < 0 || registered_descriptor_of(self, fileobj, &fd) < 0) {
+        return NULL;
+    }
+    (void)al_fds_get(&self->fds, fd, &reader, &writer);
+    int status = 0;
+    if (handle == Py_None) {
+        status = al_fds_remove(self, fd, event); /* escapes */
+    }
+    else if (handle != (event == AL_READ ? reader : writer)) {
+        if (!al_handle_check(self->st, handle)) {
+            PyErr_Format(PyExc_TypeError, "a Handle was expected, got %R", handle);
+            return NULL;
+        }
+        status = al_fds_add(self, fd, event, (al_handle *)handle,
+                            PyLong_Check(fileobj) ? NULL : fileobj); /* escapes */
+    }
+    if (status < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
 
 /* What is known of a descriptor: (fileobj, fd, reader, writer); the last two are each
@@ -680,6 +806,7 @@ EventLoop__watched_fds(al_loop *self, PyObject *Py_UNUSED(ignored))
 
 PyMethodDef al_calls_methods[] = {
     {"call_soon", FAST(EventLoop_call_soon), call_soon_doc},
+    {"_call_soon", FAST(EventLoop__call_soon), NULL},
     {"call_soon_threadsafe", FAST(EventLoop_call_soon_threadsafe),
      call_soon_threadsafe_doc},
     {"call_later", FAST(EventLoop_call_later), call_later_doc},
@@ -696,6 +823,7 @@ PyMethodDef al_calls_methods[] = {
     {"_add_writer", FAST(EventLoop__add_writer), NULL},
     {"_remove_reader", (PyCFunction)EventLoop__remove_reader, METH_O, NULL},
     {"_remove_writer", (PyCFunction)EventLoop__remove_writer, METH_O, NULL},
+    {"_watch", (PyCFunction)EventLoop__watch, METH_VARARGS, NULL},
     {"_watched", (PyCFunction)EventLoop__watched, METH_O, NULL},
     {"_watched_fds", (PyCFunction)EventLoop__watched_fds, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

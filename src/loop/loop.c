@@ -12,6 +12,7 @@
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/signal.h"
+#include "core/standin.h"
 #include "io/sock.h"
 #include "loop/calls.h"
 #include "loop/drive.h"
@@ -49,7 +50,7 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
         goto error;
     }
     self->poll = al_poll_new(self);
-    if (self->poll == NULL || al_wake_open(self) < 0) {
+    if (self->poll == NULL || al_wake_open(self) < 0 || al_override_refresh(self) < 0) {
         goto error;
     }
     return (PyObject *)self;
@@ -239,6 +240,7 @@ PyDoc_STRVAR(run_forever_doc, "run_forever($self, /)\n--\n\n"
 static PyObject *
 EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "run_forever", NULL, 0, NULL);
     al_state *st = self->st;
     bool was_running = self->thread_id != 0;
     PyObject *result = PyObject_CallMethodNoArgs(
@@ -283,6 +285,7 @@ PyDoc_STRVAR(run_once_doc, "_run_once($self, /)\n--\n\n"
 static PyObject *
 EventLoop__run_once(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "_run_once", NULL, 0, NULL);
     if (al_sched_run_once(self) < 0) {
         return NULL;
     }
@@ -296,6 +299,7 @@ PyDoc_STRVAR(stop_doc, "stop($self, /)\n--\n\n"
 static PyObject *
 EventLoop_stop(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "stop", NULL, 0, NULL);
     self->stopping = true;
     Py_RETURN_NONE;
 }
@@ -306,6 +310,7 @@ PyDoc_STRVAR(is_running_doc, "is_running($self, /)\n--\n\n"
 static PyObject *
 EventLoop_is_running(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "is_running", NULL, 0, NULL);
     return PyBool_FromLong(self->thread_id != 0);
 }
 
@@ -315,6 +320,7 @@ PyDoc_STRVAR(is_closed_doc, "is_closed($self, /)\n--\n\n"
 static PyObject *
 EventLoop_is_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "is_closed", NULL, 0, NULL);
     return PyBool_FromLong(self->closed);
 }
 
@@ -324,6 +330,7 @@ PyDoc_STRVAR(get_debug_doc, "get_debug($self, /)\n--\n\n"
 static PyObject *
 EventLoop_get_debug(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "get_debug", NULL, 0, NULL);
     return PyBool_FromLong((self->debug.switches & AL_DEBUG_FDS) != 0);
 }
 
@@ -378,6 +385,7 @@ static PyObject *
 EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
 {
+    AL_OBEY(self, "set_debug", args, nargs, kwnames);
     PyObject *enabled =
         al_args_one("BaseEventLoop.set_debug", "enabled", args, nargs, kwnames);
     if (enabled == NULL || switch_debug(self, enabled) < 0) {
@@ -411,6 +419,7 @@ EventLoop__set_debug_switches(al_loop *self, PyObject *args)
 static PyObject *
 EventLoop__check_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OBEY(self, "_check_closed", NULL, 0, NULL);
     if (self->closed) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return NULL;
@@ -567,9 +576,22 @@ set_current_handle(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+/* asyncio's own create_task asks here for who makes the task. */
 static PyObject *
 get_task_factory(al_loop *self, void *Py_UNUSED(closure))
 {
+    return self->task_factory == NULL ? al_calls_inner_task_factory(self)
+                                      : Py_NewRef(self->task_factory);
+}
+
+PyDoc_STRVAR(get_task_factory_doc, "get_task_factory($self, /)\n--\n\n"
+                                   "Return the task factory, or None.\n\n"
+                                   "Source: asyncio, loop.get_task_factory.");
+
+static PyObject *
+EventLoop_get_task_factory(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    AL_OBEY(self, "get_task_factory", NULL, 0, NULL);
     return Py_NewRef(self->task_factory == NULL ? Py_None : self->task_factory);
 }
 
@@ -578,20 +600,6 @@ set_task_factory(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
     Py_XSETREF(self->task_factory,
                value == NULL || value == Py_None ? NULL : Py_NewRef(value));
-    return 0;
-}
-
-static PyObject *
-get_timer_cancelled_count(al_loop *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromSize_t(self->timers.cancelled);
-}
-
-/* asyncio's __init__ assigns its own containers to these names; ours stay. */
-static int
-ignore_set(al_loop *Py_UNUSED(self), PyObject *Py_UNUSED(value),
-           void *Py_UNUSED(closure))
-{
     return 0;
 }
 
@@ -633,10 +641,11 @@ static PyGetSetDef loop_getsets[] = {
     {"_current_handle", (getter)get_current_handle, (setter)set_current_handle, NULL,
      NULL},
     {"_task_factory", (getter)get_task_factory, (setter)set_task_factory, NULL, NULL},
-    {"_ready", (getter)al_drive_get_ready, (setter)ignore_set, NULL, NULL},
-    {"_scheduled", (getter)al_drive_get_scheduled, (setter)ignore_set, NULL, NULL},
-    {"_timer_cancelled_count", (getter)get_timer_cancelled_count, (setter)ignore_set,
-     NULL, NULL},
+    {"_ready", (getter)al_drive_get_ready, (setter)al_drive_set_ready, NULL, NULL},
+    {"_scheduled", (getter)al_drive_get_scheduled, (setter)al_drive_set_scheduled, NULL,
+     NULL},
+    {"_timer_cancelled_count", (getter)al_drive_get_cancelled_count,
+     (setter)al_drive_set_cancelled_count, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -646,6 +655,8 @@ static PyMethodDef life_methods[] = {
     {"stop", (PyCFunction)EventLoop_stop, METH_NOARGS, stop_doc},
     {"is_running", (PyCFunction)EventLoop_is_running, METH_NOARGS, is_running_doc},
     {"is_closed", (PyCFunction)EventLoop_is_closed, METH_NOARGS, is_closed_doc},
+    {"get_task_factory", (PyCFunction)EventLoop_get_task_factory, METH_NOARGS,
+     get_task_factory_doc},
     {"get_debug", (PyCFunction)EventLoop_get_debug, METH_NOARGS, get_debug_doc},
     {"set_debug", (PyCFunction)(void (*)(void))EventLoop_set_debug,
      METH_FASTCALL | METH_KEYWORDS, set_debug_doc},
@@ -716,7 +727,8 @@ al_loop_init_types(PyObject *module, al_state *st)
         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
         .slots = loop_slots,
     };
-    if (al_state_add_type(module, &st->EventLoop_type, &loop_spec, NULL) < 0) {
+    if (al_state_add_type(module, &st->EventLoop_type, &loop_spec, NULL) < 0 ||
+        al_standin_add(st, st->EventLoop_type, st->SelectorEventLoop) < 0) {
         return -1;
     }
     return al_drive_init_types(module, st);

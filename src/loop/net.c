@@ -100,6 +100,7 @@ raise_invalid_file(PyObject *fileobj)
 static PyObject *
 EventLoop__ensure_fd_no_transport(al_loop *self, PyObject *fileobj)
 {
+    AL_OBEY(self, "_ensure_fd_no_transport", &fileobj, 1, NULL);
     PyObject *number = NULL;
     if (PyLong_Check(fileobj)) {
         number = Py_NewRef(fileobj);
@@ -139,6 +140,7 @@ static PyObject *
 EventLoop__make_socket_transport(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                                  PyObject *kwnames)
 {
+    AL_OBEY(self, "_make_socket_transport", args, nargs, kwnames);
     PyObject *values[6] = {NULL, NULL, NULL, NULL, NULL, NULL};
     if (al_args_parse(&make_socket_transport_signature, args, nargs, kwnames, values,
                       NULL) < 0) {
@@ -183,6 +185,7 @@ static PyObject *
 EventLoop__start_serving(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames)
 {
+    AL_OBEY(self, "_start_serving", args, nargs, kwnames);
     PyObject *values[8] = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
     al_signature signature = start_serving_signature;
     signature.positional = signature.total;

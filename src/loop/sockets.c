@@ -106,6 +106,7 @@ PyDoc_STRVAR(sock_recv_doc,
 static PyObject *
 EventLoop_sock_recv(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_recv", args, nargs, kwnames);
     PyObject *values[2];
     if (al_args_parse(&sock_recv_signature, args, nargs, kwnames, values, NULL) < 0) {
         return NULL;
@@ -126,6 +127,7 @@ PyDoc_STRVAR(sock_recv_into_doc,
 static PyObject *
 EventLoop_sock_recv_into(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_recv_into", args, nargs, kwnames);
     PyObject *values[2];
     if (al_args_parse(&sock_recv_into_signature, args, nargs, kwnames, values, NULL) <
         0) {
@@ -145,6 +147,7 @@ PyDoc_STRVAR(sock_recvfrom_doc, "sock_recvfrom($self, sock, bufsize)\n--\n\n"
 static PyObject *
 EventLoop_sock_recvfrom(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_recvfrom", args, nargs, kwnames);
     PyObject *values[2];
     if (al_args_parse(&sock_recvfrom_signature, args, nargs, kwnames, values, NULL) <
         0) {
@@ -166,6 +169,7 @@ PyDoc_STRVAR(sock_recvfrom_into_doc,
 static PyObject *
 EventLoop_sock_recvfrom_into(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_recvfrom_into", args, nargs, kwnames);
     PyObject *values[3];
     if (al_args_parse(&sock_recvfrom_into_signature, args, nargs, kwnames, values,
                       NULL) < 0) {
@@ -189,6 +193,7 @@ PyDoc_STRVAR(sock_sendall_doc,
 static PyObject *
 EventLoop_sock_sendall(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_sendall", args, nargs, kwnames);
     PyObject *values[2];
     if (al_args_parse(&sock_sendall_signature, args, nargs, kwnames, values, NULL) <
         0) {
@@ -208,6 +213,7 @@ PyDoc_STRVAR(sock_sendto_doc, "sock_sendto($self, sock, data, address)\n--\n\n"
 static PyObject *
 EventLoop_sock_sendto(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_sendto", args, nargs, kwnames);
     PyObject *values[3];
     if (al_args_parse(&sock_sendto_signature, args, nargs, kwnames, values, NULL) < 0) {
         return NULL;
@@ -228,6 +234,7 @@ PyDoc_STRVAR(sock_connect_doc,
 static PyObject *
 EventLoop_sock_connect(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_connect", args, nargs, kwnames);
     PyObject *values[2];
     al_addr addr;
     if (al_args_parse(&sock_connect_signature, args, nargs, kwnames, values, NULL) <
@@ -255,6 +262,7 @@ PyDoc_STRVAR(sock_accept_doc,
 static PyObject *
 EventLoop_sock_accept(FAST_ARGS)
 {
+    AL_OBEY(self, "sock_accept", args, nargs, kwnames);
     PyObject *values[1];
     if (al_args_parse(&sock_accept_signature, args, nargs, kwnames, values, NULL) < 0) {
         return NULL;
@@ -284,6 +292,7 @@ sendfile_is_ours(al_state *st)
 static PyObject *
 EventLoop__sock_sendfile_native(FAST_ARGS)
 {
+    AL_OBEY(self, "_sock_sendfile_native", args, nargs, kwnames);
     PyObject *values[4];
     if (al_args_parse(&sendfile_native_signature, args, nargs, kwnames, values, NULL) <
         0) {
@@ -571,6 +580,7 @@ PyDoc_STRVAR(getaddrinfo_doc,
 static PyObject *
 EventLoop_getaddrinfo(FAST_ARGS)
 {
+    AL_OBEY(self, "getaddrinfo", args, nargs, kwnames);
     enum { QUIET_FLAGS = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV };
     al_state *st = self->st;
     PyObject *values[6];
@@ -615,6 +625,7 @@ static const al_signature make_datagram_signature = {
 static PyObject *
 EventLoop__make_datagram_transport(FAST_ARGS)
 {
+    AL_OBEY(self, "_make_datagram_transport", args, nargs, kwnames);
     PyObject *values[5];
     if (al_args_parse(&make_datagram_signature, args, nargs, kwnames, values, NULL) <
         0) {
@@ -656,6 +667,7 @@ static const al_signature make_write_pipe_signature = {
 static PyObject *
 EventLoop__make_read_pipe_transport(FAST_ARGS)
 {
+    AL_OBEY(self, "_make_read_pipe_transport", args, nargs, kwnames);
     PyObject *values[4];
     if (al_args_parse(&make_read_pipe_signature, args, nargs, kwnames, values, NULL) <
         0) {
@@ -671,6 +683,7 @@ EventLoop__make_read_pipe_transport(FAST_ARGS)
 static PyObject *
 EventLoop__make_write_pipe_transport(FAST_ARGS)
 {
+    AL_OBEY(self, "_make_write_pipe_transport", args, nargs, kwnames);
     PyObject *values[4];
     if (al_args_parse(&make_write_pipe_signature, args, nargs, kwnames, values, NULL) <
         0) {

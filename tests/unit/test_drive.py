@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import types
 import weakref
 
 import pytest
@@ -529,11 +530,68 @@ def test_scheduled_shows_the_first_timer_in_front(loop):
         loop._scheduled[0]
 
 
-def test_scheduled_is_false_for_a_loop_with_an_iteration_of_its_own(nesting):
-    timer = nesting.call_later(50, print)
-    assert not nesting._scheduled
-    assert list(nesting._scheduled) == [timer]
-    assert len(nesting._scheduled) == 1
+def test_scheduled_is_a_list_that_heapq_and_the_loop_share(loop):
+    seen = []
+    third = loop.call_later(0.003, seen.append, "third")
+    scheduled = loop._scheduled
+    assert type(scheduled) is list and scheduled == [third]
+    second = asyncio.TimerHandle(loop.time() + 0.002, seen.append, ("second",), loop)
+    heapq.heappush(scheduled, second)
+    second._scheduled = True
+    first = loop.call_later(0.001, seen.append, "first")
+    never = loop.call_later(0.001, seen.append, "never")
+    never.cancel()
+    assert sorted(scheduled)[0] is first and loop._scheduled is scheduled
+    assert loop._timer_cancelled_count == 1
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert seen == ["first", "second", "third"]
+    assert scheduled == [] and loop._timer_cancelled_count == 0
+    assert not first._scheduled and not second._scheduled
+    del scheduled
+    loop.run_until_complete(asyncio.sleep(0.001))
+
+
+def test_timers_go_back_to_the_heap_when_nobody_has_the_list(loop):
+    seen = []
+    now = loop.time()
+    timers = [
+        loop.call_at(now + 0.001 * (i % 7), seen.append, i % 7) for i in range(50)
+    ]
+    assert len(loop._scheduled) == 50
+    timers[3].cancel()
+    timers[-1].cancel()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert sorted(seen) == seen and len(seen) == 48
+    # Of the same deadline, in the order of scheduling.
+    late = loop.time() + 0.003
+    seen.clear()
+    for i in range(20):
+        loop.call_at(late, seen.append, i)
+    assert len(loop._scheduled) == 20
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert seen == list(range(20))
+
+
+def test_another_list_in_the_place_of_scheduled(loop):
+    seen = []
+    loop.call_later(0.002, seen.append, "dropped")
+    kept = loop.call_later(0.001, seen.append, "kept")
+    loop._scheduled = [timer for timer in loop._scheduled if timer is kept]
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert seen == ["kept"]
+    with pytest.raises(TypeError):
+        loop._scheduled = None
+
+
+def test_a_timer_whose_deadline_is_no_number_in_the_list(loop):
+    timer = loop.call_later(50, print)
+    held = loop._scheduled
+    assert held == [timer]
+    held[0] = mock = types.SimpleNamespace(_when="soon", _cancelled=False)
+    with pytest.raises(TypeError):
+        loop.run_until_complete(asyncio.sleep(0))
+    assert held == [mock]
+    held.clear()
 
 
 # --- the selector ---------------------------------------------------------------------
@@ -565,7 +623,7 @@ def test_select_queues_what_is_ready(loop, pair):
     loop.remove_reader(ours)
 
 
-def test_select_believes_a_replaced_clock(debug):
+def test_an_iteration_believes_a_replaced_clock(debug):
     class Loop(DrivenLoop):
         now = 1000.0
 
@@ -576,13 +634,12 @@ def test_select_believes_a_replaced_clock(debug):
     loop.set_debug(debug)
     seen = []
     loop.call_later(50, seen.append, 1)
-    loop._selector.select(0)
-    assert not loop._ready
-    loop.now += 50
-    loop._selector.select()
-    assert len(loop._ready) == 1
+    loop.call_soon(seen.append, 0)
     loop._run_once()
-    assert seen == [1]
+    assert seen == [0]
+    loop.now += 50
+    loop._run_once()
+    assert seen == [0, 1]
     loop.close()
 
 

@@ -70,31 +70,6 @@ KNOWN = (
         " its like, which aioloop implements, raise NotImplementedError.",
     ),
     Known(
-        BASE_EVENT_LOOP_TESTS + "test__run_once",
-        "It appends to the list _scheduled, the stdlib loop's heap of timers, and"
-        " reads the timeout that a mock in the place of _selector was called with.",
-    ),
-    Known(
-        BASE_EVENT_LOOP_TESTS + "test__run_once_cancelled_event_cleanup",
-        "It counts the cancelled timers that the stdlib loop keeps in its heap, by"
-        " the thresholds of asyncio.base_events, in _timer_cancelled_count.",
-    ),
-    Known(
-        BASE_EVENT_LOOP_TESTS + "test_run_forever_pre_stopped",
-        "It asserts that a mock in the place of _selector is called with timeout 0.",
-    ),
-    Known(
-        BASE_EVENT_LOOP_TESTS + "test_single_selecter_event_callback_after_stopping",
-        "It makes a mock in the place of _selector return events for a mock in the"
-        " place of _process_events.",
-    ),
-    Known(
-        BASE_EVENT_LOOP_TESTS + "test_custom_run_forever_integration",
-        "It relies on a mock in the place of _selector to return at once when nothing"
-        " is scheduled, and counts the calls of a mock _process_events.",
-        since=(3, 13),
-    ),
-    Known(
         "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket",
         "It reads _read_ready_cb of the stdlib's transport and puts a slow wrapper in"
         " the place of its _sock, both of which belong to that class alone.",
