@@ -733,21 +733,23 @@ static PyMemberDef timer_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+#define COMMON_GETSETS                                                                 \
+    {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},           \
+        {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL,     \
+         NULL},                                                                        \
+        {"_repr", (getter)handle_get_repr, (setter)handle_set_repr, NULL, NULL},       \
+    {                                                                                  \
+        "_source_traceback", (getter)handle_get_source_traceback,                      \
+            (setter)handle_set_source_traceback, NULL, NULL                            \
+    }
+
 static PyGetSetDef handle_getsets[] = {
-    {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
-    {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
-    {"_repr", (getter)handle_get_repr, (setter)handle_set_repr, NULL, NULL},
-    {"_source_traceback", (getter)handle_get_source_traceback,
-     (setter)handle_set_source_traceback, NULL, NULL},
+    COMMON_GETSETS,
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyGetSetDef timer_getsets[] = {
-    {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
-    {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
-    {"_repr", (getter)handle_get_repr, (setter)handle_set_repr, NULL, NULL},
-    {"_source_traceback", (getter)handle_get_source_traceback,
-     (setter)handle_set_source_traceback, NULL, NULL},
+    COMMON_GETSETS,
     {"_when", (getter)handle_get_when, (setter)handle_set_when, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -899,10 +901,7 @@ threadsafe_set_lock(al_handle *self, PyObject *value, void *Py_UNUSED(closure))
 }
 
 static PyGetSetDef threadsafe_getsets[] = {
-    {"_args", (getter)handle_get_args, (setter)handle_set_args, NULL, NULL},
-    {"_context", (getter)handle_get_context, (setter)handle_set_context, NULL, NULL},
-    {"_source_traceback", (getter)handle_get_source_traceback,
-     (setter)handle_set_source_traceback, NULL, NULL},
+    COMMON_GETSETS,
     {"_lock", (getter)threadsafe_get_lock, (setter)threadsafe_set_lock, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -146,6 +146,7 @@ C_METHODS = {
     "loop": {
         "create_future",
         "get_debug",
+        "get_task_factory",
         "is_closed",
         "is_running",
         "run_forever",
