@@ -373,7 +373,7 @@ def test_tls(loop, repeat):
         server.close()
         await server.wait_closed()
 
-    repeat(main, rounds=50)
+    repeat(main, rounds=150)  # Each is a new address, and 256 are remembered.
 
 
 def test_references_to_shared_objects(loop):

@@ -115,7 +115,7 @@ def test_refused_calls(loop, no_leak):
 
 
 @pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 def test_dropped_loop_with_a_pending_handle_dies(method):
     """Nobody closed it: the collector finds it all the same."""
     loop = aioloop.new_event_loop()

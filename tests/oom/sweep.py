@@ -23,6 +23,7 @@ import _testcapi
 import asyncio
 import faulthandler
 import gc
+import heapq
 import os
 import socket
 import ssl
@@ -275,6 +276,11 @@ class DrivenLoop(aioloop.Loop):
     def _run_once(self):
         held = self.held
         self._selector.select(0)
+        now = self.time() + 1
+        while not held[0] and self._scheduled and self._scheduled[0]._when < now:
+            held[0] = heapq.heappop(self._scheduled)
+            self._ready.append(held[0])
+            held[0] = None
         while self._ready or held[0]:
             if held[0] is None:
                 held[0] = self._ready.popleft()

@@ -1,7 +1,7 @@
 """Wrong arguments, systematically: the exception and its text are asyncio's.
 
 First the number and names of arguments, for each public method of a loop, future, task,
-handle, transport and stream reader; then odd values for each argument that is looked at.
+handle, transport and reader; then odd values for each argument that is looked at.
 A mistake comes before the call does anything, so it needs no stage.
 """
 
@@ -110,7 +110,7 @@ def public_callables(thing):
 
 
 def mistakes(signature):
-    """Yield (args, kwargs) that the signature does not take, of up to four arguments."""
+    """Yield (args, kwargs) of up to four arguments that the signature refuses."""
     names = [
         name
         for name, parameter in signature.parameters.items()
