@@ -6,6 +6,7 @@
 #include "core/poll.h"
 #include "core/stack.h"
 #include "core/standin.h"
+#include "core/ticker.h"
 #include "core/watch.h"
 #include "io/dgram.h"
 #include "io/pipe.h"
@@ -43,7 +44,7 @@ static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     al_state_of_module(module)->forks++;
-    al_cork_after_fork(al_state_of_module(module), true);
+    al_ticker_after_fork(al_state_of_module(module), true);
     Py_RETURN_NONE;
 }
 
@@ -51,7 +52,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_after_fork_in_parent(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    al_cork_after_fork(al_state_of_module(module), false);
+    al_ticker_after_fork(al_state_of_module(module), false);
     Py_RETURN_NONE;
 }
 
@@ -59,7 +60,7 @@ core_after_fork_in_parent(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 core_before_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    al_cork_before_fork(al_state_of_module(module));
+    al_ticker_before_fork(al_state_of_module(module));
     Py_RETURN_NONE;
 }
 
@@ -147,7 +148,8 @@ core_exec(PyObject *module)
         PyModule_AddType(module, st->SocketTransport_type) < 0) {
         return -1;
     }
-    if (al_cork_init(module) < 0 || al_standin_look(st, true) < 0) {
+    if (al_cork_init(module) < 0 || al_ticker_init(module) < 0 ||
+        al_standin_look(st, true) < 0) {
         return -1;
     }
     return register_at_fork(module);
@@ -183,6 +185,7 @@ core_free(void *module)
     al_state *st = al_state_of_module(module);
     if (st != NULL) {
         (void)core_clear(module);
+        al_ticker_free(st);
         al_cork_free(st);
         al_debug_free(st);
         PyMem_Free(st->loop_methods);

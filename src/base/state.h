@@ -313,7 +313,8 @@ typedef struct al_state {
     struct al_registry *registry;
     struct al_names *names;
     struct al_loop *accepted_by; /* borrowed: what last accepted, or NULL */
-    struct al_ticker *ticker;    /* see core/cork.c; NULL: none yet */
+    struct al_ticker *ticker;    /* see core/ticker.h; NULL: none yet */
+    struct al_corks *corks;      /* see core/cork.c; NULL: none yet */
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
      * in a list keeps the reference to its type. */

@@ -9,14 +9,13 @@
  * - The scheduler sends when the iteration ends, between slots after CORK_TIME, and
  *   after a slot that has written much.
  * - A second write to a stream sends at once if a tick has passed since the first.
- * - A thread of the interpreter (cork.c) ticks while loops cork.  What has waited for two
- *   ticks while a slot runs is sent by that thread, with the GIL: `time.sleep` gives it
- *   up at once, Python code within 5 ms; only a C call that keeps it delays longer.
+ * - The interpreter's helper thread (ticker.h) ticks while loops cork.  What has waited for
+ *   two ticks while a slot runs is sent by it, with the GIL: `time.sleep` gives that up at
+ *   once, Python code within 5 ms; only a C call that keeps it delays longer.
  * - What forks, executes a program or hands the descriptor out sends first.
  *
- * The thread starts with a write that waits, sleeps when no loop corks any more, and ends
- * before a fork and with the interpreter.  In a process without it every write is sent at
- * once. */
+ * The ticks begin with a write that waits, and end when no loop corks any more.  Where
+ * there can be none every write is sent at once. */
 #ifndef AL_CORE_CORK_H
 #define AL_CORE_CORK_H
 
@@ -43,19 +42,14 @@ typedef struct al_cork {
 /* Once for the module.  0 or -1. */
 int al_cork_init(PyObject *module);
 void al_cork_free(al_state *st);
-/* What waits would be sent by parent and child: sends it, and ends the thread.  Nothing
- * waits until the fork is over.  Escapes. */
-void al_cork_before_fork(al_state *st);
-/* The fork is over, also if it has failed. */
-void al_cork_after_fork(al_state *st, bool child);
 
 /* A new loop's; AIOLOOP_CORK=0 turns corking off. */
 void al_cork_open(struct al_loop *loop);
 /* The loop is closed or dies. */
 void al_cork_close(al_cork *cork);
 
-/* For io/write.h.  A write is about to wait: the thread ticks from now on.  False if
- * there is none.  Escapes where it starts the thread: other audit hooks are told of ours. */
+/* For io/write.h.  A write is about to wait: there are ticks from now on.  False if there
+ * can be none.  Escapes at the first time: other audit hooks are told of ours. */
 bool al_cork_begin(al_state *st, al_cork *cork);
 /* Whether a tick has passed since the first of the writes that wait. */
 bool al_cork_is_old(const al_state *st, const al_cork *cork);

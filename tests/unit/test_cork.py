@@ -552,7 +552,7 @@ def test_the_thread_sleeps_while_nothing_is_corked():
             for task in os.listdir("/proc/self/task"):
                 with open(f"/proc/self/task/{task}/status") as file:
                     status = dict(line.split(":", 1) for line in file)
-                if status["Name"].strip() == "aioloop-cork":
+                if status["Name"].strip() == "aioloop-ticker":
                     found.append(int(status["voluntary_ctxt_switches"]))
             return found
 
