@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ._blocking import BlockingCallError, allow_blocking
 from ._core import Future, Handle, Task, TimerHandle, libev_version
 from ._debug import DebugOptions
 from ._install import install, policies_exist, uninstall
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 __all__ = [
+    "BlockingCallError",
     "DebugOptions",
     "Future",
     "Handle",
@@ -41,6 +43,7 @@ __all__ = [
     "Task",
     "TimerHandle",
     "__version__",
+    "allow_blocking",
     "install",
     "libev_version",
     "new_event_loop",

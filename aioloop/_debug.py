@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from asyncio import constants
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from . import _blocking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +22,9 @@ class DebugOptions:
         )
 
     ``loop.set_debug(True)`` is the same as ``DebugOptions.all()`` and
-    ``loop.set_debug(False)`` as ``DebugOptions()``. ``loop.get_debug()``, by which
-    asyncio's own Python code and libraries decide what to do in debug mode, is
-    ``fd_checks``.
+    ``loop.set_debug(False)`` as ``DebugOptions()``, but for ``blocking_calls``.
+    ``loop.get_debug()``, by which asyncio's own Python code and libraries decide what
+    to do in debug mode, is ``fd_checks``.
     """
 
     slow_callbacks: bool = False
@@ -64,6 +66,12 @@ class DebugOptions:
     """Only in one of so many callbacks and steps of tasks, picked at random, do
     coroutines remember it. Of a mistake that a program repeats it tells the place."""
 
+    blocking_calls: Literal["log", "raise"] | None = None
+    """Log calls that block the loop, such as ``time.sleep`` or ``open`` in a task, once
+    for each place of the program, or make each of them raise BlockingCallError. It is
+    the loop's attribute ``blocking_calls``, which ``loop.set_debug()`` leaves as it
+    is."""
+
     _SWITCHES: ClassVar[tuple[str, ...]] = (
         "slow_callbacks",
         "slow_iterations",
@@ -80,6 +88,7 @@ class DebugOptions:
             raise ValueError("coroutine_origin_depth must not be negative")
         if self.coroutine_origin_interval < 1:
             raise ValueError("coroutine_origin_interval must be positive")
+        _blocking.check_mode(self.blocking_calls)
 
     def __bool__(self) -> bool:
         """Say whether anything is on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import selectors
 import sys
@@ -11,13 +12,13 @@ from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from . import _core
+from . import _blocking, _core
 from ._debug import DebugOptions
 from ._process import Exiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Literal
 
     from _typeshed import FileDescriptorLike
 
@@ -211,15 +212,36 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(LibevSelector(self))  # type: ignore[call-arg]
+        self.blocking_calls = _blocking.default_mode()
 
     @property
     def debug_options(self) -> DebugOptions:
         """What the loop does in debug mode; see DebugOptions."""
-        return DebugOptions._from_switches(*self._get_debug_switches())
+        options = DebugOptions._from_switches(*self._get_debug_switches())
+        return dataclasses.replace(options, blocking_calls=self._blocking_calls)
 
     @debug_options.setter
     def debug_options(self, options: DebugOptions) -> None:
         self._set_debug_switches(*options._to_switches())
+        self.blocking_calls = options.blocking_calls
+
+    _blocking_calls: Literal["log", "raise"] | None = None
+
+    @property
+    def blocking_calls(self) -> Literal["log", "raise"] | None:
+        """What happens to calls that block the loop inside its callbacks and tasks.
+
+        None: nothing. "log": a warning on the "asyncio" logger, once for each place of
+        the program. "raise": each raises BlockingCallError, as a test may want it.
+        ``with aioloop.allow_blocking():`` exempts what is meant to block.
+        """
+        return self._blocking_calls
+
+    @blocking_calls.setter
+    def blocking_calls(self, mode: Literal["log", "raise"] | None) -> None:
+        if mode != self._blocking_calls:
+            _blocking.watch(self, mode)
+            self._blocking_calls = mode
 
     def _set_coroutine_origin_tracking(self, enabled: bool) -> None:
         options = self.debug_options

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
     from typing import Any, NoReturn
 
-USAGE = "usage: python -m aioloop [--debug] script.py | -m module | -c code [args ...]"
+USAGE = "usage: python -m aioloop [options] script.py | -m module | -c code [args ...]"
 
 HELP = f"""{USAGE}
 
@@ -51,6 +51,8 @@ what to run:
 
 options:
   --debug      turn on asyncio's debug mode, as PYTHONASYNCIODEBUG=1 does
+  --blocking-calls log | raise
+               log calls that block the loop (time.sleep, open ...), or have them raise
   -h, --help   show this text and exit
   -V, --version  show the versions of aioloop, libev and Python and exit
 """
@@ -65,6 +67,10 @@ def main() -> None:
         if option == "--debug":
             debug = True
             del arguments[0]
+        elif option.partition("=")[0] == "--blocking-calls":
+            mode = _value_of_option(arguments, ("log", "raise"))
+            # Child processes do the same, as with --debug.
+            os.environ["AIOLOOP_BLOCKING_CALLS"] = mode
         elif option in ("-h", "--help"):
             print(HELP, end="")
             return
@@ -109,6 +115,16 @@ def _python() -> str:
 def _usage_error(message: str) -> NoReturn:
     print(f"{USAGE}\npython -m aioloop: error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _value_of_option(arguments: list[str], allowed: tuple[str, ...]) -> str:
+    """Take "--option value" or "--option=value" off the arguments."""
+    option, equals, value = arguments.pop(0).partition("=")
+    if not equals and arguments:
+        value = arguments.pop(0)
+    if value not in allowed:
+        _usage_error(f"argument of {option} must be {' or '.join(allowed)}")
+    return value
 
 
 # What to run.

@@ -8,6 +8,7 @@
 #include "core/standin.h"
 #include "core/ticker.h"
 #include "core/watch.h"
+#include "diag/blocking.h"
 #include "io/dgram.h"
 #include "io/pipe.h"
 #include "io/server.h"
@@ -131,6 +132,7 @@ core_exec(PyObject *module)
     al_state *st = al_state_of_module(module);
     if (al_state_init(st) < 0 || al_watch_init(st) < 0 ||
         PyModule_AddFunctions(module, al_stack_methods) < 0 ||
+        PyModule_AddFunctions(module, al_blocking_methods) < 0 ||
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||
@@ -140,6 +142,7 @@ core_exec(PyObject *module)
         al_stream_init_type(module, st) < 0 || al_server_init_type(module, st) < 0) {
         return -1;
     }
+    al_blocking_init(st);
     if (PyModule_AddType(module, st->EventLoop_type) < 0 ||
         PyModule_AddType(module, st->Handle_type) < 0 ||
         PyModule_AddType(module, st->TimerHandle_type) < 0 ||
@@ -187,6 +190,7 @@ core_free(void *module)
         (void)core_clear(module);
         al_ticker_free(st);
         al_cork_free(st);
+        al_blocking_free(st);
         al_debug_free(st);
         PyMem_Free(st->loop_methods);
         st->loop_methods = NULL;

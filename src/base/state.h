@@ -11,6 +11,7 @@
 #define AL_BASE_STATE_H
 
 #include "base/check.h"
+#include "base/misuse.h"
 #include "base/py.h"
 
 /* Types made by this module. */
@@ -261,7 +262,8 @@ typedef struct al_state {
         loop_run_once;                       /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
     int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork */
-    void (*send_corked)(struct al_loop *); /* the same from outside; see core/cork.h */
+    void (*send_corked)(struct al_loop *);  /* the same from outside; see core/cork.h */
+    void (*end_blocking)(struct al_loop *); /* a loop closes or dies: diag/blocking */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
@@ -312,9 +314,11 @@ typedef struct al_state {
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
     struct al_names *names;
-    struct al_loop *accepted_by; /* borrowed: what last accepted, or NULL */
-    struct al_ticker *ticker;    /* see core/ticker.h; NULL: none yet */
-    struct al_corks *corks;      /* see core/cork.c; NULL: none yet */
+    struct al_loop *accepted_by;            /* borrowed: what last accepted, or NULL */
+    struct al_ticker *ticker;               /* see core/ticker.h; NULL: none yet */
+    struct al_corks *corks;                 /* see core/cork.c; NULL: none yet */
+    struct al_blocking_hook *blocking_hook; /* see diag/blocking.c; NULL: none yet */
+    al_misuse misuse;                       /* of all loops, and of none */
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
      * in a list keeps the reference to its type. */

@@ -60,6 +60,8 @@ typedef struct al_loop {
     al_overrides overrides;
 
     al_debug debug;
+    al_misuse misuse;
+    struct al_blocking *blocking; /* see diag/blocking.c; NULL: its switch is off */
 
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */

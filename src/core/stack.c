@@ -672,6 +672,17 @@ al_stack_origin(PyObject *word)
     return origin;
 }
 
+PyObject *
+al_stack_above(PyObject *word)
+{
+    al_stack *stack = (al_stack *)word;
+    PyObject *frames = PyTuple_New(Py_SIZE(stack));
+    if (frames != NULL && fill_origin(frames, 0, stack, Py_SIZE(stack)) < 0) {
+        Py_CLEAR(frames);
+    }
+    return frames;
+}
+
 int
 al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno)
 {

@@ -77,6 +77,10 @@ PyObject *al_stack_read(al_state *st, PyObject **word);
 /* The same, but NULL without an exception if there is no stack or an empty one. */
 PyObject *al_stack_read_present(al_state *st, PyObject **word);
 
+/* Those frames of it that are above the running loop; all, if it is not known to be above
+ * one.  New reference, or NULL with an exception. */
+PyObject *al_stack_above(PyObject *stack);
+
 /* The place of the innermost frame in such a word: 1, 0 if there is none, -1 with an
  * exception.  *filename is a new reference.  Escapes unless the word holds a stack. */
 int al_stack_last(al_state *st, PyObject *word, PyObject **filename, int *lineno);

@@ -69,6 +69,9 @@ release_selector(al_loop *self)
         self->st->accepted_by = NULL;
     }
     al_cork_close(&self->cork);
+    if (self->blocking != NULL) {
+        self->st->end_blocking(self); /* escapes */
+    }
     al_debug_clear(self);     /* escapes */
     al_fds_clear(&self->fds); /* escapes */
     al_wake_close(&self->wake);

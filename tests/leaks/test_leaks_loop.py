@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+import time
 import weakref
 
 import pytest
@@ -124,3 +125,43 @@ def test_dropped_loop_with_a_pending_handle_dies(method):
     del loop
     gc.collect()
     assert alive() is None
+
+
+def test_blocking_calls_that_are_logged(loop, no_leak):
+    def round():
+        loop.blocking_calls = "log"
+        loop.call_soon(open, os.devnull + "/nothing", "rb")
+        run_once(loop)
+        loop.blocking_calls = None
+
+    loop.set_exception_handler(lambda loop, context: None)
+    no_leak(round, rounds=300)
+
+
+def test_blocking_calls_that_raise(loop, no_leak):
+    def block():
+        with aioloop.allow_blocking():
+            time.sleep(1e-9)
+        with pytest.raises(aioloop.BlockingCallError):
+            time.sleep(1)
+
+    def round():
+        loop.call_soon(block)
+        run_once(loop)
+
+    loop.blocking_calls = "raise"
+    no_leak(round, rounds=300)
+
+
+def test_loops_that_watch_for_blocking_calls(no_leak):
+    async def main():
+        with pytest.raises(aioloop.BlockingCallError):
+            time.sleep(1)
+
+    def round():
+        loop = aioloop.new_event_loop()
+        loop.blocking_calls = "raise"
+        loop.run_until_complete(main())
+        loop.close()
+
+    no_leak(round, rounds=300)

@@ -299,7 +299,7 @@ def test_usage_error(arguments, message, python):
     assert done.returncode == 2
     assert done.stdout == ""
     usage, error = done.stderr.splitlines()
-    assert usage.startswith("usage: python -m aioloop [--debug] script.py | -m module")
+    assert usage.startswith("usage: python -m aioloop [options] script.py | -m module")
     assert error == f"python -m aioloop: error: {message}"
 
 

@@ -23,6 +23,7 @@ needs_policies = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 
 NAMES = {
+    "BlockingCallError",
     "DebugOptions",
     "Future",
     "Handle",
@@ -30,6 +31,7 @@ NAMES = {
     "Task",
     "TimerHandle",
     "__version__",
+    "allow_blocking",
     "install",
     "libev_version",
     "new_event_loop",
