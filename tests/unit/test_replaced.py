@@ -122,8 +122,8 @@ async def program():
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    await loop.sock_sendall(ours, b"hello")
-    assert await loop.sock_recv(theirs, 10) == b"hello"
+    await loop.sock_sendall(ours, b"!")
+    assert await loop.sock_recv(theirs, 10) == b"!"
     arrived = loop.create_future()
     loop.add_reader(theirs, arrived.set_result, None)
     await loop.sock_sendall(ours, b"!")
@@ -131,10 +131,10 @@ async def program():
     loop.remove_reader(theirs)
     assert theirs.recv(10) == b"!"
     reader, writer = await asyncio.open_connection(sock=ours)
-    writer.write(b"line\n")
+    writer.write(b"\n")
     await asyncio.sleep(0)
     other, other_writer = await asyncio.open_connection(sock=theirs)
-    assert await other.readline() == b"line\n"
+    assert await other.readline() == b"\n"
     writer.close()
     other_writer.close()
     await writer.wait_closed()
@@ -857,11 +857,19 @@ def test_handles_that_are_dropped_from_ready_are_freed(loop):
 def test_ssl_protocols_methods(loop):
     """A wrapped method of SSLProtocol is called, and C serves it again afterwards."""
 
+    async def closed(writer):
+        writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
     async def echo():
+        served = loop.create_future()
+
         async def serve(reader, writer):
             writer.write(await reader.readline())
             await writer.drain()
-            writer.close()
+            await closed(writer)
+            served.set_result(None)
 
         server = await asyncio.start_server(
             serve,
@@ -876,9 +884,8 @@ def test_ssl_protocols_methods(loop):
         kind = type(writer.transport)
         writer.write(b"hello\n")
         assert await reader.readline() == b"hello\n"
-        writer.close()
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            await writer.wait_closed()
+        await closed(writer)
+        await served
         server.close()
         await server.wait_closed()
         return kind
