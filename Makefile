@@ -16,7 +16,7 @@ bin := $(abspath $(VENV))/bin
 in_venv := PATH="$(bin):$$PATH" PYTHONPATH="$(CURDIR)"
 pytest := $(in_venv) $(bin)/python -m pytest
 python_files = . .ci/copy-tree
-own_tests = tests/unit tests/hostile tests/parity tests/leaks tests/oom
+own_tests = tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks tests/oom
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help

@@ -24,6 +24,7 @@ from ._core import Future, Handle, Task, TimerHandle, libev_version
 from ._debug import DebugOptions
 from ._install import install, policies_exist, uninstall
 from ._loop import Loop, new_event_loop
+from ._metrics import Histogram, Metrics
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ __all__ = [
     "DebugOptions",
     "Future",
     "Handle",
+    "Histogram",
     "Loop",
+    "Metrics",
     "Task",
     "TimerHandle",
     "__version__",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from _typeshed import FileDescriptorLike
 
+    from ._metrics import Metrics
+
 
 class WatchedFiles(Mapping):
     """What the loop watches, in the form of ``selectors.BaseSelector.get_map()``."""
@@ -213,6 +215,8 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(LibevSelector(self))  # type: ignore[call-arg]
         self.blocking_calls = _blocking.default_mode()
+        if os.environ.get("AIOLOOP_METERING", "0") not in ("", "0"):
+            self.metering = True
 
     @property
     def debug_options(self) -> DebugOptions:
@@ -242,6 +246,16 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         if mode != self._blocking_calls:
             _blocking.watch(self, mode)
             self._blocking_calls = mode
+
+    def metrics(self) -> Metrics:
+        """Return a snapshot of the loop's counters, times and histograms.
+
+        It may be called from any thread. ``later - earlier`` is what happened between
+        two of them. Times and histograms are measured while ``loop.metering`` is on.
+        """
+        from ._metrics import read
+
+        return read(self)
 
     def _set_coroutine_origin_tracking(self, enabled: bool) -> None:
         options = self.debug_options

@@ -14,6 +14,8 @@ al_ring_init(al_ring *ring)
     ring->mask = AL_RING_START - 1;
     ring->head = ring->tail = 0;
     ring->notes = NULL;
+    ring->stamps = NULL;
+    ring->stamped = 0;
     return 0;
 }
 
@@ -31,13 +33,27 @@ al_ring_grow(al_ring *ring, size_t n)
         return -1;
     }
     size_t mask = capacity - 1;
-    if (ring->notes != NULL) {
-        PyObject **notes = PyMem_Calloc(capacity, sizeof(*notes));
-        if (notes == NULL) {
-            PyMem_Free(slots);
-            PyErr_NoMemory();
-            return -1;
+    PyObject **notes =
+        ring->notes == NULL ? NULL : PyMem_Calloc(capacity, sizeof(*notes));
+    int64_t *stamps =
+        ring->stamps == NULL ? NULL : PyMem_Calloc(capacity, sizeof(*stamps));
+    if ((notes == NULL) != (ring->notes == NULL) ||
+        (stamps == NULL) != (ring->stamps == NULL)) {
+        PyMem_Free(slots);
+        PyMem_Free(notes);
+        PyMem_Free(stamps);
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (stamps != NULL) {
+        for (size_t i = 0; i < length; i++) {
+            size_t at = ring->head + i;
+            stamps[at & mask] = ring->stamps[at & ring->mask];
         }
+        PyMem_Free(ring->stamps);
+        ring->stamps = stamps;
+    }
+    if (notes != NULL) {
         for (size_t i = 0; i < length; i++) {
             size_t at = ring->head + i;
             notes[at & mask] = ring->notes[at & ring->mask];
@@ -94,11 +110,34 @@ al_ring_drop_notes(al_ring *ring)
     }
 }
 
+int
+al_ring_keep_stamps(al_ring *ring, int64_t now)
+{
+    if (ring->stamps == NULL) {
+        ring->stamps = PyMem_Calloc(ring->mask + 1, sizeof(*ring->stamps));
+        if (ring->stamps == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        ring->stamped = ring->head;
+        al_ring_stamp(ring, now);
+    }
+    return 0;
+}
+
+void
+al_ring_drop_stamps(al_ring *ring)
+{
+    PyMem_Free(ring->stamps);
+    ring->stamps = NULL;
+}
+
 void
 al_ring_free(al_ring *ring)
 {
     al_ring_clear(ring);
     al_ring_drop_notes(ring);
+    al_ring_drop_stamps(ring);
     PyMem_Free(ring->slots);
     *ring = (al_ring){0};
 }

@@ -6,7 +6,10 @@
  * Pushing leaves one slot free, in reserve for al_ring_put_steal.
  *
  * A ring may keep a note for each slot: an object, or NULL, that says where the slot
- * comes from.  Notes of free slots are NULL.  In debug mode they are stacks. */
+ * comes from.  Notes of free slots are NULL.  In debug mode they are stacks.
+ *
+ * It may keep a stamp for each slot, too: a time, given to all slots at once that were
+ * pushed since the last stamp, so that a push costs nothing. */
 #ifndef AL_BASE_RING_H
 #define AL_BASE_RING_H
 
@@ -33,6 +36,8 @@ typedef struct {
     size_t mask; /* capacity - 1 */
     size_t head, tail;
     PyObject **notes; /* parallel to slots; NULL: none are kept */
+    int64_t *stamps;  /* the same */
+    size_t stamped;   /* the slots below this one have their stamps */
 } al_ring;
 
 /* 0, or -1 with MemoryError. */
@@ -47,6 +52,10 @@ void al_ring_clear(al_ring *ring);
  * are (escapes). */
 int al_ring_keep_notes(al_ring *ring);
 void al_ring_drop_notes(al_ring *ring);
+/* Begins to keep stamps, `now` for the slots there are (0, or -1 with MemoryError), or
+ * ceases to. */
+int al_ring_keep_stamps(al_ring *ring, int64_t now);
+void al_ring_drop_stamps(al_ring *ring);
 /* Clears, and frees the storage. */
 void al_ring_free(al_ring *ring);
 /* Reverses the order of the newest `n` slots. */
@@ -139,6 +148,37 @@ static inline void
 al_ring_push_front(al_ring *ring, al_slot slot)
 {
     ring->slots[--ring->head & ring->mask] = slot;
+}
+
+/* Stamps the slots that were pushed since the last stamp, if the ring keeps stamps. */
+static inline void
+al_ring_stamp(al_ring *ring, int64_t now)
+{
+    if (AL_UNLIKELY(ring->stamps == NULL)) {
+        return;
+    }
+    if (AL_UNLIKELY(ring->tail - ring->stamped > al_ring_len(ring))) {
+        ring->stamped = ring->head; /* Some were taken out before. */
+    }
+    for (; ring->stamped != ring->tail; ring->stamped++) {
+        ring->stamps[ring->stamped & ring->mask] = now;
+    }
+}
+
+/* Gives the newest slot, which has a stamp, another one. */
+static inline void
+al_ring_stamp_newest(al_ring *ring, int64_t now)
+{
+    if (AL_LIKELY(ring->stamps != NULL)) {
+        ring->stamps[(ring->tail - 1) & ring->mask] = now;
+    }
+}
+
+/* The stamp of the oldest slot, or 0. */
+static inline int64_t
+al_ring_head_stamp(const al_ring *ring)
+{
+    return ring->stamps == NULL ? 0 : ring->stamps[ring->head & ring->mask];
 }
 
 /* Takes the oldest slot, whose note must have been taken; the caller owns its objects.

@@ -18,11 +18,14 @@
 
 #include "core/context.h"
 #include "core/handle.h"
+#include "core/meter.h"
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/stack.h"
 
 static const int64_t COARSE_LIMIT = 50 * 1000 * 1000; /* ns */
+/* A step of the coarse clock; an upper bound, the shortest tick being 10 ms. */
+static const int64_t COARSE_STEP = 10 * 1000 * 1000; /* ns */
 /* What an iteration or a poll may take whatever the limit for callbacks is. */
 static const int64_t NEVER_SLOW = 10 * 1000 * 1000; /* ns */
 
@@ -32,6 +35,7 @@ int
 al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_interval)
 {
     switches &= AL_DEBUG_ALL & ~(unsigned)AL_DEBUG_ORIGINS;
+    switches |= loop->debug.switches & AL_DEBUG_METER;
     if (origin_depth > 0) {
         switches |= AL_DEBUG_ORIGINS | (origin_interval > 1 ? AL_DEBUG_SAMPLES : 0u);
     }
@@ -393,26 +397,27 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
     return 0;
 }
 
+/* Whether the coarse clock will do. */
+static inline bool
+is_coarse(const al_loop *loop)
+{
+    return loop->debug.slow_limit >= COARSE_LIMIT &&
+           (loop->debug.switches & AL_DEBUG_METER) == 0;
+}
+
 static int64_t
-read_clock(int64_t limit)
+read_clock(bool coarse)
 {
 #ifdef CLOCK_MONOTONIC_COARSE
-    if (limit >= COARSE_LIMIT) {
+    if (coarse) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
         return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
 #else
-    (void)limit;
+    (void)coarse;
 #endif
     return al_poll_clock();
-}
-
-/* A step of the coarse clock; an upper bound, the shortest tick being 10 ms. */
-static int64_t
-clock_step(int64_t limit)
-{
-    return limit >= COARSE_LIMIT ? 10 * 1000 * 1000 : 0;
 }
 
 /* An attribute, or NULL without an exception if there is none.  Escapes. */
@@ -559,14 +564,28 @@ done:
     return status;
 }
 
+/* The slot that runs, or one of its callbacks, is measured. */
+static inline void
+meter_callback(al_loop *loop, const al_slot *slot, int64_t began, int64_t ended)
+{
+    al_running *running = &loop->debug.running;
+    al_meter_ran(loop, slot, running->entry, running->pushed, began, ended);
+    running->pushed = 0; /* It waited once. */
+}
+
 /* Somebody has replaced loop.time: that clock it is, before and after, as in asyncio. */
 static int
 run_by_own_time(al_loop *loop, const al_slot *slot)
 {
     double before, after;
+    loop->debug.slot_began = 0;
+    int64_t began = al_sched_slot_begins(loop);
     if (al_sched_time(loop, &before) < 0 ||
         slot->run(loop, slot->self, slot->arg, slot->extra) < 0) { /* escapes */
         return -1;
+    }
+    if ((loop->debug.switches & AL_DEBUG_METER) != 0) {
+        meter_callback(loop, slot, began, al_poll_clock());
     }
     al_sched_settle(loop);
     if (al_sched_time(loop, &after) < 0) { /* escapes */
@@ -580,21 +599,27 @@ run_by_own_time(al_loop *loop, const al_slot *slot)
         !(after - before >= limit)) {
         return 0;
     }
+    loop->counts.slow_callbacks++;
     return log_slow(loop, after - before); /* escapes */
 }
 
 /* A callback that began at that time has ended, and the next one begins. */
 static inline int
-time_callback(al_loop *loop, int64_t began)
+time_callback(al_loop *loop, const al_slot *slot, int64_t began)
 {
     int status = 0;
     int64_t limit = loop->debug.slow_limit;
-    int64_t now = read_clock(limit);
-    if (AL_UNLIKELY(now - began + clock_step(limit) >= limit)) {
+    bool coarse = is_coarse(loop);
+    int64_t now = read_clock(coarse);
+    if ((loop->debug.switches & AL_DEBUG_METER) != 0) {
+        meter_callback(loop, slot, began, now);
+    }
+    if (AL_UNLIKELY(now - began + (coarse ? COARSE_STEP : 0) >= limit)) {
         now = al_poll_clock();
         if (now - began >= limit &&
             (loop->debug.switches & AL_DEBUG_SLOW_CALLBACKS) != 0) {
             loop->debug.slow_reported += now - began;
+            loop->counts.slow_callbacks++;
             status = log_slow(loop, (double)(now - began) / 1e9); /* escapes */
             now = al_poll_clock();
         }
@@ -614,7 +639,7 @@ run_timed(al_loop *loop, const al_slot *slot)
     if (AL_UNLIKELY(loop->debug.slot_began > began)) {
         began = loop->debug.slot_began; /* al_debug_next */
     }
-    return time_callback(loop, began); /* escapes */
+    return time_callback(loop, slot, began); /* escapes */
 }
 
 /* Coroutines that this slot creates remember where.  Returns the depth of before, or -1 if
@@ -651,7 +676,11 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
     }
     al_running outer = loop->debug.running;
     uint64_t serial = ++loop->debug.slots;
-    loop->debug.running = (al_running){*slot, note, serial};
+    struct al_usage_entry *entry = (loop->debug.switches & AL_DEBUG_METER) != 0
+                                       ? al_meter_begin(loop, slot) /* escapes */
+                                       : NULL;
+    loop->debug.running = (al_running){*slot, note, serial, entry, loop->debug.pushed};
+    loop->debug.pushed = 0;
     if ((loop->debug.switches & AL_DEBUG_TIMED) == 0) {
         status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
     }
@@ -679,7 +708,8 @@ al_debug_next(al_loop *loop)
         loop->debug.running.slot.run == NULL || loop->overrides.time) {
         return 0;
     }
-    return time_callback(loop, al_sched_slot_begins(loop)); /* escapes */
+    return time_callback(loop, &loop->debug.running.slot,
+                         al_sched_slot_begins(loop)); /* escapes */
 }
 
 int
@@ -725,8 +755,16 @@ al_debug_iteration_ended(al_loop *loop, size_t count, int64_t began)
  * timeout, one without a timeout that had to wait for the GIL, and a look that takes
  * long. */
 int
-al_debug_polled(al_loop *loop, int64_t timeout, int64_t took)
+al_debug_polled(al_loop *loop, int64_t timeout, int64_t now)
 {
+    unsigned switches = loop->debug.switches;
+    int64_t took = now - loop->debug.poll_began;
+    if ((switches & AL_DEBUG_METER) != 0) {
+        al_meter_polled(loop, timeout, loop->debug.poll_began, now);
+    }
+    if ((switches & AL_DEBUG_SLOW_SELECTOR) == 0) {
+        return 0;
+    }
     int64_t late = al_poll_gil_wait(loop->poll);
     int64_t limit =
         loop->debug.slow_limit > NEVER_SLOW ? loop->debug.slow_limit : NEVER_SLOW;

@@ -29,8 +29,11 @@ enum {
     AL_DEBUG_ORIGINS = 256,  /* `origin_depth` is not 0 */
     AL_DEBUG_ALL = 511,
     AL_DEBUG_SAMPLES = 512, /* ... and `origin_interval` is more than 1 */
-    /* What makes al_debug_run time a slot, and what needs it at all. */
-    AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS,
+    AL_DEBUG_METER = 1024,  /* loop.metering, which is no part of debug mode: meter.h */
+    /* What makes al_debug_run time a slot, and what needs it at all; what times polls. */
+    AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS |
+        AL_DEBUG_METER,
+    AL_DEBUG_POLLS = AL_DEBUG_SLOW_SELECTOR | AL_DEBUG_METER,
     AL_DEBUG_RUNS = AL_DEBUG_TIMED | AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
         AL_DEBUG_FDS | AL_DEBUG_SAMPLES,
     /* What needs al_debug_push_steal. */
@@ -43,6 +46,9 @@ typedef struct {
     al_slot slot;    /* slot.run is NULL where none runs */
     PyObject *note;  /* its note, or NULL */
     uint64_t serial; /* its number among all slots, or 0 */
+    struct al_usage_entry
+        *entry;     /* of AL_DEBUG_METER: who is charged for it, or NULL */
+    int64_t pushed; /* ... and when it was queued, ns, or 0 */
 } al_running;
 
 typedef struct {
@@ -57,6 +63,8 @@ typedef struct {
     PyObject *slow_callback_duration;
     int64_t slow_limit;    /* the same in ns */
     int64_t slot_began;    /* ns: the slot that runs or comes next; 0: unknown */
+    int64_t poll_began;    /* ns: the poll that lasts; 0: it is not timed */
+    int64_t pushed;        /* ns: when the slot to be run was queued, or 0: unknown */
     int64_t slow_reported; /* ns of this iteration in slots reported as slow */
     al_running running;
     uint64_t slots;           /* have begun */
@@ -124,9 +132,9 @@ int al_debug_run_next(struct al_loop *loop, const al_slot *slot);
  * more.  0 or -1. */
 int al_debug_iteration_ended(struct al_loop *loop, size_t count, int64_t began);
 
-/* The selector was asked to wait for `timeout` (as al_poll_wait) and came back after
- * `took` nanoseconds.  Logs it if that is late.  0 or -1.  Escapes. */
-int al_debug_polled(struct al_loop *loop, int64_t timeout, int64_t took);
+/* The selector was asked to wait for `timeout` (as al_poll_wait) at poll_began, and came
+ * back at `now`, ns.  Logs it if that is late.  0 or -1.  Escapes. */
+int al_debug_polled(struct al_loop *loop, int64_t timeout, int64_t now);
 
 /* loop._current_handle: the Handle that asyncio would be running, or None.  New
  * reference. */

@@ -288,6 +288,27 @@ al_fds_get(const al_fds *fds, int fd, PyObject **reader, PyObject **writer)
     return *reader != NULL || *writer != NULL;
 }
 
+static bool
+is_pipe(const al_state *st, const al_waiter *waiter)
+{
+    return waiter->run != NULL &&
+           (Py_IS_TYPE(waiter->self, st->ReadPipeTransport_type) ||
+            Py_IS_TYPE(waiter->self, st->WritePipeTransport_type));
+}
+
+size_t
+al_fds_count_transports(const al_loop *loop)
+{
+    size_t count = 0;
+    for (int fd = 0; fd < loop->fds.capacity; fd++) {
+        const al_fd *entry = loop->fds.entries[fd];
+        count += entry != NULL &&
+                 (entry->transport != NULL || is_pipe(loop->st, &entry->reader) ||
+                  is_pipe(loop->st, &entry->writer));
+    }
+    return count;
+}
+
 PyObject *
 al_fds_transport(const al_fds *fds, int fd)
 {

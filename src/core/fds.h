@@ -74,6 +74,8 @@ void al_fds_unwait(struct al_loop *loop, int fd, int event, PyObject *self);
 /* The waiters of fd, borrowed, NULL where there is none; false if there is neither. */
 bool al_fds_get(const al_fds *fds, int fd, PyObject **reader, PyObject **writer);
 
+/* How many descriptors have a transport: of a socket, or of a pipe that waits. */
+size_t al_fds_count_transports(const struct al_loop *loop);
 /* The transport that uses fd, borrowed, or NULL. */
 PyObject *al_fds_transport(const al_fds *fds, int fd);
 /* What is watched although nobody waits, and may be closed by now, is forgotten. */

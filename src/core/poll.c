@@ -180,9 +180,8 @@ acquire_gil(EV_P)
 {
     al_poll *poll = ev_userdata(EV_A);
     if (poll->blocking) {
-        int64_t began = (poll->loop->debug.switches & AL_DEBUG_SLOW_SELECTOR) != 0
-                            ? al_poll_clock()
-                            : 0;
+        int64_t began =
+            (poll->loop->debug.switches & AL_DEBUG_POLLS) != 0 ? al_poll_clock() : 0;
         PyEval_RestoreThread(poll->released);
         poll->gil_wait = began != 0 ? al_poll_clock() - began : 0;
         /* Other threads may have pushed meanwhile: theirs stay in front. */

@@ -145,9 +145,8 @@ poll_selector(al_loop *loop, int64_t timeout)
         return -1;
     }
     loop->look.must = false;
-    int64_t began = AL_UNLIKELY(loop->debug.switches & AL_DEBUG_SLOW_SELECTOR)
-                        ? al_poll_clock()
-                        : 0;
+    loop->debug.poll_began =
+        AL_UNLIKELY(loop->debug.switches & AL_DEBUG_POLLS) ? al_poll_clock() : 0;
     loop->wake.blocked = timeout != 0;
     loop->polling = true;
     int status = al_poll_wait(loop->poll, timeout);
@@ -156,8 +155,8 @@ poll_selector(al_loop *loop, int64_t timeout)
     al_look *look = &loop->look;
     look->polled_at = look->clocked_at = loop->debug.slot_began = al_poll_clock();
     look->until_check = 0;
-    if (AL_UNLIKELY(began != 0) && status == 0) {
-        status = al_debug_polled(loop, timeout, look->polled_at - began); /* escapes */
+    if (AL_UNLIKELY(loop->debug.poll_began != 0) && status == 0) {
+        status = al_debug_polled(loop, timeout, look->polled_at); /* escapes */
     }
     if (status == 0 && loop->wake.readable) {
         status = al_wake_drain(loop); /* escapes */
@@ -347,7 +346,11 @@ run_ready_debug(al_loop *loop, size_t todo)
     size_t ran = 0;
     int64_t began = al_sched_slot_begins(loop);
     loop->debug.slow_reported = 0;
+    if ((loop->debug.switches & AL_DEBUG_METER) != 0) {
+        al_meter_gathered(loop, began);
+    }
     while (todo-- > 0 && al_ring_len(&loop->ready) > 0 && status == 0) {
+        loop->debug.pushed = al_ring_head_stamp(&loop->ready);
         PyObject *note = al_ring_take_note(&loop->ready);
         al_slot slot = al_ring_pop(&loop->ready);
         part_from_last(loop, &slot);
@@ -371,6 +374,7 @@ run_ready(al_loop *loop)
 {
     size_t todo = al_ring_len(&loop->ready), ready = todo;
     al_look_count(&loop->look, todo);
+    loop->counts.iterations++;
     int status = 0;
     bool nested = loop->in_slot;
     loop->in_slot = true;
@@ -539,6 +543,7 @@ al_sched_run(al_loop *loop)
     }
     loop->tstate = base->thread;
     al_look_must(&loop->look);
+    al_meter_enter(loop);
     do {
         if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
             status = -1;
@@ -551,5 +556,8 @@ al_sched_run(al_loop *loop)
     al_sched_settle(loop);
     al_stack_leave(&loop->debug.base, base); /* escapes */
     loop->tstate = loop->debug.base == NULL ? NULL : loop->debug.base->thread;
+    if (loop->debug.base == NULL) {
+        al_meter_leave(loop);
+    }
     return status;
 }

@@ -19,6 +19,7 @@
 #include "core/debug.h"
 #include "core/fds.h"
 #include "core/look.h"
+#include "core/meter.h"
 #include "core/override.h"
 #include "core/stack.h"
 #include "core/timer.h"
@@ -62,6 +63,8 @@ typedef struct al_loop {
     al_debug debug;
     al_misuse misuse;
     struct al_blocking *blocking; /* see diag/blocking.c; NULL: its switch is off */
+    al_counts counts;
+    al_meter *meter; /* NULL: loop.metering has never been on */
 
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */

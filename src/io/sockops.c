@@ -213,8 +213,10 @@ receive_large(al_sockop *op, int fd, size_t size, size_t *received, PyObject **r
         return -1;
     }
     ssize_t n = layout(op->base.subject)->type == SOCK_STREAM
-                    ? al_sock_recv_stream(fd, PyBytes_AS_STRING(bytes), size)
-                    : al_sock_recv(fd, PyBytes_AS_STRING(bytes), size);
+                    ? al_count(&op->base.loop->counts.bytes_in,
+                               al_sock_recv_stream(fd, PyBytes_AS_STRING(bytes), size))
+                    : al_count(&op->base.loop->counts.bytes_in,
+                               al_sock_recv(fd, PyBytes_AS_STRING(bytes), size));
     if (n < 0) {
         int status = failed();
         Py_DECREF(bytes);
@@ -245,7 +247,8 @@ attempt_recv(al_sockop *op, PyObject **result)
             if (arena == NULL) {
                 return -1;
             }
-            ssize_t n = al_sock_recv(fd, arena, size);
+            ssize_t n = al_count(&op->base.loop->counts.bytes_in,
+                                 al_sock_recv(fd, arena, size));
             if (n < 0) {
                 return failed();
             }
@@ -274,7 +277,8 @@ attempt_recv(al_sockop *op, PyObject **result)
     }
     char buffer[SMALL];
     size = size < SMALL ? size : SMALL;
-    ssize_t n = al_sock_recv_stream(fd, buffer, size);
+    ssize_t n = al_count(&op->base.loop->counts.bytes_in,
+                         al_sock_recv_stream(fd, buffer, size));
     if (n < 0) {
         return failed();
     }
@@ -304,7 +308,9 @@ attempt_recv_into(al_sockop *op, PyObject **result)
     }
     ssize_t n = 0;
     if (view.len > 0) {
-        n = al_sock_recv(layout(op->base.subject)->fd, view.buf, (size_t)view.len);
+        n = al_count(
+            &op->base.loop->counts.bytes_in,
+            al_sock_recv(layout(op->base.subject)->fd, view.buf, (size_t)view.len));
     }
     int error = errno;
     PyBuffer_Release(&view);
@@ -346,8 +352,9 @@ attempt_recvfrom(al_sockop *op, PyObject **result)
     if (arena == NULL) {
         return -1;
     }
-    ssize_t n =
-        al_sock_recvfrom(layout(op->base.subject)->fd, arena, (size_t)op->size, &from);
+    ssize_t n = al_count(
+        &op->base.loop->counts.bytes_in,
+        al_sock_recvfrom(layout(op->base.subject)->fd, arena, (size_t)op->size, &from));
     if (n < 0) {
         return failed();
     }
@@ -379,8 +386,9 @@ attempt_recvfrom_into(al_sockop *op, PyObject **result)
                                                   "On", op->base.arg, op->size),
                               result);
     }
-    ssize_t n = al_sock_recvfrom(layout(op->base.subject)->fd, view.buf,
-                                 (size_t)op->size, &from);
+    ssize_t n = al_count(&op->base.loop->counts.bytes_in,
+                         al_sock_recvfrom(layout(op->base.subject)->fd, view.buf,
+                                          (size_t)op->size, &from));
     int error = errno;
     PyBuffer_Release(&view);
     if (n < 0) {
@@ -405,9 +413,10 @@ attempt_sendall(al_sockop *op, PyObject **result)
         return attempt_method(
             PyObject_CallMethod(op->base.subject, "send", "(O)", op->base.arg), result);
     }
-    ssize_t n = al_sock_send_stream(layout(op->base.subject)->fd,
-                                    (char *)view->buf + op->position,
-                                    (size_t)(view->len - op->position));
+    ssize_t n = al_count(&op->base.loop->counts.bytes_out,
+                         al_sock_send_stream(layout(op->base.subject)->fd,
+                                             (char *)view->buf + op->position,
+                                             (size_t)(view->len - op->position)));
     if (n < 0) {
         return failed();
     }
@@ -442,8 +451,9 @@ attempt_sendto(al_sockop *op, PyObject **result)
                                                   op->base.arg, op->extra),
                               result);
     }
-    ssize_t n =
-        al_sock_sendto(layout(op->base.subject)->fd, view.buf, (size_t)view.len, &to);
+    ssize_t n = al_count(
+        &op->base.loop->counts.bytes_out,
+        al_sock_sendto(layout(op->base.subject)->fd, view.buf, (size_t)view.len, &to));
     int error = errno;
     PyBuffer_Release(&view);
     if (n < 0) {
@@ -652,8 +662,10 @@ attempt_sendfile(al_sockop *op, PyObject **result)
         off_t offset = (off_t)op->offset;
         ssize_t n =
             left == 0 ? 0
-                      : al_sock_sendfile(layout(op->base.subject)->fd, op->file,
-                                         &offset, left < FILE_TURN ? left : FILE_TURN);
+                      : al_count(&op->base.loop->counts.bytes_out,
+                                 al_sock_sendfile(layout(op->base.subject)->fd,
+                                                  op->file, &offset,
+                                                  left < FILE_TURN ? left : FILE_TURN));
         if (n < 0) {
             int error = errno;
             if (al_sock_again(error)) {

@@ -516,7 +516,8 @@ al_stream_receive(al_stream *self, void *buffer, size_t size, int *status)
     ssize_t n = -1;
     errno = EBADF;
     if (AL_LIKELY(fd >= 0)) {
-        n = al_sock_recv_stream(fd, buffer, size);
+        n = al_count(&self->loop->counts.bytes_in,
+                     al_sock_recv_stream(fd, buffer, size));
     }
     if (AL_LIKELY(n > 0)) {
         self->last_read = (uint32_t)(n < INT_MAX ? n : INT_MAX);

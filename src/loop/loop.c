@@ -9,6 +9,7 @@
 #include "base/args.h"
 #include "core/debug.h"
 #include "core/handle.h"
+#include "core/meter.h"
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/signal.h"
@@ -90,6 +91,10 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
     Py_VISIT(self->idle_context);
     Py_VISIT(self->debug.slow_callback_duration);
     Py_VISIT(self->debug.current_handle);
+    int metered = al_meter_traverse(self, visit, arg);
+    if (metered != 0) {
+        return metered;
+    }
     Py_VISIT(self->task_factory);
     for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
         const al_slot *slot = al_ring_at(&self->ready, i);
@@ -113,6 +118,7 @@ loop_clear(al_loop *self)
     Py_CLEAR(self->spare_context);
     Py_CLEAR(self->debug.current_handle);
     Py_CLEAR(self->task_factory);
+    al_meter_forget(self); /* escapes */
     if (self->ready.slots != NULL) {
         al_ring_clear(&self->ready);
     }
@@ -138,6 +144,7 @@ loop_dealloc(al_loop *self)
         al_timers_free(&self->timers);
     }
     al_arena_clear(&self->arena);
+    al_meter_free(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -626,6 +633,30 @@ set_cork_writes(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
     return truth || self->cork.first == NULL ? 0 : self->st->flush_writes(self);
 }
 
+static PyObject *
+get_metering(al_loop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong((self->debug.switches & AL_DEBUG_METER) != 0);
+}
+
+static int
+set_metering(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int truth = refuse_delete(value) < 0 ? -1 : PyObject_IsTrue(value); /* escapes */
+    return truth < 0 ? -1 : al_meter_set(self, truth);
+}
+
+PyDoc_STRVAR(metering_doc,
+             "Whether callbacks and waits are measured, for metrics(), usage() and\n"
+             "top(). It may be set at any moment and from any thread. False unless\n"
+             "the environment has AIOLOOP_METERING=1.");
+
+static PyObject *
+EventLoop__read_metrics(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_meter_read(self);
+}
+
 PyDoc_STRVAR(cork_writes_doc,
              "Whether a write may wait, for 2 ms or so, while other callbacks are\n"
              "ready. False: each write is sent when write() returns, as by asyncio's\n"
@@ -634,6 +665,7 @@ PyDoc_STRVAR(cork_writes_doc,
 static PyGetSetDef loop_getsets[] = {
     {"cork_writes", (getter)get_cork_writes, (setter)set_cork_writes, cork_writes_doc,
      NULL},
+    {"metering", (getter)get_metering, (setter)set_metering, metering_doc, NULL},
     {"_debug", (getter)get_debug, (setter)set_debug, NULL, NULL},
     {"_closed", (getter)get_closed, (setter)set_closed, NULL, NULL},
     {"_stopping", (getter)get_stopping, (setter)set_stopping, NULL, NULL},
@@ -667,6 +699,7 @@ static PyMethodDef life_methods[] = {
      NULL},
     {"_set_debug_switches", (PyCFunction)EventLoop__set_debug_switches, METH_VARARGS,
      NULL},
+    {"_read_metrics", (PyCFunction)EventLoop__read_metrics, METH_NOARGS, NULL},
     {"_check_closed", (PyCFunction)EventLoop__check_closed, METH_NOARGS, NULL},
     {"_close_selector", (PyCFunction)EventLoop__close_selector, METH_NOARGS, NULL},
     {"_wakeup_fileno", (PyCFunction)EventLoop__wakeup_fileno, METH_NOARGS, NULL},

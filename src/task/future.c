@@ -610,6 +610,11 @@ schedule_callbacks(al_future *self)
 {
     if (self->is_task) {
         al_registry_unlink(self);
+        if (AL_LIKELY(self->loop != NULL)) {
+            self->loop->counts.tasks_ended[self->state == AL_FUTURE_CANCELLED ? 1
+                                           : self->exception != NULL          ? 2
+                                                                              : 0]++;
+        }
     }
     PyObject *callback = self->callback0;
     if (callback == NULL && self->callbacks == NULL) {
@@ -1435,6 +1440,9 @@ al_future_finalize(PyObject *op)
     self->log_traceback = false;
     if (st->Future_type == NULL) {
         return; /* The module has been cleared: the interpreter is shutting down. */
+    }
+    if (self->loop != NULL) {
+        self->loop->counts.never_retrieved++;
     }
     PyObject *saved = al_err_take();
     PyObject *loop = Py_NewRef(self->loop_obj);

@@ -590,6 +590,7 @@ run_step(al_loop *loop, al_future *task, PyObject *exc)
     PyThreadState *thread = PyThreadState_Get();
     bool lent = task->context == NULL;
     int status = -1;
+    loop->counts.steps++;
     PyObject *entered = al_context_enter_idle(loop, task->context);
     if (AL_UNLIKELY(entered == NULL)) {
         return lent ? NOT_ENTERED
@@ -935,6 +936,9 @@ start(al_future *self, al_state *st, PyObject *coro, PyObject *name, PyObject *c
     Py_XSETREF(self->coro, Py_NewRef(coro));
     if (choose_name(self, st, name) < 0) {
         return -1;
+    }
+    if (AL_LIKELY(self->loop != NULL)) {
+        self->loop->counts.tasks_made++;
     }
     if (AL_UNLIKELY(eager)) {
         int running = loop_is_running(st, self);
@@ -1318,11 +1322,17 @@ al_task_finalize(PyObject *op)
 {
     al_future *self = (al_future *)(void *)op;
     al_registry_unlink(self);
+    if (self->state == AL_FUTURE_PENDING && self->loop != NULL && self->coro != NULL) {
+        self->loop->counts.tasks_lost++;
+    }
     if (self->state == AL_FUTURE_PENDING && self->log_destroy_pending &&
         al_future_alive(self)) {
         al_state *st = al_future_state(self);
         if (st->Task_type == NULL) {
             return; /* The module has been cleared: the interpreter is shutting down. */
+        }
+        if (self->loop != NULL) {
+            self->loop->counts.tasks_destroyed++;
         }
         PyObject *saved = al_err_take();
         PyObject *loop = Py_NewRef(self->loop_obj);
