@@ -25,6 +25,7 @@ from ._debug import DebugOptions
 from ._install import install, policies_exist, uninstall
 from ._loop import Loop, new_event_loop
 from ._metrics import Histogram, Metrics
+from ._usage import Usage, Use
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ __all__ = [
     "Metrics",
     "Task",
     "TimerHandle",
+    "Usage",
+    "Use",
     "__version__",
     "allow_blocking",
     "install",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
     from ._metrics import Metrics
+    from ._usage import Usage
 
 
 class WatchedFiles(Mapping):
@@ -256,6 +257,40 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         from ._metrics import read
 
         return read(self)
+
+    def usage(self) -> Usage:
+        """Return who used the loop, by coroutine function and callback, since
+        ``loop.metering`` is on: a tuple of aioloop.Use, the greatest use first.
+
+        It may be called from any thread. ``later - earlier`` is what was used between
+        two of them.
+        """
+        from ._usage import read
+
+        return read(self)
+
+    async def top(self, n: int = 10, seconds: float = 1.0) -> Usage:
+        """Watch the loop for so many seconds and return the n that used most of it.
+
+        ``loop.metering`` is turned on meanwhile if it is off.
+        """
+        from ._usage import top
+
+        return await top(self, n, seconds)
+
+    def recent_callbacks(self) -> list[dict[str, Any]]:
+        """Return the last 4096 callbacks and steps that ran under ``loop.metering``,
+        oldest first: when (on the clock of ``loop.time()``), for how long, and what.
+        """
+        from ._usage import recent
+
+        return recent(self)
+
+    def chrome_trace(self) -> str:
+        """Return the same as JSON that Perfetto and chrome://tracing show."""
+        from ._usage import chrome_trace
+
+        return chrome_trace(self)
 
     def _set_coroutine_origin_tracking(self, enabled: bool) -> None:
         options = self.debug_options

@@ -107,6 +107,7 @@
     X(SSLProtocolTransport, "asyncio.sslproto", "_SSLProtocolTransport")               \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(warnings, "asyncio.base_events", "warnings")                                     \
+    X(partial, "functools", "partial")                                                 \
     X(socket_type, "socket", "socket")
 
 /* Interned names: X(identifier).  al_str(st, name) gives the object. */
@@ -126,6 +127,7 @@
     X(datagram_received)                                                               \
     X(error_received)                                                                  \
     X(pipe)                                                                            \
+    X(func)                                                                            \
     X(getaddrinfo)                                                                     \
     X(sendfile)                                                                        \
     X(call_soon)                                                                       \
@@ -268,6 +270,8 @@ typedef struct al_state {
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*stream_readable)(struct al_loop *, PyObject *, PyObject *, PyObject *);
+    PyObject *(*task_coro)(PyObject *);       /* a task's coroutine, borrowed or NULL */
+    PyObject *(*stream_protocol)(PyObject *); /* a stream's protocol, the same */
 
     /* What core/watch.h and core/standin.h look after. */
     struct al_standins *standins;

@@ -233,6 +233,13 @@ find_describer(const al_state *st, al_run_fn run)
     return entry;
 }
 
+const char *
+al_debug_method_of(const al_state *st, al_run_fn run)
+{
+    const struct al_describer *entry = find_describer(st, run);
+    return entry == NULL ? NULL : entry->method;
+}
+
 /* --- source tracebacks ----------------------------------------------------------------- */
 
 enum { HANDLE_FRAMES = 8, LOOP_FRAMES = 3 };

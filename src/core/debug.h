@@ -164,6 +164,8 @@ int al_debug_describe(al_state *st, al_run_fn run, al_describe_fn describe, int 
  * with None for an arg that is NULL. */
 int al_debug_describe_method(al_state *st, al_run_fn run, const char *name,
                              bool with_arg, int frames);
+/* The method's name of such a slot, or NULL. */
+const char *al_debug_method_of(const al_state *st, al_run_fn run);
 void al_debug_free(al_state *st);
 
 /* --- logging ------------------------------------------------------------------------------ */

@@ -3,7 +3,9 @@
 
 #include "core/handle.h"
 #include "core/poll.h"
+#include "core/recorder.h"
 #include "core/sched.h"
+#include "core/usage.h"
 
 /* 1, 2, 5 and so on, from a microsecond to ten seconds. */
 static const int64_t bounds[AL_METER_BUCKETS] = {
@@ -21,6 +23,8 @@ struct al_meter {
     /* For a number of n bits, the first bound that is not below 1 << (n - 1): between
      * two powers of two there is one bound at most. */
     uint8_t first[65];
+    al_usage usage;
+    al_recorder recorder;
 };
 
 /* --- histograms --------------------------------------------------------------------------- */
@@ -76,6 +80,8 @@ al_meter_set(al_loop *loop, bool on)
             return -1;
         }
         fill_first(loop->meter);
+        al_usage_init(&loop->meter->usage);
+        al_recorder_init(&loop->meter->recorder);
     }
     int64_t now = al_poll_clock();
     if (!loop->closed && al_ring_keep_stamps(&loop->ready, now) < 0) {
@@ -90,15 +96,17 @@ al_meter_set(al_loop *loop, bool on)
 }
 
 int
-al_meter_traverse(const al_loop *Py_UNUSED(loop), visitproc Py_UNUSED(visit),
-                  void *Py_UNUSED(arg))
+al_meter_traverse(const al_loop *loop, visitproc visit, void *arg)
 {
-    return 0;
+    return loop->meter == NULL ? 0 : al_usage_traverse(&loop->meter->usage, visit, arg);
 }
 
 void
-al_meter_forget(al_loop *Py_UNUSED(loop))
+al_meter_forget(al_loop *loop)
 {
+    if (loop->meter != NULL) {
+        al_usage_clear(&loop->meter->usage); /* escapes */
+    }
 }
 
 void
@@ -157,9 +165,9 @@ al_meter_gathered(al_loop *loop, int64_t now)
 }
 
 struct al_usage_entry *
-al_meter_begin(al_loop *Py_UNUSED(loop), const al_slot *Py_UNUSED(slot))
+al_meter_begin(al_loop *loop, const al_slot *slot)
 {
-    return NULL;
+    return al_usage_find(&loop->meter->usage, loop, slot);
 }
 
 /* How late a timer is, or -1 if the slot is none of the loop's own time. */
@@ -173,6 +181,15 @@ lateness(const al_loop *loop, const al_slot *slot, int64_t began)
     const al_handle *handle = (const al_handle *)slot->self;
     double late = (double)began - handle->when * 1e9;
     return handle->cancelled || !(late < 9e18) ? -1 : late > 0 ? (int64_t)late : 0;
+}
+
+static AL_COLD void
+take_sample(al_loop *loop, int64_t now)
+{
+    al_meter *meter = loop->meter;
+    int64_t active = meter->active + (meter->mark == 0 ? 0 : now - meter->mark);
+    al_recorder_sample(&meter->recorder,
+                       (al_sample){now, active, meter->idle, meter->gil});
 }
 
 /* Whether a task's step has queued the next one, the last thing that a step does. */
@@ -193,18 +210,30 @@ al_meter_ran(al_loop *loop, const al_slot *slot, struct al_usage_entry *entry,
 {
     al_meter *meter = loop->meter;
     al_ring_stamp(&loop->ready, began);
+    if (AL_UNLIKELY(entry == NULL)) {
+        return; /* It was cancelled, or has turned the meter on. */
+    }
+    int64_t took = ended - began, delay = pushed == 0 ? 0 : began - pushed;
     if (is_own_next_step(loop, slot)) {
         al_ring_stamp_newest(&loop->ready, ended);
+        entry->self_wakes++;
     }
-    observe(meter, &meter->callback_duration, ended - began);
+    al_usage_add(&meter->usage, entry, took, delay);
+    al_recorder_add(
+        &meter->recorder,
+        (al_record){began, took, delay, (uint32_t)(entry - meter->usage.entries),
+                    (uint32_t)entry->kind});
+    if (AL_UNLIKELY(ended >= meter->recorder.next_sample)) {
+        take_sample(loop, ended);
+    }
+    observe(meter, &meter->callback_duration, took);
     if (pushed != 0) {
-        observe(meter, &meter->queue_delay, began - pushed);
+        observe(meter, &meter->queue_delay, delay);
     }
     int64_t late = lateness(loop, slot, began);
     if (late >= 0) {
         observe(meter, &meter->timer_lateness, late);
     }
-    (void)entry;
 }
 
 /* --- readings ----------------------------------------------------------------------------- */
@@ -336,4 +365,32 @@ al_meter_read(al_loop *loop)
         Py_CLEAR(dict);
     }
     return dict;
+}
+
+void
+al_meter_window(al_loop *loop, bool open)
+{
+    if (loop->meter != NULL) {
+        (open ? al_usage_open_window : al_usage_close_window)(&loop->meter->usage);
+    }
+}
+
+PyObject *
+al_meter_read_usage(al_loop *loop)
+{
+    return loop->meter == NULL ? PyList_New(0) : al_usage_read(&loop->meter->usage);
+}
+
+PyObject *
+al_meter_read_records(al_loop *loop)
+{
+    return loop->meter == NULL ? PyList_New(0)
+                               : al_recorder_read(&loop->meter->recorder);
+}
+
+PyObject *
+al_meter_read_timeline(al_loop *loop)
+{
+    return loop->meter == NULL ? PyList_New(0)
+                               : al_recorder_timeline(&loop->meter->recorder);
 }

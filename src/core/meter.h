@@ -2,7 +2,7 @@
  *
  * Two sorts.  al_counts are counted always: each costs one addition where something much
  * dearer happens.  al_meter is there while loop.metering is on (AL_DEBUG_METER): it sees
- * each slot, from debug.c, and each wait.  All numbers only grow, so that the difference
+ * each slot, from debug.c, and each wait; core/usage and core/recorder are parts of it.  All numbers only grow, so that the difference
  * of two readings is what happened between them; they are written with the GIL held, by
  * the loop's thread, and read with it held, by any.
  *
@@ -88,5 +88,11 @@ void al_meter_ran(struct al_loop *loop, const al_slot *slot,
 
 /* A dict of all numbers, in nanoseconds where they are times; see aioloop/_metrics.py. */
 PyObject *al_meter_read(struct al_loop *loop);
+/* The lists of core/usage and core/recorder; empty without a meter. */
+PyObject *al_meter_read_usage(struct al_loop *loop);
+PyObject *al_meter_read_records(struct al_loop *loop);
+PyObject *al_meter_read_timeline(struct al_loop *loop);
+/* See al_usage_open_window. */
+void al_meter_window(struct al_loop *loop, bool open);
 
 #endif

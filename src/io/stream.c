@@ -593,10 +593,17 @@ al_stream_close(al_stream *self)
     return 0;
 }
 
+static PyObject *
+protocol_of(PyObject *stream)
+{
+    return ((al_stream *)stream)->protocol;
+}
+
 int
 al_stream_init(al_state *st)
 {
     st->stream_readable = stream_readable;
+    st->stream_protocol = protocol_of;
     return al_debug_describe_method(st, stream_readable, "_read_ready", false, 2) < 0 ||
                    al_debug_describe_method(st, stream_lost, "_call_connection_lost",
                                             true, 1) < 0

@@ -657,6 +657,32 @@ EventLoop__read_metrics(al_loop *self, PyObject *Py_UNUSED(ignored))
     return al_meter_read(self);
 }
 
+static PyObject *
+EventLoop__read_usage(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_meter_read_usage(self);
+}
+
+/* What loop.top() looks at begins (True), or ends. */
+static PyObject *
+EventLoop__usage_window(al_loop *self, PyObject *open)
+{
+    al_meter_window(self, open == Py_True);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+EventLoop__read_records(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_meter_read_records(self);
+}
+
+static PyObject *
+EventLoop__read_timeline(al_loop *self, PyObject *Py_UNUSED(ignored))
+{
+    return al_meter_read_timeline(self);
+}
+
 PyDoc_STRVAR(cork_writes_doc,
              "Whether a write may wait, for 2 ms or so, while other callbacks are\n"
              "ready. False: each write is sent when write() returns, as by asyncio's\n"
@@ -700,6 +726,10 @@ static PyMethodDef life_methods[] = {
     {"_set_debug_switches", (PyCFunction)EventLoop__set_debug_switches, METH_VARARGS,
      NULL},
     {"_read_metrics", (PyCFunction)EventLoop__read_metrics, METH_NOARGS, NULL},
+    {"_read_usage", (PyCFunction)EventLoop__read_usage, METH_NOARGS, NULL},
+    {"_usage_window", (PyCFunction)EventLoop__usage_window, METH_O, NULL},
+    {"_read_records", (PyCFunction)EventLoop__read_records, METH_NOARGS, NULL},
+    {"_read_timeline", (PyCFunction)EventLoop__read_timeline, METH_NOARGS, NULL},
     {"_check_closed", (PyCFunction)EventLoop__check_closed, METH_NOARGS, NULL},
     {"_close_selector", (PyCFunction)EventLoop__close_selector, METH_NOARGS, NULL},
     {"_wakeup_fileno", (PyCFunction)EventLoop__wakeup_fileno, METH_NOARGS, NULL},

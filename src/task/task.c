@@ -723,6 +723,12 @@ al_task_wakeup_run(al_loop *loop, PyObject *op, PyObject *future,
                : report_slot(loop, task, make_wakeup, NULL, future);
 }
 
+static PyObject *
+coro_of(PyObject *task)
+{
+    return ((al_future *)(void *)task)->coro;
+}
+
 /* What asyncio's Handles for a step and a wake-up hold (al_describe_fns). */
 static int
 describe_step(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
@@ -1437,6 +1443,7 @@ al_task_init_types(PyObject *module, al_state *st)
         return -1;
     }
     st->Task_type->tp_vectorcall = Task_vectorcall;
+    st->task_coro = coro_of;
     if (al_debug_describe(st, al_task_step_run, describe_step, 0) < 0 ||
         al_debug_describe(st, finish_run, describe_step, 0) < 0 ||
         al_debug_describe(st, al_task_wakeup_run, describe_wakeup, 0) < 0) {

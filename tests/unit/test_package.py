@@ -32,6 +32,8 @@ NAMES = {
     "Metrics",
     "Task",
     "TimerHandle",
+    "Usage",
+    "Use",
     "__version__",
     "allow_blocking",
     "install",
