@@ -99,6 +99,42 @@ SUITES = [
         interpreters=[(3, 14)],
         package="uvicorn",
     ),
+    # The next four replace parts of the loop: its clock, its selector, its iteration.
+    Suite(
+        "looptime",
+        "0.9",
+        needs=["pytest-asyncio", "pytest-mock", "async-timeout"],
+        selection=["tests"],
+        at_least=70,
+        interpreters=[(3, 11), (3, 14)],
+        package="looptime",
+    ),
+    Suite(
+        "aiotools",
+        "2.2.4",
+        needs=["pytest-asyncio"],
+        selection=["tests"],
+        at_least=150,
+        interpreters=[(3, 14)],
+        package="src",
+    ),
+    Suite(
+        "async-solipsism",
+        "0.10",
+        needs=["pytest-asyncio"],
+        selection=["test"],
+        at_least=30,
+        interpreters=[(3, 11), (3, 14)],
+        package="src",
+    ),
+    Suite(
+        "nest-asyncio2",
+        "1.7.4",
+        needs=["pytest-asyncio"],
+        selection=["tests/nest_test.py"],
+        at_least=6,
+        interpreters=[(3, 11), (3, 14)],
+    ),
 ]
 
 
