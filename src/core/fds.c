@@ -401,6 +401,20 @@ al_fds_clear(al_fds *fds)
     PyMem_Free(entries);
 }
 
+void
+al_fds_track(const al_fds *fds)
+{
+    for (int i = 0; i < fds->capacity; i++) {
+        const al_fd *entry = fds->entries[i];
+        if (entry != NULL && entry->reader.run == al_handle_run) {
+            al_handle_track((al_handle *)entry->reader.self);
+        }
+        if (entry != NULL && entry->writer.run == al_handle_run) {
+            al_handle_track((al_handle *)entry->writer.self);
+        }
+    }
+}
+
 int
 al_fds_traverse(const al_fds *fds, visitproc visit, void *arg)
 {

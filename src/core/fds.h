@@ -93,5 +93,7 @@ void al_fds_keep_transport(struct al_loop *loop, int fd, PyObject *transport,
 /* Forgets everything; descriptors are not closed.  Handles are not cancelled. */
 void al_fds_clear(al_fds *fds);
 int al_fds_traverse(const al_fds *fds, visitproc visit, void *arg);
+/* The loop has stopped: see handle.h. */
+void al_fds_track(const al_fds *fds);
 
 #endif

@@ -197,6 +197,9 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
             goto error;
         }
     }
+    if (AL_UNLIKELY(loop->thread_id == 0)) {
+        PyObject_GC_Track(self);
+    }
     return self;
 
 error:

@@ -6,9 +6,11 @@
  * ours, each such word holds an object or NULL, and asyncio's own methods (__init__,
  * _run, __repr__, comparison) work on it through those names.
  *
- * GC: a queued handle belongs to the loop and is not tracked (the loop's traverse
- * visits what it refers to); it is tracked once it leaves the queue while somebody
- * else still holds it.  See al_handle_left_queue. */
+ * GC: a queued handle of a running loop belongs to the loop and is not tracked (the loop's
+ * traverse visits what it refers to); it is tracked once it leaves the queue while somebody
+ * else still holds it.  See al_handle_left_queue.  What a loop has queued while it does not
+ * run is tracked: nobody may be going to run it, and whoever holds an untracked handle would
+ * keep the loop and the callback alive, even if the callback is all that holds it. */
 #ifndef AL_CORE_HANDLE_H
 #define AL_CORE_HANDLE_H
 

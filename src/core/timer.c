@@ -527,6 +527,17 @@ al_timers_free(al_timers *timers)
     timers->due_mask = 0;
 }
 
+void
+al_timers_track(const al_timers *timers)
+{
+    for (size_t i = 0; i < timers->length; i++) {
+        al_handle_track(timers->heap[i].handle);
+    }
+    for (size_t i = timers->due_head; i != timers->due_tail; i++) {
+        al_handle_track(timers->due[i & timers->due_mask].handle);
+    }
+}
+
 int
 al_timers_traverse(const al_timers *timers, visitproc visit, void *arg)
 {

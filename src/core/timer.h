@@ -40,6 +40,8 @@ int al_timers_init(al_timers *timers);
 void al_timers_clear(al_timers *timers);
 void al_timers_free(al_timers *timers);
 int al_timers_traverse(const al_timers *timers, visitproc visit, void *arg);
+/* The loop has stopped: see handle.h. */
+void al_timers_track(const al_timers *timers);
 
 /* loop._scheduled, a list in the order of heapq.  New reference. */
 PyObject *al_timers_lend(al_timers *timers);

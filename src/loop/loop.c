@@ -169,6 +169,21 @@ leave_signals(al_loop *self)
     return status;
 }
 
+/* The loop runs no longer: the garbage collector gets the handles that it has. */
+static void
+runs_no_longer(al_loop *self)
+{
+    self->thread_id = 0;
+    for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
+        const al_slot *slot = al_ring_at(&self->ready, i);
+        if (slot->run == al_handle_run || slot->run == al_handle_run_threadsafe) {
+            al_handle_track((al_handle *)slot->self);
+        }
+    }
+    al_timers_track(&self->timers);
+    al_fds_track(&self->fds);
+}
+
 /* asyncio's set-up or clean-up, both in Python, broke off: for want of memory, or because
  * a signal's handler raised in it.  A loop that runs no longer may not look as if it did,
  * or nobody can run or close it.  The pending exception stays. */
@@ -177,7 +192,7 @@ finish_clean_up(al_loop *self)
 {
     PyObject *pending = al_err_take();
     self->stopping = false;
-    self->thread_id = 0;
+    runs_no_longer(self);
     PyObject *running =
         PyObject_CallMethod(self->st->asyncio_events, "_get_running_loop", NULL);
     if (running == (PyObject *)self) {
@@ -551,6 +566,9 @@ set_thread_id(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
         if (id == (unsigned long)-1 && PyErr_Occurred()) {
             return -1;
         }
+    }
+    if (id == 0) {
+        runs_no_longer(self);
     }
     self->thread_id = id;
     self->tstate = NULL;
