@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from ._loop import Loop
 
 KINDS = ("task", "callback", "protocol", "loop")
-# A task that does nothing but wait for its next step spins; it may do so while it starts.
+# A task that does nothing but wait for its next step spins, once it has started.
 SPINNING_FROM = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """What one coroutine function or callback has used of the loop. Times are seconds."""
+    """What one coroutine function or callback used of the loop; times are seconds."""
 
     name: str
     file: str
