@@ -65,6 +65,7 @@ def run(
     *,
     debug: bool | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = new_event_loop,
+    stall_threshold: float | None = None,
 ) -> _T:
     """Run a coroutine on a new loop and return its result, as asyncio.run does.
 
@@ -72,6 +73,7 @@ def run(
     asynchronous generators and the default executor are shut down. ``debug`` turns
     the debug mode on or off; None leaves it to PYTHONASYNCIODEBUG and ``-X dev``.
     ``loop_factory`` makes the loop; None means asyncio's own choice.
+    ``stall_threshold`` sets the loop's attribute of that name; None leaves it as it is.
 
     RuntimeError is raised when a loop already runs in this thread. Whatever else
     asyncio.Runner of the running Python raises for its arguments is raised as it is.
@@ -79,6 +81,8 @@ def run(
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("asyncio.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+        if stall_threshold is not None:
+            runner.get_loop().stall_threshold = stall_threshold  # type: ignore
         return runner.run(main)
 
 

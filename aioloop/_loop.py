@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from . import _blocking, _core
+from . import _blocking, _core, _stall
 from ._debug import DebugOptions
 from ._process import Exiting
 
@@ -218,6 +218,24 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         self.blocking_calls = _blocking.default_mode()
         if os.environ.get("AIOLOOP_METERING", "0") not in ("", "0"):
             self.metering = True
+        threshold = _stall.threshold_of_environment()
+        if threshold is not None:
+            _core._set_stall_threshold(self, threshold)
+
+    @property
+    def stall_threshold(self) -> float | None:
+        """Seconds from which a callback or step of a task counts as stuck.
+
+        While it is, a WARNING on the "asyncio" logger tells where and why: see
+        docs/diagnosis.md. None is off, the default; in debug mode (as long as slow
+        callbacks are logged) the default is 0.5. It may be set at any moment.
+        ValueError is raised for what is not positive.
+        """
+        return _core._stall_threshold(self) or None
+
+    @stall_threshold.setter
+    def stall_threshold(self, seconds: float | None) -> None:
+        _core._set_stall_threshold(self, _stall.threshold(seconds))
 
     @property
     def debug_options(self) -> DebugOptions:

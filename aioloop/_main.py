@@ -26,7 +26,7 @@ from importlib.machinery import (
 from pkgutil import get_importer
 from typing import TYPE_CHECKING
 
-from . import _install
+from . import _install, _stall
 from ._core import _call_at_bottom, libev_version
 from ._loop import new_event_loop
 from ._version import __version__
@@ -53,6 +53,8 @@ options:
   --debug      turn on asyncio's debug mode, as PYTHONASYNCIODEBUG=1 does
   --blocking-calls log | raise
                log calls that block the loop (time.sleep, open ...), or have them raise
+  --stall SECONDS
+               report callbacks that hold the loop up for so long, while they do
   -h, --help   show this text and exit
   -V, --version  show the versions of aioloop, libev and Python and exit
 """
@@ -71,6 +73,8 @@ def main() -> None:
             mode = _value_of_option(arguments, ("log", "raise"))
             # Child processes do the same, as with --debug.
             os.environ["AIOLOOP_BLOCKING_CALLS"] = mode
+        elif option == "--stall" or option.startswith("--stall="):
+            _set_stall_threshold(_value_of_option(arguments))
         elif option in ("-h", "--help"):
             print(HELP, end="")
             return
@@ -117,14 +121,27 @@ def _usage_error(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _value_of_option(arguments: list[str], allowed: tuple[str, ...]) -> str:
+def _value_of_option(
+    arguments: list[str], allowed: tuple[str, ...] | None = None
+) -> str:
     """Take "--option value" or "--option=value" off the arguments."""
     option, equals, value = arguments.pop(0).partition("=")
     if not equals and arguments:
         value = arguments.pop(0)
-    if value not in allowed:
+    if allowed is None and not value:
+        _usage_error(f"argument expected for the {option} option")
+    if allowed is not None and value not in allowed:
         _usage_error(f"argument of {option} must be {' or '.join(allowed)}")
     return value
+
+
+def _set_stall_threshold(seconds: str) -> None:
+    """Set the stall threshold of all loops, here and in child processes."""
+    os.environ["AIOLOOP_STALL"] = seconds
+    try:
+        _stall.threshold_of_environment()
+    except ValueError as error:
+        _usage_error(str(error).replace("AIOLOOP_STALL", "--stall"))
 
 
 # What to run.

@@ -9,6 +9,7 @@
 #include "core/ticker.h"
 #include "core/watch.h"
 #include "diag/blocking.h"
+#include "diag/stall.h"
 #include "io/dgram.h"
 #include "io/pipe.h"
 #include "io/server.h"
@@ -130,9 +131,11 @@ static int
 core_exec(PyObject *module)
 {
     al_state *st = al_state_of_module(module);
+    al_stall_init(st);
     if (al_state_init(st) < 0 || al_watch_init(st) < 0 ||
         PyModule_AddFunctions(module, al_stack_methods) < 0 ||
         PyModule_AddFunctions(module, al_blocking_methods) < 0 ||
+        PyModule_AddFunctions(module, al_stall_methods) < 0 ||
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||
@@ -163,6 +166,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 {
     al_state *st = al_state_of_module(module);
     int status = al_standin_traverse(st, visit, arg);
+    status = status != 0 ? status : al_stall_traverse(st, visit, arg);
     return status != 0 ? status : al_state_traverse(st, visit, arg);
 }
 
@@ -178,6 +182,7 @@ core_clear(PyObject *module)
     al_names_clear(st);
     al_watch_free(st);
     al_standin_free(st);
+    al_stall_clear(st);
     al_state_clear(st);
     return 0;
 }
@@ -191,6 +196,7 @@ core_free(void *module)
         al_ticker_free(st);
         al_cork_free(st);
         al_blocking_free(st);
+        al_stall_free(st);
         al_debug_free(st);
         PyMem_Free(st->loop_methods);
         st->loop_methods = NULL;

@@ -266,6 +266,8 @@ typedef struct al_state {
     int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork */
     void (*send_corked)(struct al_loop *);  /* the same from outside; see core/cork.h */
     void (*end_blocking)(struct al_loop *); /* a loop closes or dies: diag/blocking */
+    int (*follow_stall)(struct al_loop *); /* watches a loop that runs and has a
+                                            * threshold, and no other: 0 or -1; escapes */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
@@ -323,6 +325,7 @@ typedef struct al_state {
     struct al_corks *corks;                 /* see core/cork.c; NULL: none yet */
     struct al_blocking_hook *blocking_hook; /* see diag/blocking.c; NULL: none yet */
     al_misuse misuse;                       /* of all loops, and of none */
+    struct al_stalls *stalls;               /* see diag/stall.c; NULL: none yet */
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
      * in a list keeps the reference to its type. */

@@ -55,7 +55,7 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_inte
          (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS | AL_DEBUG_ORIGINS)) == 0) {
         al_stack_flush(&loop->debug.stacks); /* escapes */
     }
-    return 0;
+    return loop->st->follow_stall(loop); /* escapes */
 }
 
 int

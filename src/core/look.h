@@ -40,6 +40,7 @@ typedef struct {
     int64_t tick;       /* the coarse clock when an iteration in a stride read it */
     int64_t clocked_at; /* ns: when the clock was read last */
     int64_t polled_at;  /* ns: the end of the last poll */
+    size_t polled_head; /* of the ready ring then */
     int64_t seldom;     /* ns: LOOK_SELDOM, or less beside other threads */
     uint32_t stride;    /* slots between two looks at the clock */
     uint32_t

@@ -182,7 +182,9 @@ acquire_gil(EV_P)
     if (poll->blocking) {
         int64_t began =
             (poll->loop->debug.switches & AL_DEBUG_POLLS) != 0 ? al_poll_clock() : 0;
+        poll->loop->taking_gil = true;
         PyEval_RestoreThread(poll->released);
+        poll->loop->taking_gil = false;
         poll->gil_wait = began != 0 ? al_poll_clock() - began : 0;
         /* Other threads may have pushed meanwhile: theirs stay in front. */
         poll->tail = poll->loop->ready.tail;

@@ -154,6 +154,7 @@ poll_selector(al_loop *loop, int64_t timeout)
     loop->wake.blocked = false;
     al_look *look = &loop->look;
     look->polled_at = look->clocked_at = loop->debug.slot_began = al_poll_clock();
+    look->polled_head = loop->ready.head;
     look->until_check = 0;
     if (AL_UNLIKELY(loop->debug.poll_began != 0) && status == 0) {
         status = al_debug_polled(loop, timeout, look->polled_at); /* escapes */
@@ -544,6 +545,7 @@ al_sched_run(al_loop *loop)
     loop->tstate = base->thread;
     al_look_must(&loop->look);
     al_meter_enter(loop);
+    (void)loop->st->follow_stall(loop); /* escapes */
     do {
         if (AL_UNLIKELY(al_override_stale(loop)) && al_override_refresh(loop) < 0) {
             status = -1;
@@ -559,5 +561,5 @@ al_sched_run(al_loop *loop)
     if (loop->debug.base == NULL) {
         al_meter_leave(loop);
     }
-    return status;
+    return loop->st->follow_stall(loop) < 0 ? -1 : status; /* escapes */
 }

@@ -66,6 +66,13 @@ typedef struct al_loop {
     al_counts counts;
     al_meter *meter; /* NULL: loop.metering has never been on */
 
+    /* The stall watchdog; see diag/stall.h. */
+    int64_t stall_threshold; /* ns; 0: off; -1: what debug mode says */
+    struct al_guard *guard;  /* while it is watched, or NULL */
+    bool taking_gil;         /* the poll is over, and waits for the GIL */
+    uint64_t stalls;         /* so often it was stuck */
+    int64_t stall_time;      /* ns, for so long */
+
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */
     PyObject *current_task; /* borrowed; what the registry published, see there */

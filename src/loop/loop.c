@@ -35,6 +35,7 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
     self->wake.read_fd = self->wake.write_fd = -1;
     self->st = al_state_of(type);
     al_cork_open(self);
+    self->stall_threshold = -1;
     self->look.stride = 1;
     self->look.seldom = LOOK_SELDOM;
     al_look_must(&self->look);

@@ -1,0 +1,162 @@
+"""The text of a stack: the program's own frames, and libraries' in short.
+
+A Frame comes from a frame object, or from what the watchdog read without the GIL.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import linecache
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import CodeType, FrameType
+    from typing import Any
+
+# Runs of so many frames of one library become a line.
+MANY = 4
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__))
+_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A function that runs, or waits."""
+
+    file: str
+    line: int | None
+    function: str
+    module: str
+    source: str
+
+    @property
+    def is_user(self) -> bool:
+        """Whether it is neither the standard library's, an installed one's nor ours."""
+        return is_user(self.file)
+
+    @property
+    def place(self) -> str:
+        """File, line and function, such as ``app/report.py:31 in render``."""
+        line = "?" if self.line is None else self.line
+        return f"{short(self.file)}:{line} in {self.function}"
+
+    @property
+    def label(self) -> str:
+        """``module:function``, which stays the same when lines move."""
+        return f"{self.module}:{self.function}"
+
+
+def is_user(file: str) -> bool:
+    """Whether a file is the program's own."""
+    if file.startswith("<frozen ") or any(part in file for part in _PACKAGES):
+        return False
+    return not file.startswith((_PACKAGE + os.sep, _STDLIB + os.sep))
+
+
+def short(file: str) -> str:
+    """Return a file's name as people know it: from the working or the library folder."""
+    for part in _PACKAGES:
+        if part in file:
+            return file.rpartition(part)[2]
+    try:
+        working = os.getcwd()
+    except OSError:
+        working = ""
+    folders = [_STDLIB, os.path.dirname(_PACKAGE)]
+    if len(working) > 1:
+        folders.insert(0 if not file.startswith(_STDLIB) else 1, working)
+    for folder in folders:
+        if file.startswith(folder + os.sep):
+            return file[len(folder) + 1 :]
+    return file
+
+
+def from_frame(frame: FrameType) -> Frame:
+    """Describe a frame object."""
+    return from_code(frame.f_code, frame.f_lineno, frame.f_globals)
+
+
+def from_code(code: CodeType, line: int | None, namespace: dict[str, Any]) -> Frame:
+    """Describe a function at some line; ``namespace`` has its globals."""
+    source = ""
+    if line is not None:
+        source = linecache.getline(code.co_filename, line, namespace).strip()
+    module = namespace.get("__name__")
+    return Frame(
+        code.co_filename,
+        line,
+        code.co_name,
+        module if isinstance(module, str) else "?",
+        source,
+    )
+
+
+def from_place(file: str, line: int, function: str) -> Frame:
+    """Describe what was read without the GIL: there are no globals."""
+    source = linecache.getline(file, line).strip() if line > 0 else ""
+    return Frame(file, line if line > 0 else None, function, _module_of(file), source)
+
+
+def _module_of(file: str) -> str:
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) == file:
+            return name
+    if file.startswith("<frozen "):
+        return file[len("<frozen ") : -1]
+    return os.path.splitext(os.path.basename(file))[0]
+
+
+def innermost_user(frames: Sequence[Frame]) -> Frame | None:
+    """Return the program's own innermost frame of a stack that is outermost first."""
+    for frame in reversed(frames):
+        if frame.is_user:
+            return frame
+    return frames[-1] if frames else None
+
+
+def text(frames: Iterable[Frame], indent: str = "  ") -> list[str]:
+    """Return a line for each frame, outermost first; long runs of a library in short."""
+    lines: list[str] = []
+    run: list[Frame] = []
+    rows = [*frames]
+    last = rows[-1] if rows else None
+
+    def end_run() -> None:
+        if len(run) >= MANY:
+            kept_last = run[-1] is last
+            hidden = len(run) - 1 - kept_last
+            lines.append(_row(run[0], indent))
+            frames_ = "frame" if hidden == 1 else "frames"
+            lines.append(f"{indent}... {hidden} more {_library(run)} {frames_} ...")
+            if kept_last:
+                lines.append(_row(run[-1], indent))
+        else:
+            lines.extend(_row(frame, indent) for frame in run)
+        run.clear()
+
+    for frame in rows:
+        if run and (frame.is_user or _top(frame) != _top(run[0])):
+            end_run()
+        if frame.is_user:
+            lines.append(_row(frame, indent))
+        else:
+            run.append(frame)
+    end_run()
+    return lines
+
+
+def _top(frame: Frame) -> str:
+    return frame.module.partition(".")[0]
+
+
+def _library(run: list[Frame]) -> str:
+    return _top(run[0])
+
+
+def _row(frame: Frame, indent: str) -> str:
+    return f"{indent}{frame.place:<44}  {frame.source}".rstrip()
