@@ -25,6 +25,7 @@ from ._debug import DebugOptions
 from ._install import install, policies_exist, uninstall
 from ._loop import Loop, new_event_loop
 from ._metrics import Histogram, Metrics
+from ._orphans import Orphan, orphans, spawn
 from ._usage import Usage, Use
 from ._version import __version__
 
@@ -44,6 +45,7 @@ __all__ = [
     "Histogram",
     "Loop",
     "Metrics",
+    "Orphan",
     "Task",
     "TimerHandle",
     "Usage",
@@ -53,7 +55,9 @@ __all__ = [
     "install",
     "libev_version",
     "new_event_loop",
+    "orphans",
     "run",
+    "spawn",
     "uninstall",
 ]
 if policies_exist():

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from . import _blocking, _core, _stall
+from . import _blocking, _core, _orphans, _stall
 from ._debug import DebugOptions
 from ._process import Exiting
 
@@ -215,6 +215,8 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(LibevSelector(self))  # type: ignore[call-arg]
+        self._spawned: set[asyncio.Task[Any]] = set()  # aioloop.spawn()'s
+        _core._watch_unawaited()
         self.blocking_calls = _blocking.default_mode()
         if os.environ.get("AIOLOOP_METERING", "0") not in ("", "0"):
             self.metering = True
@@ -236,6 +238,15 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     @stall_threshold.setter
     def stall_threshold(self, seconds: float | None) -> None:
         _core._set_stall_threshold(self, _stall.threshold(seconds))
+        if _orphans.wanted_by_environment():
+            self.report_orphans = True
+            self.debug_options = dataclasses.replace(
+                self.debug_options,
+                source_tracebacks=True,
+                coroutine_origin_depth=max(
+                    1, self.debug_options.coroutine_origin_depth
+                ),
+            )
 
     @property
     def debug_options(self) -> DebugOptions:
@@ -247,6 +258,10 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     def debug_options(self, options: DebugOptions) -> None:
         self._set_debug_switches(*options._to_switches())
         self.blocking_calls = options.blocking_calls
+
+    report_orphans: bool = False
+    """Whether each place in which the program loses something (see aioloop.orphans) is
+    logged once on the "asyncio" logger."""
 
     _blocking_calls: Literal["log", "raise"] | None = None
 

@@ -55,6 +55,7 @@ options:
                log calls that block the loop (time.sleep, open ...), or have them raise
   --stall SECONDS
                report callbacks that hold the loop up for so long, while they do
+  --orphans    log lost tasks, coroutines, exceptions and transports, with their places
   -h, --help   show this text and exit
   -V, --version  show the versions of aioloop, libev and Python and exit
 """
@@ -68,6 +69,9 @@ def main() -> None:
         option = arguments[0]
         if option == "--debug":
             debug = True
+            del arguments[0]
+        elif option == "--orphans":
+            os.environ["AIOLOOP_ORPHANS"] = "1"
             del arguments[0]
         elif option.partition("=")[0] == "--blocking-calls":
             mode = _value_of_option(arguments, ("log", "raise"))

@@ -3,6 +3,7 @@
 #include "core/cork.h"
 #include "core/debug.h"
 #include "core/handle.h"
+#include "core/misuse.h"
 #include "core/poll.h"
 #include "core/stack.h"
 #include "core/standin.h"
@@ -136,6 +137,7 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_stack_methods) < 0 ||
         PyModule_AddFunctions(module, al_blocking_methods) < 0 ||
         PyModule_AddFunctions(module, al_stall_methods) < 0 ||
+        PyModule_AddFunctions(module, al_misuse_methods) < 0 ||
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||

@@ -64,6 +64,8 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
     AL_IMPORTS(X)
 #undef X
     Py_VISIT(st->addrinfo_templates);
+    Py_VISIT(st->misuse_found);
+    Py_VISIT(st->warn_unawaited);
     Py_VISIT(st->watched);
     Py_VISIT(st->create_task);
     Py_VISIT(st->create_task_code);
@@ -102,6 +104,8 @@ al_state_clear(al_state *st)
 #undef X
     Py_CLEAR(st->empty_tuple);
     Py_CLEAR(st->addrinfo_templates);
+    Py_CLEAR(st->misuse_found);
+    Py_CLEAR(st->warn_unawaited);
     Py_CLEAR(st->kwnames_context);
     Py_CLEAR(st->kwnames_warn_on_full_buffer);
     Py_CLEAR(st->kwnames_frame_summary);

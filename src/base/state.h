@@ -162,6 +162,7 @@
     X(_accept_connection2)                                                             \
     X(_attach)                                                                         \
     X(_exception)                                                                      \
+    X(_made)                                                                           \
     X(_maybe_resume_transport)                                                         \
     X(create_task)                                                                     \
     X(create_future)                                                                   \
@@ -326,6 +327,8 @@ typedef struct al_state {
     struct al_blocking_hook *blocking_hook; /* see diag/blocking.c; NULL: none yet */
     al_misuse misuse;                       /* of all loops, and of none */
     struct al_stalls *stalls;               /* see diag/stall.c; NULL: none yet */
+    PyObject *misuse_found;                 /* see core/misuse.c, like the next one */
+    PyObject *warn_unawaited;               /* what warnings had, NULL: has still */
 
     /* Free lists of dead objects, chained through a word of their bodies; an object
      * in a list keeps the reference to its type. */

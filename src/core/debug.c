@@ -19,6 +19,7 @@
 #include "core/context.h"
 #include "core/handle.h"
 #include "core/meter.h"
+#include "core/misuse.h"
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/stack.h"
@@ -113,6 +114,7 @@ al_debug_check_thread(al_loop *loop)
     PyErr_SetString(PyExc_RuntimeError,
                     "Non-thread-safe operation invoked on an event loop other than the "
                     "current one");
+    al_misuse_note("_note_of_threads", (PyObject *)loop, NULL); /* escapes */
     return -1;
 }
 

@@ -34,6 +34,7 @@
 #endif
 
 #include "base/fileid.h"
+#include "core/misuse.h"
 #include "core/sched.h"
 
 /* The GIL, where there are other threads; ns. */
@@ -460,6 +461,7 @@ drop_if_closed(al_poll *poll, int fd)
             stop(io);
         }
     }
+    al_misuse_lost_fd(poll->loop, fd);
     return false;
 }
 
@@ -470,6 +472,7 @@ drop_all_closed(al_poll *poll)
     for (al_io *io = poll->watchers; io != NULL; io = io->next) {
         if (io->started && fcntl(io->ev.fd, F_GETFD) < 0) {
             stop(io);
+            al_misuse_lost_fd(poll->loop, io->ev.fd);
         }
     }
     poll->unnoted = false;
@@ -852,6 +855,7 @@ io_ready(EV_P_ ev_io *watcher, int revents)
         /* The descriptor was closed under the watcher, and libev has stopped it: as in
          * drop_closed. */
         stop(io);
+        al_misuse_lost_fd(poll->loop, io->ev.fd);
         return;
     }
     poll->events++;

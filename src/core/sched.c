@@ -6,6 +6,7 @@
 #include "core/context.h"
 #include "core/debug.h"
 #include "core/handle.h"
+#include "core/misuse.h"
 #include "core/poll.h"
 #include "core/watch.h"
 
@@ -156,6 +157,9 @@ poll_selector(al_loop *loop, int64_t timeout)
     look->polled_at = look->clocked_at = loop->debug.slot_began = al_poll_clock();
     look->polled_head = loop->ready.head;
     look->until_check = 0;
+    if (AL_UNLIKELY(loop->lost_fd >= 0)) {
+        al_misuse_tell_lost(loop); /* escapes */
+    }
     if (AL_UNLIKELY(loop->debug.poll_began != 0) && status == 0) {
         status = al_debug_polled(loop, timeout, look->polled_at); /* escapes */
     }

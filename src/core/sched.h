@@ -62,6 +62,7 @@ typedef struct al_loop {
 
     al_debug debug;
     al_misuse misuse;
+    int lost_fd; /* closed while somebody waited for it, and not told of yet; or -1 */
     struct al_blocking *blocking; /* see diag/blocking.c; NULL: its switch is off */
     al_counts counts;
     al_meter *meter; /* NULL: loop.metering has never been on */

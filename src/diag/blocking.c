@@ -360,8 +360,8 @@ audit(const char *event, PyObject *args, void *data)
         int counts = is_allowed(entry);
         counts = counts == 0 ? judge(entry, event, args) : counts < 0 ? -1 : 0;
         if (counts != 0) {
-            entry->loop->misuse.blocking_calls++;
-            entry->loop->st->misuse.blocking_calls++;
+            entry->loop->misuse.counts[AL_BLOCKING_CALL]++;
+            entry->loop->st->misuse.counts[AL_BLOCKING_CALL]++;
         }
         status = counts < 0 ? -1 : 0;
     }

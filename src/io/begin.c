@@ -9,6 +9,7 @@
 #include "io/info.h"
 #include "io/protocol.h"
 #include "io/sock.h"
+#include "io/transport.h"
 #include "io/write.h"
 
 /* start_tls put TLS over a paused protocol, `below`: TLS has to know of the pause, and so
@@ -179,7 +180,9 @@ al_stream_adopt(al_stream *self, PyObject *protocol, PyObject *server)
         Py_DECREF(result);
         self->server = Py_NewRef(server);
     }
-    if (al_fds_set_transport(self->loop, self->fd, (PyObject *)self) < 0) {
+    if (al_transport_takes_number(self->loop, self->fd) < 0 || /* escapes */
+        al_fds_set_transport(self->loop, self->fd, (PyObject *)self) < 0 ||
+        al_transport_made(self->loop, (PyObject *)self) < 0) {
         return -1;
     }
     return check_made(self->loop, protocol);

@@ -1096,6 +1096,7 @@ al_dgram_new(al_loop *loop, PyObject *sock, PyObject *protocol, PyObject *addres
     self->base.protocol = Py_NewRef(protocol);
     self->io = al_io_new(loop->poll, self->base.fd, dgram_ready, self);
     if (self->io == NULL ||
+        al_transport_takes_number(loop, self->base.fd) < 0 || /* escapes */
         al_fds_set_transport(loop, self->base.fd, (PyObject *)self) < 0) {
         goto error;
     }
@@ -1155,8 +1156,8 @@ dgram_finalize(PyObject *op)
         return;
     }
     PyObject *pending = al_err_take();
-    al_transport_warn_unclosed(op); /* escapes */
-    if (release(self) < 0) {        /* escapes */
+    al_transport_warn_unclosed(self->base.loop, op); /* escapes */
+    if (release(self) < 0) {                         /* escapes */
         PyErr_WriteUnraisable(op);
     }
     al_err_put_steal(pending);

@@ -815,8 +815,8 @@ pipe_finalize(PyObject *op)
         return;
     }
     PyObject *pending = al_err_take();
-    al_transport_warn_unclosed(op); /* escapes */
-    if (release(self) < 0) {        /* escapes */
+    al_transport_warn_unclosed(self->base.loop, op); /* escapes */
+    if (release(self) < 0) {                         /* escapes */
         PyErr_WriteUnraisable(op);
     }
     al_err_put_steal(pending);

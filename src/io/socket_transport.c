@@ -446,6 +446,7 @@ stream_finalize(PyObject *op)
         return;
     }
     PyObject *pending = PyErr_Occurred() ? al_err_take() : NULL;
+    al_transport_count_unclosed(self->loop, op); /* escapes */
     if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0) {
         /* A warning that is an error has nobody to catch it here. */
         if (PyErr_ExceptionMatches(PyExc_Warning)) {

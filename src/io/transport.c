@@ -1,6 +1,9 @@
 /* transport.c: see transport.h. */
 #include "io/transport.h"
 
+#include "core/misuse.h"
+#include "core/stack.h"
+
 #include "base/args.h"
 
 int
@@ -9,7 +12,8 @@ al_transport_begin(al_loop *loop, PyObject *transport, PyObject *protocol,
 {
     al_state *st = loop->st;
     PyObject *method = PyObject_GetAttr(protocol, st->str.connection_made);
-    if (method == NULL) {
+    if (method == NULL || al_transport_made(loop, transport) < 0) { /* escapes */
+        Py_XDECREF(method);
         return -1;
     }
     int status =
@@ -45,9 +49,61 @@ al_transport_soon(al_loop *loop, PyObject *transport, al_run_fn run)
     return NULL;
 }
 
-void
-al_transport_warn_unclosed(PyObject *transport)
+int
+al_transport_made(al_loop *loop, PyObject *transport)
 {
+    if (AL_LIKELY((loop->debug.switches & AL_DEBUG_TRACEBACKS) == 0)) {
+        return 0;
+    }
+    PyObject *stack = al_debug_capture(loop->st, loop); /* escapes */
+    int status = stack == NULL
+                     ? -1
+                     : PyObject_GenericSetAttr(transport, loop->st->str._made, stack);
+    Py_XDECREF(stack);
+    return status;
+}
+
+int
+al_transport_takes_number(al_loop *loop, int fd)
+{
+    PyObject *before = al_fds_transport(&loop->fds, fd);
+    if (AL_LIKELY(before == NULL)) {
+        return 0;
+    }
+    Py_INCREF(before);
+    PyObject *closing =
+        PyObject_CallMethodNoArgs(before, loop->st->str.is_closing); /* escapes */
+    int status = closing == NULL ? -1 : 0;
+    if (closing == Py_False) {
+        PyObject *created = al_misuse_made(loop->st, before);
+        al_misuse_found(loop->st, (PyObject *)loop, AL_REUSED_FD, before,
+                        created); /* escapes */
+        Py_XDECREF(created);
+    }
+    Py_XDECREF(closing);
+    Py_DECREF(before);
+    return status;
+}
+
+void
+al_transport_count_unclosed(al_loop *loop, PyObject *transport)
+{
+    if (loop == NULL || loop->st->EventLoop_type == NULL) {
+        return; /* It was closed with its loop, or the interpreter is going. */
+    }
+    al_state *st = loop->st;
+    PyObject *created = al_misuse_made(st, transport);
+    Py_INCREF(loop);
+    al_misuse_found(st, (PyObject *)loop, AL_UNCLOSED, transport,
+                    created); /* escapes */
+    Py_DECREF(loop);
+    Py_XDECREF(created);
+}
+
+void
+al_transport_warn_unclosed(al_loop *loop, PyObject *transport)
+{
+    al_transport_count_unclosed(loop, transport); /* escapes */
     if (PyErr_ResourceWarning(transport, 1, "unclosed transport %R", transport) <
         0) { /* escapes */
         PyErr_WriteUnraisable(transport);

@@ -32,8 +32,16 @@ int al_transport_tell(al_loop *loop, PyObject *waiter);
  * names: the slot runs in the next iteration.  loop may be NULL.  None, or NULL. */
 PyObject *al_transport_soon(al_loop *loop, PyObject *transport, al_run_fn run);
 
-/* For a tp_finalize: the transport was not closed.  Leaves no exception.  Escapes. */
-void al_transport_warn_unclosed(PyObject *transport);
+/* It is being made by whoever calls: debug mode remembers where.  0 or -1. */
+int al_transport_made(al_loop *loop, PyObject *transport);
+/* The number is about to be its transport's: if it is that of another one, which does not
+ * know, that one's descriptor was closed under it, which is counted.  0 or -1.  Escapes. */
+int al_transport_takes_number(al_loop *loop, int fd);
+
+/* For a tp_finalize: the transport was not closed; loop may be NULL.  The first counts
+ * it, the second warns, too.  They leave no exception.  Escape. */
+void al_transport_count_unclosed(al_loop *loop, PyObject *transport);
+void al_transport_warn_unclosed(al_loop *loop, PyObject *transport);
 /* A tp_dealloc, by the type's tp_finalize and tp_clear. */
 void al_transport_dealloc(PyObject *transport);
 

@@ -32,7 +32,7 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
 #ifdef AL_HARD
     al_sock_begin_faults();
 #endif
-    self->wake.read_fd = self->wake.write_fd = -1;
+    self->wake.read_fd = self->wake.write_fd = self->lost_fd = -1;
     self->st = al_state_of(type);
     al_cork_open(self);
     self->stall_threshold = -1;

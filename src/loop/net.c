@@ -6,6 +6,7 @@
 #include "loop/net.h"
 
 #include "base/args.h"
+#include "core/misuse.h"
 #include "core/report.h"
 #include "core/sched.h"
 #include "io/server.h"
@@ -75,6 +76,11 @@ ensure_no_transport(al_loop *self, PyObject *fileobj, int fd)
     if (free == 0) {
         PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R",
                      fileobj, transport);
+        PyObject *raised = al_err_take();
+        PyObject *created = al_misuse_made(self->st, transport);
+        al_err_put_steal(raised);
+        al_misuse_note("_note_of_transport", transport, created); /* escapes */
+        Py_XDECREF(created);
     }
     Py_DECREF(transport);
     return free > 0 ? 0 : -1;

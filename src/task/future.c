@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "core/context.h"
 #include "core/debug.h"
+#include "core/misuse.h"
 #include "core/stack.h"
 #include "core/report.h"
 #include "task/await.h"
@@ -1452,6 +1453,7 @@ al_future_finalize(PyObject *op)
     if (traceback == NULL && PyErr_Occurred()) {
         Py_CLEAR(message);
     }
+    al_misuse_found(st, loop, AL_UNRETRIEVED, op, traceback); /* escapes */
     if (al_report_context(st, loop, message, "exception", self->exception, "future", op,
                           "source_traceback", traceback, NULL) < 0) { /* escapes */
         PyErr_WriteUnraisable(loop);

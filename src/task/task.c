@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "core/context.h"
 #include "core/debug.h"
+#include "core/misuse.h"
 #include "core/report.h"
 #include "core/stack.h"
 #include "task/await.h"
@@ -1348,6 +1349,7 @@ al_task_finalize(PyObject *op)
         if (traceback == NULL && PyErr_Occurred()) {
             Py_CLEAR(message);
         }
+        al_misuse_found(st, loop, AL_PENDING_TASK, op, traceback); /* escapes */
         if (al_report_context(st, loop, message, "task", op, "source_traceback",
                               traceback, NULL) < 0) { /* escapes */
             PyErr_WriteUnraisable(loop);

@@ -30,6 +30,7 @@ NAMES = {
     "Histogram",
     "Loop",
     "Metrics",
+    "Orphan",
     "Task",
     "TimerHandle",
     "Usage",
@@ -39,7 +40,9 @@ NAMES = {
     "install",
     "libev_version",
     "new_event_loop",
+    "orphans",
     "run",
+    "spawn",
     "uninstall",
 } | ({"EventLoopPolicy"} if POLICIES else set())
 
