@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ._blocking import BlockingCallError, allow_blocking
 from ._core import Future, Handle, Task, TimerHandle, libev_version
 from ._debug import DebugOptions
+from ._dump import dump, dump_on_signal
 from ._install import install, policies_exist, uninstall
 from ._loop import Loop, new_event_loop
 from ._metrics import Histogram, Metrics
@@ -52,6 +53,8 @@ __all__ = [
     "Use",
     "__version__",
     "allow_blocking",
+    "dump",
+    "dump_on_signal",
     "install",
     "libev_version",
     "new_event_loop",

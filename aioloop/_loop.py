@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import _blocking, _core, _orphans, _stall
 from ._debug import DebugOptions
+from ._dump import remember
 from ._process import Exiting
 
 if TYPE_CHECKING:
@@ -223,6 +224,16 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         threshold = _stall.threshold_of_environment()
         if threshold is not None:
             _core._set_stall_threshold(self, threshold)
+        if _orphans.wanted_by_environment():
+            self.report_orphans = True
+            self.debug_options = dataclasses.replace(
+                self.debug_options,
+                source_tracebacks=True,
+                coroutine_origin_depth=max(
+                    1, self.debug_options.coroutine_origin_depth
+                ),
+            )
+        remember(self)
 
     @property
     def stall_threshold(self) -> float | None:
@@ -238,15 +249,6 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     @stall_threshold.setter
     def stall_threshold(self, seconds: float | None) -> None:
         _core._set_stall_threshold(self, _stall.threshold(seconds))
-        if _orphans.wanted_by_environment():
-            self.report_orphans = True
-            self.debug_options = dataclasses.replace(
-                self.debug_options,
-                source_tracebacks=True,
-                coroutine_origin_depth=max(
-                    1, self.debug_options.coroutine_origin_depth
-                ),
-            )
 
     @property
     def debug_options(self) -> DebugOptions:

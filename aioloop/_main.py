@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from . import _install, _stall
 from ._core import _call_at_bottom, libev_version
+from ._dump import dump_on_signal
 from ._loop import new_event_loop
 from ._version import __version__
 
@@ -56,6 +57,7 @@ options:
   --stall SECONDS
                report callbacks that hold the loop up for so long, while they do
   --orphans    log lost tasks, coroutines, exceptions and transports, with their places
+  --dump-signal  write what every task waits for to stderr at SIGUSR2
   -h, --help   show this text and exit
   -V, --version  show the versions of aioloop, libev and Python and exit
 """
@@ -79,6 +81,9 @@ def main() -> None:
             os.environ["AIOLOOP_BLOCKING_CALLS"] = mode
         elif option == "--stall" or option.startswith("--stall="):
             _set_stall_threshold(_value_of_option(arguments))
+        elif option == "--dump-signal":
+            dump_on_signal()
+            del arguments[0]
         elif option in ("-h", "--help"):
             print(HELP, end="")
             return

@@ -11,6 +11,8 @@
 #include "core/watch.h"
 #include "diag/blocking.h"
 #include "diag/stall.h"
+#include "diag/knock.h"
+#include "diag/waits.h"
 #include "io/dgram.h"
 #include "io/pipe.h"
 #include "io/server.h"
@@ -138,6 +140,8 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_blocking_methods) < 0 ||
         PyModule_AddFunctions(module, al_stall_methods) < 0 ||
         PyModule_AddFunctions(module, al_misuse_methods) < 0 ||
+        PyModule_AddFunctions(module, al_knock_methods) < 0 ||
+        PyModule_AddFunctions(module, al_waits_methods) < 0 ||
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||

@@ -28,6 +28,14 @@
 
 enum { AL_FUTURE_PENDING, AL_FUTURE_CANCELLED, AL_FUTURE_FINISHED };
 
+/* Since when a task waits: a time of the loop's clock, see al_future_wait_step.  It is in
+ * a hole of the base's struct where that has one. */
+#if SIZEOF_VOID_P < 8
+#define AL_FUTURE_WAITS_SINCE
+#else
+#define AL_FUTURE_WAITS_SINCE uint32_t waits_since;
+#endif
+
 typedef struct al_future {
     PyObject_HEAD
     /* --- _asyncio's struct ---------------------------------------------------- */
@@ -43,6 +51,7 @@ typedef struct al_future {
     PyObject *cancel_message;
 #if PY_VERSION_HEX < 0x030D0000
     int base_flags[3];
+    AL_FUTURE_WAITS_SINCE
     PyObject *base_dict;
     PyObject *base_weakrefs;
     PyObject *cancelled_exc; /* the CancelledError that ended a task */
@@ -63,6 +72,7 @@ typedef struct al_future {
     unsigned base_flags[2];
 #endif
     int base_cancel_requests;
+    AL_FUTURE_WAITS_SINCE
     PyObject *fut_waiter;
     PyObject *coro;
     PyObject *name;
@@ -83,6 +93,9 @@ typedef struct al_future {
     struct al_future *next_task; /* the registry's list of pending tasks */
     struct al_future **task_link;
 #endif
+#if SIZEOF_VOID_P < 8
+    uint32_t waits_since;
+#endif
     int cancel_requests;
     uint8_t state;
     bool is_task : 1;
@@ -92,6 +105,15 @@ typedef struct al_future {
     bool must_cancel : 1;
     bool log_destroy_pending : 1;
 } al_future;
+
+/* Nanoseconds as steps of 17 ms; a difference of two is right for two years. */
+enum { AL_FUTURE_WAIT_SHIFT = 24 };
+
+static inline uint32_t
+al_future_wait_step(int64_t nanoseconds)
+{
+    return (uint32_t)(nanoseconds >> AL_FUTURE_WAIT_SHIFT);
+}
 
 /* The basicsizes of _asyncio.Task and _asyncio.Future. */
 #define AL_TASK_BASE_BYTES offsetof(al_future, loop_obj)

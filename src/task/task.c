@@ -237,6 +237,9 @@ static void
 set_waiter(al_future *task, PyObject *future)
 {
     Py_XSETREF(task->fut_waiter, Py_NewRef(future));
+    if (AL_LIKELY(task->loop != NULL)) {
+        task->waits_since = al_future_wait_step(task->loop->look.clocked_at);
+    }
 }
 
 /* `future` is exactly of one of our types. */

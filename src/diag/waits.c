@@ -1,0 +1,154 @@
+/* waits.c: see waits.h. */
+#include "diag/waits.h"
+
+#include "core/poll.h"
+#include "io/stream.h"
+#include "task/future.h"
+#include "task/lazy.h"
+
+/* The argument as a loop, or NULL with TypeError. */
+static al_loop *
+loop_of(PyObject *module, PyObject *op)
+{
+    al_loop *loop = al_loop_check(al_state_of_module(module), op);
+    if (loop == NULL) {
+        PyErr_Format(PyExc_TypeError, "an aioloop loop was expected, got %R", op);
+    }
+    return loop;
+}
+
+/* Seconds since the task waits for its future; None for what is no task of ours or does
+ * not wait. */
+static PyObject *
+waited(PyObject *module, PyObject *op)
+{
+    const al_future *task = (const al_future *)(void *)op;
+    if (!PyObject_TypeCheck(op, al_state_of_module(module)->Task_type) ||
+        task->fut_waiter == NULL || task->waits_since == 0) {
+        Py_RETURN_NONE;
+    }
+    uint32_t steps = al_future_wait_step(al_poll_clock()) - task->waits_since;
+    return PyFloat_FromDouble((double)((uint64_t)steps << AL_FUTURE_WAIT_SHIFT) / 1e9);
+}
+
+/* (subject, argument) of an operation that is in C: the socket and the address, say; each
+ * may be None.  None for everything else. */
+static PyObject *
+operation(PyObject *module, PyObject *op)
+{
+    const al_state *st = al_state_of_module(module);
+    if (!Py_IS_TYPE(op, st->SockOp_type) && !Py_IS_TYPE(op, st->StreamRead_type)) {
+        Py_RETURN_NONE;
+    }
+    const al_lazy *lazy = (const al_lazy *)(void *)op;
+    return PyTuple_Pack(2, lazy->subject == NULL ? Py_None : lazy->subject,
+                        lazy->arg == NULL ? Py_None : lazy->arg);
+}
+
+/* Whether the loop waits for events, and how many slots are ready. */
+static PyObject *
+loop_state(PyObject *module, PyObject *op)
+{
+    const al_loop *loop = loop_of(module, op);
+    return loop == NULL ? NULL
+                        : Py_BuildValue("Nn", PyBool_FromLong(loop->wake.blocked),
+                                        (Py_ssize_t)al_ring_len(&loop->ready));
+}
+
+static int
+append(PyObject *list, PyObject *item)
+{
+    int status = item == NULL ? -1 : PyList_Append(list, item);
+    Py_XDECREF(item);
+    return status;
+}
+
+/* The list with the other one's items. */
+static PyObject *
+append_all_steal(PyObject *list, PyObject *others)
+{
+    if (PyList_SetSlice(list, 0, 0, others) < 0) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* The handles of all timers, in no order; a program that has the list of
+ * loop._scheduled may have put other objects there. */
+static PyObject *
+loop_timers(PyObject *module, PyObject *op)
+{
+    const al_loop *loop = loop_of(module, op);
+    PyObject *list = loop == NULL ? NULL : PyList_New(0);
+    if (list == NULL) {
+        return NULL;
+    }
+    const al_timers *timers = &loop->timers;
+    if (timers->lent != NULL) {
+        return append_all_steal(list, timers->lent);
+    }
+    for (size_t i = 0; i < timers->length; i++) {
+        al_handle *handle = timers->heap[i].handle;
+        if (!handle->cancelled && append(list, Py_NewRef((PyObject *)handle)) < 0) {
+            goto failed;
+        }
+    }
+    for (size_t i = timers->due_head; i != timers->due_tail; i++) {
+        al_handle *handle = timers->due[i & timers->due_mask].handle;
+        if (!handle->cancelled && append(list, Py_NewRef((PyObject *)handle)) < 0) {
+            goto failed;
+        }
+    }
+    return list;
+
+failed:
+    Py_DECREF(list);
+    return NULL;
+}
+
+/* (descriptor, reader, writer, transport) of each descriptor that somebody waits for or
+ * that a transport has. */
+static PyObject *
+loop_files(PyObject *module, PyObject *op)
+{
+    const al_loop *loop = loop_of(module, op);
+    PyObject *list = loop == NULL ? NULL : PyList_New(0);
+    for (int fd = 0; list != NULL && fd < loop->fds.capacity; fd++) {
+        PyObject *reader = NULL, *writer = NULL;
+        PyObject *transport = al_fds_transport(&loop->fds, fd);
+        if (!al_fds_get(&loop->fds, fd, &reader, &writer) && transport == NULL) {
+            continue;
+        }
+        if (append(list, Py_BuildValue("iOOO", fd, reader == NULL ? Py_None : reader,
+                                       writer == NULL ? Py_None : writer,
+                                       transport == NULL ? Py_None : transport)) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+/* (bytes that wait to be sent, pause_reading() was called, pause_writing() was, closing)
+ * of a socket transport, None for any other.  Its own methods would send what is
+ * corked. */
+static PyObject *
+stream_state(PyObject *module, PyObject *op)
+{
+    if (!Py_IS_TYPE(op, al_state_of_module(module)->SocketTransport_type)) {
+        Py_RETURN_NONE;
+    }
+    const al_stream *stream = (const al_stream *)(void *)op;
+    return Py_BuildValue(
+        "nNNN", (Py_ssize_t)stream->out.size, PyBool_FromLong(stream->paused),
+        PyBool_FromLong(stream->flow.paused), PyBool_FromLong(stream->closing));
+}
+
+PyMethodDef al_waits_methods[] = {
+    {"_waited", waited, METH_O, NULL},
+    {"_operation", operation, METH_O, NULL},
+    {"_loop_state", loop_state, METH_O, NULL},
+    {"_loop_timers", loop_timers, METH_O, NULL},
+    {"_loop_files", loop_files, METH_O, NULL},
+    {"_stream_state", stream_state, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
