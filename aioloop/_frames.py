@@ -59,7 +59,7 @@ def is_user(file: str) -> bool:
 
 
 def short(file: str) -> str:
-    """Return a file's name as people know it: from the working or the library folder."""
+    """Return a file's name as people know it, from the working or library folder."""
     for part in _PACKAGES:
         if part in file:
             return file.rpartition(part)[2]
@@ -120,7 +120,7 @@ def innermost_user(frames: Sequence[Frame]) -> Frame | None:
 
 
 def text(frames: Iterable[Frame], indent: str = "  ") -> list[str]:
-    """Return a line for each frame, outermost first; long runs of a library in short."""
+    """Return a line for each frame, outermost first, long runs of a library short."""
     lines: list[str] = []
     run: list[Frame] = []
     rows = [*frames]

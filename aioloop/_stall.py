@@ -192,7 +192,7 @@ _limit = Limit()
 _logged: weakref.WeakKeyDictionary[Loop, Stall] = weakref.WeakKeyDictionary()
 
 
-# --- making one ------------------------------------------------------------------------
+# --- making one -----------------------------------------------------------------------
 
 
 def report(loop: Loop, found: dict[str, Any]) -> bool:

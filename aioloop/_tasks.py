@@ -6,8 +6,8 @@ while the loop is stuck in a callback. A look changes nothing: no coroutine is r
 nothing is sent, no method of the program's own objects is called.
 
 What a task waits for is read from the coroutines that it is suspended in. Where those
-are asyncio's own functions, a rule for the function says it in words; what the future at
-the end of the chain will be set by says the rest.
+are asyncio's own functions, a rule for the function says it in words; what the future
+at the end of the chain will be set by says the rest.
 """
 
 from __future__ import annotations

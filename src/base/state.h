@@ -267,7 +267,7 @@ typedef struct al_state {
     int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork */
     void (*send_corked)(struct al_loop *);  /* the same from outside; see core/cork.h */
     void (*end_blocking)(struct al_loop *); /* a loop closes or dies: diag/blocking */
-    int (*follow_stall)(struct al_loop *); /* watches a loop that runs and has a
+    int (*follow_stall)(struct al_loop *);  /* watches a loop that runs and has a
                                             * threshold, and no other: 0 or -1; escapes */
     int (*task_step)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);

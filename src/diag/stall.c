@@ -698,7 +698,7 @@ exact_stack(const al_guard *guard)
 
 /* What one of asyncio's functions says about the loop's tasks. */
 static PyObject *
-ask_asyncio(const al_loop *loop, const char *function)
+ask_asyncio(al_loop *loop, const char *function)
 {
     return PyObject_CallMethod(loop->st->asyncio_tasks, function, "O",
                                (PyObject *)loop); /* escapes */

@@ -114,16 +114,19 @@ def test_what_tasks_wait_for(output):
                 return tasks[name]
             full = asyncio.Queue(1)
             full.put_nowait(1)
-            lock, event, semaphore = asyncio.Lock(), asyncio.Event(), asyncio.Semaphore(1)
+            lock, event = asyncio.Lock(), asyncio.Event()
+            semaphore = asyncio.Semaphore(1)
             task(sleeper()); task(getter(asyncio.Queue())); task(putter(full))
-            task(joiner(full)); task(holder(lock, event)); task(holder(semaphore, event))
+            task(joiner(full)); task(holder(lock, event))
+            task(holder(semaphore, event))
             await turns()
             task(locker(lock)); task(semaphored(semaphore))
             task(conditioned(asyncio.Condition()))
             task(gatherer([tasks["sleeper"], tasks["getter"]]))
             task(waiter([tasks["putter"]]))
             task(timed(event)); task(shielder(tasks["getter"]))
-            task(parent(tasks["sleeper"])); task(worker()); task(grouped(getter(asyncio.Queue())))
+            task(parent(tasks["sleeper"])); task(worker())
+            task(grouped(getter(asyncio.Queue())))
             task(future()); task(generator())
             await turns()
             aioloop.dump(sys.stdout)
@@ -246,7 +249,8 @@ def test_a_diamond_is_shown_once(output):
             make = asyncio.create_task
             bottom = make(end(), name="bottom")
             middle = make(side(bottom), name="middle")
-            left, right = make(side(middle), name="left"), make(side(middle), name="right")
+            left = make(side(middle), name="left")
+            right = make(side(middle), name="right")
             above = make(top(left, right), name="top")
             await turns()
             aioloop.dump(sys.stdout)
@@ -355,7 +359,8 @@ def test_sockets_and_children_in_words(output):
         async def main():
             listener = socket.create_server(("127.0.0.1", 0))
             listener.setblocking(False)
-            server = await asyncio.start_server(lambda r, w: keep.append(w), "127.0.0.1", 0)
+            server = await asyncio.start_server(
+                lambda r, w: keep.append(w), "127.0.0.1", 0)
             port = server.sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             one, two = socket.socketpair()
