@@ -83,7 +83,7 @@ wake(al_corks *corks)
 {
     al_ticker_lock(corks->st);
     atomic_store(&corks->asleep, false);
-    al_ticker_wake_locked(corks->st, &corks->user);
+    al_ticker_wake_locked(corks->st, &corks->user, al_poll_clock() + TICK);
     al_ticker_unlock(corks->st);
 }
 
@@ -184,6 +184,7 @@ start_corks(al_state *st)
             return NULL;
         }
         corks->user = (al_ticker_user){.look = tick,
+                                       .due = al_poll_clock() + TICK,
                                        .act = rescue,
                                        .before_end = before_end,
                                        .after_fork = after_fork};

@@ -420,9 +420,9 @@ al_ticker_unlock(al_state *st)
 }
 
 void
-al_ticker_wake_locked(al_state *st, al_ticker_user *user)
+al_ticker_wake_locked(al_state *st, al_ticker_user *user, int64_t due)
 {
-    user->due = 0;
+    user->due = due;
     pthread_cond_signal(&st->ticker->woken);
 }
 

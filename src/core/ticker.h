@@ -57,8 +57,8 @@ bool al_ticker_runs(const al_state *st);
 /* There is a ticker once al_ticker_start has been true. */
 void al_ticker_lock(al_state *st);
 void al_ticker_unlock(al_state *st);
-/* The user's look is due now; with the lock. */
-void al_ticker_wake_locked(al_state *st, al_ticker_user *user);
+/* The user's look is due then, in ns, and not before; with the lock. */
+void al_ticker_wake_locked(al_state *st, al_ticker_user *user, int64_t due);
 
 /* For `look`: the kernel's number of the caller's thread while that waits for the GIL,
  * or 0. */

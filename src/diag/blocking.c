@@ -8,6 +8,7 @@
 #include "diag/blocking.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stdatomic.h>
 #include <sys/file.h>
 #include <sys/socket.h>

@@ -111,7 +111,9 @@ static const call_entry calls[] = {
     CALL(sendmsg, DESCRIPTOR),
     CALL(sendmmsg, DESCRIPTOR),
     CALL(connect, DESCRIPTOR),
+#ifdef SYS_accept
     CALL(accept, DESCRIPTOR),
+#endif
     CALL(accept4, DESCRIPTOR),
     CALL(shutdown, DESCRIPTOR),
     CALL(close, DESCRIPTOR),
@@ -137,13 +139,17 @@ static const call_entry calls[] = {
     CALL(renameat2, NOTHING),
     CALL(sync, NOTHING),
     CALL(nanosleep, NOTHING),
+#ifdef SYS_clock_nanosleep
     CALL(clock_nanosleep, NOTHING),
+#endif
     CALL(futex, NOTHING),
     CALL(wait4, NOTHING),
     CALL(waitid, NOTHING),
     CALL(rt_sigtimedwait, NOTHING),
     CALL(rt_sigsuspend, NOTHING),
+#ifdef SYS_semtimedop
     CALL(semtimedop, NOTHING),
+#endif
     CALL(msgrcv, NOTHING),
     CALL(msgsnd, NOTHING),
     CALL(io_getevents, NOTHING),

@@ -134,7 +134,7 @@ typedef struct al_stalls {
 /* --- looking ------------------------------------------------------------------------------ */
 
 /* The loop writes these for itself. */
-#define GLANCE(word) __atomic_load_n(&(word), __ATOMIC_RELAXED)
+#define GLANCE(word) (*(const volatile __typeof__(word) *)&(word))
 
 static bool
 is_idle(const al_loop *loop)
@@ -912,7 +912,7 @@ begin_watch(al_stalls *stalls, al_loop *loop, int64_t threshold)
     al_ticker_lock(stalls->st);
     guard->next = stalls->first;
     stalls->first = guard;
-    al_ticker_wake_locked(stalls->st, &stalls->user);
+    al_ticker_wake_locked(stalls->st, &stalls->user, 0);
     al_ticker_unlock(stalls->st);
     if (alone) {
         hook_collector(stalls, true); /* escapes */
@@ -974,7 +974,7 @@ follow(al_loop *loop)
     }
     al_ticker_lock(stalls->st);
     loop->guard->threshold = loop->guard->next_report = threshold;
-    al_ticker_wake_locked(stalls->st, &stalls->user);
+    al_ticker_wake_locked(stalls->st, &stalls->user, 0);
     al_ticker_unlock(stalls->st);
     return 0;
 }
