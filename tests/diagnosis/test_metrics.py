@@ -13,6 +13,7 @@ import time
 import pytest
 
 import aioloop
+from tests.conftest import HARD
 
 LIMIT = 30
 
@@ -243,6 +244,7 @@ def test_slow_callbacks_of_debug_mode(caplog):
     assert "Executing" in caplog.text
 
 
+@pytest.mark.skipif(HARD, reason="sends one byte at a time")
 def test_bytes_descriptors_and_transports():
     async def main(loop):
         a, b = socket.socketpair()

@@ -302,7 +302,7 @@ def test_nothing_is_lost_by_a_program_in_order(program):
     done = program(
         """
         async def serve(reader, writer):
-            writer.write(await reader.read(5))
+            writer.write(await reader.readexactly(5))
             writer.close()
 
         async def fail():

@@ -569,9 +569,9 @@ def streams_read_never_awaited(loop, owner):
 def streams_read_come(loop, owner):
     ours, theirs = pair(owner)
     reader, writer = loop.run_until_complete(asyncio.open_connection(sock=ours))
-    task = loop.create_task(owner.wait(reader.readexactly(5)))
+    task = loop.create_task(owner.wait(reader.readexactly(1)))
     step(loop)
-    theirs.send(b"12345")
+    theirs.send(b"1")
     step(loop)
     return [reader, writer, task]
 

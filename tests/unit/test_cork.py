@@ -12,7 +12,7 @@ import time
 import pytest
 
 import aioloop
-from tests.conftest import HARD, PACKAGE_PARENT
+from tests.conftest import HARD, PACKAGE_PARENT, PORTABLE
 
 LIMIT = 20
 DATA = b"x" if HARD else b"working on it\n"  # the hard build sends byte by byte
@@ -542,6 +542,7 @@ def test_corking_can_be_turned_off(run, loop, accepted, how, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's /proc")
+@pytest.mark.skipif(PORTABLE, reason="the thread is known by its name")
 def test_the_thread_sleeps_while_nothing_is_corked():
     program = """
         import asyncio, os, socket, sys, time

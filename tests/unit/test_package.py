@@ -37,6 +37,8 @@ NAMES = {
     "Use",
     "__version__",
     "allow_blocking",
+    "dump",
+    "dump_on_signal",
     "install",
     "libev_version",
     "new_event_loop",
