@@ -882,11 +882,15 @@ def state():
     for thing in gc.get_objects():
         if isinstance(thing, asyncio.BaseTransport):
             thing.close()
+        elif isinstance(thing, aioloop.Loop) and "_spawned" in vars(thing):
+            if thing is not loop:
+                thing.close()  # new_event_loop's, of which no call has come back
         elif isinstance(thing, socket.socket):
             _socket.socket.close(thing)  # The object may be half made.
     for fd in loop._selector.get_map():
         loop._remove_reader(fd)
     turn(2)
+    reported.clear()  # The __del__ of a loop that is half made fails and tells so.
     gc.collect()
     return len(os.listdir("/proc/self/fd")), sys.getallocatedblocks()
 
