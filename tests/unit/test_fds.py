@@ -10,6 +10,8 @@ import weakref
 
 import pytest
 
+from tests.conftest import PORTABLE
+
 
 @pytest.fixture
 def pair():
@@ -134,6 +136,7 @@ def open_file(kind):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what epoll says")
+@pytest.mark.skipif(PORTABLE, reason="elsewhere the type of a file decides")
 @pytest.mark.parametrize(
     "kind",
     [
