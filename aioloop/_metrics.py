@@ -171,7 +171,6 @@ def read(loop: Loop) -> Metrics:
         ready_max=raw.pop("most_ready", 0),
         executor_queued=queued,
         executor_running=running,
-        stalls=getattr(loop, "stalls", 0),
         **raw,
     )
 

@@ -2,9 +2,11 @@
  *
  * Two sorts.  al_counts are counted always: each costs one addition where something much
  * dearer happens.  al_meter is there while loop.metering is on (AL_DEBUG_METER): it sees
- * each slot, from debug.c, and each wait; core/usage and core/recorder are parts of it.  All numbers only grow, so that the difference
- * of two readings is what happened between them; they are written with the GIL held, by
- * the loop's thread, and read with it held, by any.
+ * each slot, from debug.c, and each wait; core/usage and core/recorder are parts of it.
+ * What programs lose is counted by core/misuse, and stalls by diag/stall.  All numbers
+ * only grow, so that the difference of two readings is what happened between them; they
+ * are written with the GIL held, by the loop's thread, and read with it held, by any; but
+ * for stalls, which the ticker's thread counts.
  *
  * A slot's time is from the end of the slot before it to its own end, as in debug mode:
  * one reading of the precise clock.  Its queue delay begins when the clock was last
@@ -23,13 +25,11 @@ struct al_usage_entry;
 
 /* Since the loop was made. */
 typedef struct {
-    uint64_t iterations;
-    uint64_t steps; /* of tasks */
+    uint64_t iterations; /* begun */
+    uint64_t steps;      /* of tasks */
     uint64_t tasks_made;
-    uint64_t tasks_ended[3];  /* with a result, cancelled, with an exception */
-    uint64_t tasks_lost;      /* died pending */
-    uint64_t tasks_destroyed; /* ... and this was reported */
-    uint64_t never_retrieved; /* exceptions, reported too */
+    uint64_t tasks_ended[3]; /* with a result, cancelled, with an exception */
+    uint64_t tasks_lost;     /* died pending, reported or not */
     uint64_t slow_callbacks;
     uint64_t bytes_in, bytes_out; /* of transports and sock_* */
 } al_counts;

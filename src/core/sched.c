@@ -379,7 +379,6 @@ run_ready(al_loop *loop)
 {
     size_t todo = al_ring_len(&loop->ready), ready = todo;
     al_look_count(&loop->look, todo);
-    loop->counts.iterations++;
     int status = 0;
     bool nested = loop->in_slot;
     loop->in_slot = true;
@@ -439,7 +438,7 @@ run_once_of_asyncio(al_loop *loop)
 static inline int
 run_once(al_loop *loop)
 {
-    loop->iterations++;
+    loop->counts.iterations++;
     return gather(loop) < 0 ? -1 : run_ready(loop);
 }
 
@@ -494,7 +493,7 @@ al_sched_select(al_loop *loop, int64_t timeout)
         return -1;
     }
     al_sched_settle(loop);
-    loop->iterations++;
+    loop->counts.iterations++;
     if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
         return -1;
     }

@@ -38,9 +38,9 @@ typedef struct al_loop {
     PyObject *idle_context;  /* still entered, between two slots; see context.h */
     bool idle_is_spare;      /* ... and nobody else's */
     al_look look;            /* when to look at the selector and the clock */
-    uint64_t iterations;     /* begun so far */
-    uint64_t accepted_in;    /* the one that last accepted a connection; io/server.h */
-    bool polling;            /* the selector is being waited for */
+    uint64_t
+        accepted_in; /* the iteration that last accepted a connection; io/server.h */
+    bool polling;    /* the selector is being waited for */
     bool stopping;
 
     bool in_slot;   /* a slot is running: writes may wait */
@@ -72,7 +72,6 @@ typedef struct al_loop {
     struct al_guard *guard;  /* while it is watched, or NULL */
     bool taking_gil;         /* the poll is over, and waits for the GIL */
     uint64_t stalls;         /* so often it was stuck */
-    int64_t stall_time;      /* ns, for so long */
 
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */

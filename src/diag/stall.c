@@ -466,7 +466,6 @@ end_stall(al_stalls *stalls, al_guard *guard, int64_t ended)
         guard->over = true;
         guard->ended = ended;
         guard->began = guard->since;
-        guard->loop->stall_time += ended - guard->since;
         stalls->user.wants |= guard->wanted || guard->logged;
         if (!guard->wanted && !guard->logged && !guard->serving) {
             guard->over = guard->counted = false; /* Nobody was told. */
@@ -956,10 +955,26 @@ end_watch(al_stalls *stalls, al_loop *loop)
     return status;
 }
 
+/* Python's part is imported when a loop is first watched: it calls _set_stall_report.  A
+ * program runs on without it.  Escapes. */
+static void
+import_report(al_loop *loop)
+{
+    PyObject *module = PyImport_ImportModule("aioloop._stall"); /* escapes */
+    if (module == NULL) {
+        PyErr_WriteUnraisable((PyObject *)loop); /* escapes */
+    }
+    Py_XDECREF(module);
+}
+
 /* See al_state.follow_stall. */
 static int
 follow(al_loop *loop)
 {
+    if (loop->st->stalls == NULL && loop->debug.base != NULL &&
+        threshold_of(loop) != 0) {
+        import_report(loop); /* escapes */
+    }
     al_stalls *stalls = loop->st->stalls;
     int64_t threshold = loop->debug.base == NULL ? 0 : threshold_of(loop);
     if (stalls == NULL) {
@@ -1141,24 +1156,10 @@ core_stall_threshold(PyObject *module, PyObject *object)
     return loop == NULL ? NULL : PyFloat_FromDouble(in_seconds(threshold_of(loop)));
 }
 
-PyDoc_STRVAR(stall_counts_doc,
-             "_stall_counts($module, loop, /)\n--\n\n"
-             "Return how often the loop was stuck, and for how many seconds.");
-
-static PyObject *
-core_stall_counts(PyObject *module, PyObject *object)
-{
-    const al_loop *loop = check_loop(module, object);
-    return loop == NULL ? NULL
-                        : Py_BuildValue("(Kd)", (unsigned long long)loop->stalls,
-                                        in_seconds(loop->stall_time));
-}
-
 PyMethodDef al_stall_methods[] = {
     {"_set_stall_report", core_set_stall_report, METH_O, set_stall_report_doc},
     {"_set_stall_threshold", core_set_stall_threshold, METH_VARARGS,
      set_stall_threshold_doc},
     {"_stall_threshold", core_stall_threshold, METH_O, stall_threshold_doc},
-    {"_stall_counts", core_stall_counts, METH_O, stall_counts_doc},
     {NULL, NULL, 0, NULL},
 };

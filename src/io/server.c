@@ -80,7 +80,7 @@ connection_accepted(al_loop *loop, PyObject *op, PyObject *arg, PyObject *extra)
                 status = al_context_capture(&stream->read_context);
             }
         }
-        stream->accepted_in = loop->accepted_in = loop->iterations;
+        stream->accepted_in = loop->accepted_in = loop->counts.iterations;
     }
     if (al_context_leave(loop, &context, entered) < 0) {
         status = -1;
@@ -231,7 +231,7 @@ begin_plain(al_listener *self, int fd, const al_addr *peer)
         Py_DECREF(stream);
         return -1;
     }
-    loop->accepted_in = loop->iterations;
+    loop->accepted_in = loop->counts.iterations;
     loop->st->accepted_by = loop;
     return al_sched_push_steal(loop, connection_accepted, (PyObject *)stream,
                                Py_NewRef((PyObject *)self), context);
@@ -260,7 +260,7 @@ next_accepting(const al_loop *loop, size_t *place)
             Py_IS_TYPE(transport, loop->st->SocketTransport_type)) {
             const al_stream *stream = (al_stream *)transport;
             if (stream->accepted_in != 0 && !stream->closing &&
-                loop->iterations - stream->accepted_in <= 1) {
+                loop->counts.iterations - stream->accepted_in <= 1) {
                 return transport;
             }
         }

@@ -1442,9 +1442,6 @@ al_future_finalize(PyObject *op)
     if (st->Future_type == NULL) {
         return; /* The module has been cleared: the interpreter is shutting down. */
     }
-    if (self->loop != NULL) {
-        self->loop->counts.never_retrieved++;
-    }
     PyObject *saved = al_err_take();
     PyObject *loop = Py_NewRef(self->loop_obj);
     PyObject *message =

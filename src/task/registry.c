@@ -53,7 +53,7 @@ static int
 add_tasks_of(al_loop *loop, PyObject *list)
 {
     if (loop->closed || loop->accepted_in == 0 ||
-        loop->iterations - loop->accepted_in > 1 ||
+        loop->counts.iterations - loop->accepted_in > 1 ||
         (loop->thread_id != 0 && loop->thread_id != PyThread_get_thread_ident())) {
         return 0;
     }

@@ -1341,9 +1341,6 @@ al_task_finalize(PyObject *op)
         if (st->Task_type == NULL) {
             return; /* The module has been cleared: the interpreter is shutting down. */
         }
-        if (self->loop != NULL) {
-            self->loop->counts.tasks_destroyed++;
-        }
         PyObject *saved = al_err_take();
         PyObject *loop = Py_NewRef(self->loop_obj);
         PyObject *message =

@@ -14,20 +14,7 @@ import pytest
 
 import aioloop
 from tests.conftest import HARD
-
-LIMIT = 30
-
-
-def run(main):
-    """Run main(loop) on a loop that is metered."""
-
-    async def metered():
-        loop = asyncio.get_running_loop()
-        loop.metering = True
-        await asyncio.sleep(0)  # the callback that turns it on is not measured
-        return await asyncio.wait_for(main(loop), LIMIT)
-
-    return aioloop.run(metered())
+from tests.diagnosis.metered import LIMIT, run
 
 
 def test_it_is_off_and_an_attribute_of_the_loop():
@@ -225,6 +212,17 @@ def test_never_retrieved_and_destroyed():
         assert after.never_retrieved_exceptions == 1
         assert after.destroyed_pending_tasks == 1
         assert after.tasks_alive == before.tasks_alive
+
+    run(main)
+
+
+def test_stalls():
+    async def main(loop):
+        loop.stall_threshold = 0.05
+        before = loop.metrics()
+        time.sleep(0.3)
+        await asyncio.sleep(0)
+        assert (loop.metrics() - before).stalls == 1
 
     run(main)
 

@@ -8,18 +8,7 @@ import time
 import weakref
 
 import aioloop
-
-LIMIT = 30
-
-
-def run(main):
-    async def metered():
-        loop = asyncio.get_running_loop()
-        loop.metering = True
-        await asyncio.sleep(0)  # the callback that turns it on is not measured
-        return await asyncio.wait_for(main(loop), LIMIT)
-
-    return aioloop.run(metered())
+from tests.diagnosis.metered import run
 
 
 def named(usage, name):
