@@ -17,24 +17,25 @@ An asyncio program comes to this loop in one of five ways:
 from __future__ import annotations
 
 import asyncio
+import importlib
 from typing import TYPE_CHECKING
 
 from ._blocking import BlockingCallError, allow_blocking
 from ._core import Future, Handle, Task, TimerHandle, libev_version
 from ._debug import DebugOptions
-from ._dump import dump, dump_on_signal
 from ._install import install, policies_exist, uninstall
 from ._loop import Loop, new_event_loop
-from ._metrics import Histogram, Metrics
 from ._orphans import Orphan, orphans, spawn
-from ._usage import Usage, Use
 from ._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
 
+    from ._dump import dump, dump_on_signal
+    from ._metrics import Histogram, Metrics
     from ._policy import EventLoopPolicy
+    from ._usage import Usage, Use
 
     _T = TypeVar("_T")
 
@@ -93,7 +94,22 @@ def run(
         return runner.run(main)
 
 
+# Imported when somebody asks: most programs never do, and it takes long.
+_MODULES = {
+    "Histogram": "_metrics",
+    "Metrics": "_metrics",
+    "Usage": "_usage",
+    "Use": "_usage",
+    "dump": "_dump",
+    "dump_on_signal": "_dump",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        module = importlib.import_module(f".{_MODULES[name]}", __name__)
+        globals()[name] = value = getattr(module, name)
+        return value
     if name == "EventLoopPolicy" and policies_exist():
         from ._policy import EventLoopPolicy
 

@@ -8,7 +8,6 @@ program, ``"raise"`` makes each such call raise BlockingCallError. An audit hook
 from __future__ import annotations
 
 import asyncio
-import bdb
 import contextlib
 import linecache
 import logging
@@ -70,7 +69,8 @@ _LOOPS = (_folder_of(asyncio), _folder_of(_core))
 _EXEMPT = (
     _folder_of(logging),
     "<frozen importlib._bootstrap",
-    *(module.__file__ for module in (bdb, linecache, traceback, warnings)),
+    _STANDARD + "bdb.py",
+    *(module.__file__ for module in (linecache, traceback, warnings)),
 )
 
 

@@ -14,10 +14,10 @@ import socket
 import sys
 import threading
 import types
-import weakref
 from typing import TYPE_CHECKING
 
 from . import _core
+from ._loop import all_loops
 from ._tasks import (
     Describer,
     Place,
@@ -44,7 +44,6 @@ _PATIENCE = 0.25  # seconds in which a loop that is well answers
 _DEEPEST = 24  # levels of a tree; below, the indentation stays, so that it is linear
 
 # Every loop that there is, by its id.
-_loops: dict[int, weakref.ref[Loop]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +72,8 @@ class LoopInfo:
     ``asynchronous generators``."""
 
 
-def remember(loop: Loop) -> None:
-    """Keep a weak reference to a new loop, for dumps of all loops."""
-    key = id(loop)
-    _loops[key] = weakref.ref(loop, lambda _: _loops.pop(key, None))
-
-
 def _running_loops() -> list[Loop]:
-    loops = [ref() for ref in list(_loops.values())]
+    loops = [ref() for ref in list(all_loops.values())]
     return [loop for loop in loops if loop is not None and loop.is_running()]
 
 

@@ -7,14 +7,14 @@ import dataclasses
 import os
 import selectors
 import sys
+import weakref
 from asyncio import events, sslproto
 from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from . import _blocking, _core, _orphans, _stall
+from . import _blocking, _core, _orphans
 from ._debug import DebugOptions
-from ._dump import remember
 from ._process import Exiting
 
 if TYPE_CHECKING:
@@ -207,6 +207,9 @@ class AcceptTask(_core.Task):
         return cancelled
 
 
+all_loops: dict[int, weakref.ref[Loop]] = {}  # What lives, by id.
+
+
 class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     """An asyncio event loop whose hot paths are in C on libev.
 
@@ -221,9 +224,10 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         self.blocking_calls = _blocking.default_mode()
         if os.environ.get("AIOLOOP_METERING", "0") not in ("", "0"):
             self.metering = True
-        threshold = _stall.threshold_of_environment()
-        if threshold is not None:
-            _core._set_stall_threshold(self, threshold)
+        if os.environ.get("AIOLOOP_STALL"):
+            from . import _stall
+
+            _core._set_stall_threshold(self, _stall.threshold_of_environment())
         if _orphans.wanted_by_environment():
             self.report_orphans = True
             self.debug_options = dataclasses.replace(
@@ -233,7 +237,8 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
                     1, self.debug_options.coroutine_origin_depth
                 ),
             )
-        remember(self)
+        key = id(self)
+        all_loops[key] = weakref.ref(self, lambda _: all_loops.pop(key, None))
 
     @property
     def stall_threshold(self) -> float | None:
@@ -248,6 +253,8 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
 
     @stall_threshold.setter
     def stall_threshold(self, seconds: float | None) -> None:
+        from . import _stall
+
         _core._set_stall_threshold(self, _stall.threshold(seconds))
 
     @property

@@ -26,9 +26,8 @@ from importlib.machinery import (
 from pkgutil import get_importer
 from typing import TYPE_CHECKING
 
-from . import _install, _stall
+from . import _install
 from ._core import _call_at_bottom, libev_version
-from ._dump import dump_on_signal
 from ._loop import new_event_loop
 from ._version import __version__
 
@@ -82,6 +81,8 @@ def main() -> None:
         elif option == "--stall" or option.startswith("--stall="):
             _set_stall_threshold(_value_of_option(arguments))
         elif option == "--dump-signal":
+            from ._dump import dump_on_signal
+
             dump_on_signal()
             del arguments[0]
         elif option in ("-h", "--help"):
@@ -146,6 +147,8 @@ def _value_of_option(
 
 def _set_stall_threshold(seconds: str) -> None:
     """Set the stall threshold of all loops, here and in child processes."""
+    from . import _stall
+
     os.environ["AIOLOOP_STALL"] = seconds
     try:
         _stall.threshold_of_environment()
