@@ -600,3 +600,26 @@ def test_a_stopped_process_is_not_stuck(tmp_path, child_env):
             program.wait(1.5)
         program.send_signal(signal.SIGCONT)
         assert program.communicate(timeout=60)[0] == "done\n"
+
+
+def test_a_program_runs_on_without_the_report(python):
+    """Python's part is imported by the C type: it may be forbidden, or fail."""
+    done = python(
+        "-c",
+        textwrap.dedent("""
+            import asyncio, sys
+            sys.modules["aioloop._stall"] = None
+            import aioloop
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                loop.set_debug(False)
+                loop.set_debug(True)
+                print("runs")
+
+            aioloop.run(main(), debug=True)
+        """),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "runs\n"
+    assert "ModuleNotFoundError: import of aioloop._stall halted" in done.stderr
