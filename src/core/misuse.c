@@ -86,7 +86,8 @@ al_misuse_tell_lost(al_loop *loop)
     if (owner == NULL && al_fds_get(&loop->fds, loop->lost_fd, &reader, &writer)) {
         owner = reader != NULL ? reader : writer;
     }
-    PyObject *pair = owner == NULL ? NULL : Py_BuildValue("(iO)", loop->lost_fd, owner);
+    PyObject *pair =
+        owner == NULL ? NULL : Py_BuildValue("(iN)", loop->lost_fd, Py_NewRef(owner));
     loop->lost_fd = -1;
     if (pair == NULL) {
         PyErr_Clear(); /* MemoryError: it is counted. */
@@ -154,7 +155,7 @@ static PyObject *
 core_on_misuse(PyObject *module, PyObject *found)
 {
     al_state *st = al_state_of_module(module);
-    Py_XSETREF(st->misuse_found, Py_NewRef(found));
+    Py_XSETREF(st->misuse_found, Py_NewRef(found)); /* escapes */
     Py_RETURN_NONE;
 }
 

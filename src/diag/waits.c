@@ -17,6 +17,12 @@ loop_of(PyObject *module, PyObject *op)
     return loop;
 }
 
+static PyObject *
+new_or_none(PyObject *obj)
+{
+    return Py_NewRef(obj == NULL ? Py_None : obj);
+}
+
 /* Seconds since the task waits for its future; None for what is no task of ours or does
  * not wait. */
 static PyObject *
@@ -41,8 +47,7 @@ operation(PyObject *module, PyObject *op)
         Py_RETURN_NONE;
     }
     const al_lazy *lazy = (const al_lazy *)(void *)op;
-    return PyTuple_Pack(2, lazy->subject == NULL ? Py_None : lazy->subject,
-                        lazy->arg == NULL ? Py_None : lazy->arg);
+    return Py_BuildValue("NN", new_or_none(lazy->subject), new_or_none(lazy->arg));
 }
 
 /* Whether the loop waits for events, and how many slots are ready. */
@@ -119,9 +124,10 @@ loop_files(PyObject *module, PyObject *op)
         if (!al_fds_get(&loop->fds, fd, &reader, &writer) && transport == NULL) {
             continue;
         }
-        if (append(list, Py_BuildValue("iOOO", fd, reader == NULL ? Py_None : reader,
-                                       writer == NULL ? Py_None : writer,
-                                       transport == NULL ? Py_None : transport)) < 0) {
+        /* Making the tuple may collect garbage, and close them. */
+        if (append(list, Py_BuildValue("iNNN", fd, new_or_none(reader),
+                                       new_or_none(writer), new_or_none(transport))) <
+            0) {
             Py_CLEAR(list);
         }
     }
