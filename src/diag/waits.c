@@ -50,14 +50,18 @@ operation(PyObject *module, PyObject *op)
     return Py_BuildValue("NN", new_or_none(lazy->subject), new_or_none(lazy->arg));
 }
 
-/* Whether the loop waits for events, and how many slots are ready. */
+/* Whether the loop waits for events, or is about to, and how many slots are ready.  The
+ * signal that asks for a dump may itself have ended a wait for a moment. */
 static PyObject *
 loop_state(PyObject *module, PyObject *op)
 {
     const al_loop *loop = loop_of(module, op);
-    return loop == NULL ? NULL
-                        : Py_BuildValue("Nn", PyBool_FromLong(loop->wake.blocked),
-                                        (Py_ssize_t)al_ring_len(&loop->ready));
+    if (loop == NULL) {
+        return NULL;
+    }
+    Py_ssize_t ready = (Py_ssize_t)al_ring_len(&loop->ready);
+    bool waits = loop->wake.blocked || (!loop->in_slot && ready == 0);
+    return Py_BuildValue("Nn", PyBool_FromLong(waits), ready);
 }
 
 static int

@@ -882,9 +882,8 @@ def state():
     for thing in gc.get_objects():
         if isinstance(thing, asyncio.BaseTransport):
             thing.close()
-        elif isinstance(thing, aioloop.Loop) and "_spawned" in vars(thing):
-            if thing is not loop:
-                thing.close()  # new_event_loop's, of which no call has come back
+        elif isinstance(thing, aioloop.Loop) and thing is not loop:
+            thing._close_selector()  # It may be half made, as new_event_loop's are.
         elif isinstance(thing, socket.socket):
             _socket.socket.close(thing)  # The object may be half made.
     for fd in loop._selector.get_map():
