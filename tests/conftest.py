@@ -209,3 +209,12 @@ def module_command():
 def child_env():
     """Return child_environment, for tests that start processes by hand."""
     return child_environment
+
+
+@pytest.fixture(scope="module")
+def collections_are_quick():
+    """Leave out what was there before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -22,6 +22,7 @@ import aioloop
 from tests.conftest import client_context, server_context
 
 pytestmark = [
+    pytest.mark.usefixtures("collections_are_quick"),
     pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
@@ -869,15 +870,6 @@ def tidy(loop):
     """Close what was not collected, after its threads."""
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collections_are_quick():
-    """Leave out what was there before."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 CASES = [
