@@ -709,7 +709,8 @@ def bytes_each(loop, make, count=4096):
         lambda loop: loop.call_soon(nothing),
         lambda loop: loop.call_later(1000, nothing),
         pytest.param(
-            lambda loop: loop.create_task(asyncio.sleep(0)),
+            # A default name, where it is made at once, grows with its number.
+            lambda loop: loop.create_task(asyncio.sleep(0), name="one"),
             marks=pytest.mark.skipif(
                 HARD,
                 reason="the table of stacks is too small for a task's: none is shared",
