@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +30,38 @@ COUNTERS = (
     "destroyed_pending_tasks",
 )
 HISTOGRAMS = ("queue_delay", "callback_duration", "timer_lateness")
+# What is measured while loop.metering is on; all else is counted always.
+MEASURED = {"time_active", "time_idle", "time_waiting_gil", "ready_max", *HISTOGRAMS}
+# What aioloop.prometheus and aioloop.opentelemetry say of each.
+DESCRIPTIONS = {
+    "time_active": "Time in which the event loop ran callbacks",
+    "time_idle": "Time in which the event loop waited for something to do",
+    "time_waiting_gil": "Time in which the event loop waited for the GIL",
+    "iterations": "Iterations of the event loop",
+    "callbacks": "Callbacks, steps of tasks and work of transports that ran",
+    "task_steps": "Steps of tasks that ran",
+    "bytes_received": "Bytes received by transports and sock_* methods",
+    "bytes_sent": "Bytes sent by transports and sock_* methods",
+    "tasks_created": "Tasks that were made",
+    "tasks_done": "Tasks that ended with a result",
+    "tasks_cancelled": "Tasks that were cancelled",
+    "tasks_failed": "Tasks that ended with an exception",
+    "stalls": "Times when the event loop was stuck for longer than its threshold",
+    "slow_callbacks": "Callbacks that debug mode found slow",
+    "never_retrieved_exceptions": "Exceptions that nobody retrieved",
+    "destroyed_pending_tasks": "Tasks that were collected while they were pending",
+    "queue_delay": "Time from when a callback was queued until it ran",
+    "callback_duration": "How long callbacks and steps of tasks took",
+    "timer_lateness": "How much after their time timers ran",
+    "ready": "Callbacks that are ready to run",
+    "ready_max": "The most callbacks that were ready in an iteration, ever",
+    "timers": "Timers that are set",
+    "descriptors": "Descriptors that are watched",
+    "transports": "Transports that are open",
+    "tasks_alive": "Tasks that have not ended",
+    "executor_queued": "Jobs of the default executor that wait for a thread",
+    "executor_running": "Jobs of the default executor that run",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +206,13 @@ def read(loop: Loop) -> Metrics:
         executor_running=running,
         **raw,
     )
+
+
+def named(loops: Loop | Mapping[str, Loop]) -> list[tuple[str | None, Loop]]:
+    """Return (name, loop) pairs of what the adapters take: one loop has no name."""
+    if isinstance(loops, Mapping):
+        return list(loops.items())
+    return [(None, loops)]
 
 
 def executor_jobs(loop: Loop) -> tuple[int, int]:
