@@ -296,10 +296,7 @@ def text_of(info: LoopInfo) -> Iterator[str]:
         yield f"  {_frame(place)}"
     for task in info.tasks:
         yield ""
-        yield task.header
-        last = len(task.stack) - 1
-        for i, place in enumerate(task.stack):
-            yield f"  {'└──' if i == last else '├──'} {_frame(place)}"
+        yield from text_of_task(task)
     tree = list(tree_of(info.tasks))
     if tree:
         yield ""
@@ -315,6 +312,14 @@ def text_of(info: LoopInfo) -> Iterator[str]:
         yield f"  {kind} ({len(texts)})"
         for text in texts:
             yield f"    {text}"
+
+
+def text_of_task(task: TaskInfo) -> Iterator[str]:
+    """Yield the lines that show a task."""
+    yield task.header
+    last = len(task.stack) - 1
+    for i, place in enumerate(task.stack):
+        yield f"  {'└──' if i == last else '├──'} {_frame(place)}"
 
 
 def _headline(info: LoopInfo) -> str:

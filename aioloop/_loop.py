@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from . import _blocking, _core, _orphans
+from . import _blocking, _core, _leave, _orphans
 from ._debug import DebugOptions
 from ._process import Exiting
 
@@ -268,6 +268,29 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         self._set_debug_switches(*options._to_switches())
         self.blocking_calls = options.blocking_calls
 
+    @property
+    def shutdown_threshold(self) -> float | None:
+        """Seconds from which the end of a run counts as one that does not come.
+
+        When leaving asyncio.run() or its like takes longer (tasks that do not end
+        though they were cancelled, asynchronous generators, jobs of the default
+        executor), or a main task that a signal has cancelled goes on for longer, a
+        WARNING on the "asyncio" logger names who is waited for, and once more after ten
+        times as long: see docs/diagnosis.md. The default is 2.0; None is off.
+        ValueError is raised for what is not positive.
+        """
+        return self._shutdown_threshold
+
+    @shutdown_threshold.setter
+    def shutdown_threshold(self, seconds: float | None) -> None:
+        self._shutdown_threshold = _leave.threshold(seconds)
+
+    _shutdown_threshold: float | None = 2.0
+    _run_until: asyncio.Future[Any] | None = (
+        None  # What run_until_complete() waits for.
+    )
+    _leaving: _leave.Leaving | None = None
+
     report_orphans: bool = False
     """Whether each place in which the program loses something (see aioloop.orphans) is
     logged once on the "asyncio" logger."""
@@ -453,11 +476,13 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
                 return transport
             return await super()._make_subprocess_transport(protocol, *args, **kwargs)
 
-    if sys.version_info < (3, 13):
-        # The two halves that BaseEventLoop.run_forever consists of; later versions
-        # have them as methods.
+    # The two halves that BaseEventLoop.run_forever consists of; from 3.13 on it has
+    # them as methods.
 
-        def _run_forever_setup(self) -> None:
+    def _run_forever_setup(self) -> None:
+        if sys.version_info >= (3, 13):
+            super()._run_forever_setup()
+        else:
             self._check_closed()
             self._check_running()
             self._set_coroutine_origin_tracking(self._debug)
@@ -468,8 +493,13 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
                 finalizer=self._asyncgen_finalizer_hook,
             )
             events._set_running_loop(self)
+        _leave.run_begins(self, sys._getframe().f_back)
 
-        def _run_forever_cleanup(self) -> None:
+    def _run_forever_cleanup(self) -> None:
+        _leave.run_ends(self)
+        if sys.version_info >= (3, 13):
+            super()._run_forever_cleanup()
+        else:
             self._stopping = False
             self._thread_id = None
             events._set_running_loop(None)
@@ -477,6 +507,10 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
             if self._old_agen_hooks is not None:
                 sys.set_asyncgen_hooks(*self._old_agen_hooks)
                 self._old_agen_hooks = None
+
+    def _handle_signal(self, sig: int) -> None:
+        super()._handle_signal(sig)
+        _leave.signal_came(self, sig)
 
 
 def new_event_loop() -> Loop:

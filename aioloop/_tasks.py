@@ -28,7 +28,7 @@ import time
 import types
 from typing import TYPE_CHECKING
 
-from . import _core
+from . import _core, _frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,6 +117,14 @@ class TaskInfo:
     def label(self) -> str:
         """``Task-12 "fetch"``."""
         return f'{self.name} "{self.coroutine}"'
+
+    @property
+    def place(self) -> Place | None:
+        """Where it is in the program's own code, or else at all."""
+        for place in reversed(self.stack):
+            if place.file is not None and _frames.is_user(place.file):
+                return place
+        return self.stack[-1] if self.stack else None
 
     @property
     def situation(self) -> str:
@@ -406,13 +414,14 @@ class Describer:
         wait = waited = None
         places = [link.place for link in chain]
         stack = [place for place in places if place is not None]
-        if coroutine is not None and _is_running(coroutine):
-            state = "running"
-            stack = self.running_stack(chain[0]) or stack
-        elif future is not None and not future.done():
+        if future is not None and not future.done():
+            # A generator that is being closed calls itself running as well.
             state = "waiting"
             wait = self._what(chain, future)
             waited = _core._waited(task)
+        elif coroutine is not None and _is_running(coroutine):
+            state = "running"
+            stack = self.running_stack(chain[0]) or stack
         elif coroutine is not None and not _has_started(coroutine):
             state = "not started"
         else:

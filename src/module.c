@@ -9,6 +9,7 @@
 #include "core/standin.h"
 #include "core/ticker.h"
 #include "core/watch.h"
+#include "diag/alarm.h"
 #include "diag/blocking.h"
 #include "diag/stall.h"
 #include "diag/knock.h"
@@ -139,6 +140,7 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_stack_methods) < 0 ||
         PyModule_AddFunctions(module, al_blocking_methods) < 0 ||
         PyModule_AddFunctions(module, al_stall_methods) < 0 ||
+        PyModule_AddFunctions(module, al_alarm_methods) < 0 ||
         PyModule_AddFunctions(module, al_misuse_methods) < 0 ||
         PyModule_AddFunctions(module, al_knock_methods) < 0 ||
         PyModule_AddFunctions(module, al_waits_methods) < 0 ||
@@ -173,6 +175,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     al_state *st = al_state_of_module(module);
     int status = al_standin_traverse(st, visit, arg);
     status = status != 0 ? status : al_stall_traverse(st, visit, arg);
+    status = status != 0 ? status : al_alarm_traverse(st, visit, arg);
     return status != 0 ? status : al_state_traverse(st, visit, arg);
 }
 
@@ -189,6 +192,7 @@ core_clear(PyObject *module)
     al_watch_free(st);
     al_standin_free(st);
     al_stall_clear(st);
+    al_alarm_clear(st);
     al_state_clear(st);
     return 0;
 }
@@ -203,6 +207,7 @@ core_free(void *module)
         al_cork_free(st);
         al_blocking_free(st);
         al_stall_free(st);
+        al_alarm_free(st);
         al_debug_free(st);
         PyMem_Free(st->loop_methods);
         st->loop_methods = NULL;

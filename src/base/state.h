@@ -327,6 +327,7 @@ typedef struct al_state {
     struct al_blocking_hook *blocking_hook; /* see diag/blocking.c; NULL: none yet */
     al_misuse misuse;                       /* of all loops, and of none */
     struct al_stalls *stalls;               /* see diag/stall.c; NULL: none yet */
+    struct al_alarms *alarms;               /* see diag/alarm.c; NULL: none yet */
     PyObject *misuse_found;                 /* see core/misuse.c, like the next one */
     PyObject *warn_unawaited;               /* what warnings had, NULL: has still */
 
