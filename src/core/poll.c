@@ -40,8 +40,14 @@
 /* The GIL, where there are other threads; ns. */
 enum {
     GIL_KEPT = 20 * 1000,     /* at most so long, if there is a poll */
-    WAKING = 500,             /* giving it up takes longer if somebody waits for it */
+    WAITED_FOR = 500,         /* giving it up takes longer if somebody waits for it */
     HANDING_OVER = 10 * 1000, /* for which it is then left to him */
+    /* A processor that sleeps takes longer to run him.  For so long after he was woken
+     * it is left as long as it was kept, in turns between these two, so that he finds it
+     * free at one of his first attempts and the loop goes on meanwhile. */
+    WAKING = 200 * 1000,
+    SHORT_TURN = 4 * 1000,
+    LONG_TURN = 100 * 1000,
 };
 
 enum { NET = 10 * 1000 * 1000 }; /* ns: so much later than the timerfd */
@@ -57,10 +63,12 @@ struct al_poll {
     size_t tail;         /* of the ready ring when this wait's watchers began to push */
     bool blocking;       /* this wait gives up the GIL */
     bool beside;         /* ... although slots are ready */
-    int64_t released_at; /* ns: a poll beside ready slots gave up the GIL */
-    bool failed;         /* a watcher's callback set an exception */
-    al_io *watchers;     /* all that exist; their makers own them */
-    int *changed;        /* numbers whose set has changed since the last wait */
+    int64_t released_at; /* ns: a poll beside ready slots gave up the GIL ... */
+    int64_t left_until;  /* ... and that was over */
+    int64_t waking_until; /* ns: a thread that waited for it was woken */
+    bool failed;          /* a watcher's callback set an exception */
+    al_io *watchers;      /* all that exist; their makers own them */
+    int *changed;         /* numbers whose set has changed since the last wait */
     size_t changed_length, changed_capacity;
     bool unnoted;         /* ... and others, that there was no memory to note */
     unsigned int *active; /* by number: how many watchers are started */
@@ -133,12 +141,14 @@ others_wait(al_poll *poll)
 {
     PyThreadState *newest = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
     bool alone = newest == NULL || PyThreadState_Next(newest) == NULL;
-    poll->loop->look.seldom = alone ? LOOK_SELDOM : GIL_KEPT;
+    poll->loop->look.seldom = LOOK_SELDOM;
     if (alone || poll->loop->tstate != PyThreadState_Get()) {
         return false;
     }
     int64_t now = al_poll_clock();
-    if (now - poll->released_at < GIL_KEPT) {
+    int64_t kept = now < poll->waking_until ? SHORT_TURN : GIL_KEPT;
+    poll->loop->look.seldom = kept;
+    if (now - poll->released_at < kept) {
         return false;
     }
     poll->released_at = now;
@@ -153,15 +163,17 @@ hand_over_gil(al_poll *poll)
 {
     int64_t began = al_poll_clock();
     poll->released = PyEval_SaveThread();
-    int64_t released = al_poll_clock();
-    if (released - began < WAKING) {
-        return;
+    int64_t now = al_poll_clock(), released = now;
+    int64_t turn = Py_MIN(began - poll->left_until, LONG_TURN);
+    if (released - began >= WAITED_FOR) {
+        poll->waking_until = released + WAKING;
+        turn = Py_MAX(turn, HANDING_OVER);
     }
-    int64_t now;
-    do {
+    while (now < poll->waking_until && now - released < turn) {
         sched_yield(); /* It may be waiting for this very processor. */
         now = al_poll_clock();
-    } while (now - released < HANDING_OVER);
+    }
+    poll->left_until = now;
 }
 
 static void
