@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 
-from . import loops, rows  # noqa: F401
+from . import loops, programs, rows  # noqa: F401
 from .process import ROOT
 from .row import CPU, ROWS
 from .runner import select_rows
@@ -41,12 +41,12 @@ PERF = ["perf", "stat", "-x,", "-e", "instructions:u"]
 CALLGRIND = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
 
 
-def counted(prefix, command):
+def counted(prefix, command, folder=ROOT):
     """Run a command under `prefix` and return its count, or None if there is none."""
     done = subprocess.run(
         [*prefix, *command],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
+        cwd=folder,
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,15 +66,18 @@ def counting_command():
     return None
 
 
-def per_operation(prefix, loop_name, row_name):
-    """Return the instructions per operation of a row on a loop, or None."""
+def per_operation(prefix, loop_name, row_name, folder=ROOT):
+    """Return the instructions per operation of a row on a loop, or None.
+
+    `folder` is the tree of sources, built, whose loop and row it is.
+    """
     batch = ROWS[row_name].batch
     few = round_up(FEW, batch)
     many = round_up(few + STEPS, batch)
     counts = []
     for n in (few, many):
         command = [sys.executable, "-m", "benchmarks.instructions", "--measure"]
-        count = counted(prefix, [*command, loop_name, row_name, str(n)])
+        count = counted(prefix, [*command, loop_name, row_name, str(n)], folder)
         if count is None:
             return None
         counts.append(count)

@@ -49,7 +49,15 @@ def installed(names=NAMES):
 
 
 def factory(name):
-    """Import the loop called `name` and return its loop factory."""
+    """Import the loop called `name` and return its loop factory.
+
+    "aioloop+metering" is aioloop with a switch of diagnosis.py on.
+    """
+    name, _, switch = name.partition("+")
+    if switch:
+        from . import diagnosis
+
+        return diagnosis.switched(factory(name), switch)
     if name == TRANSPORTS:
         transports = importlib.import_module(TRANSPORTS)
         return transports.loop_factory(factory("uvloop"))
@@ -58,6 +66,7 @@ def factory(name):
 
 def version(name):
     """Return the version of the loop called `name`, which is imported."""
+    name = name.partition("+")[0]
     if name == REFERENCE:
         return "stdlib"
     module = importlib.import_module(name)

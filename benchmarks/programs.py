@@ -98,16 +98,9 @@ async def http_on_streams(clock, n):
     await server.wait_closed()
 
 
-@program("FastAPI", "fastapi", "uvicorn", "httptools")
-async def fastapi(clock, n):
+async def serve_asgi(clock, n, application, end):
+    """Time `n` requests to an application that uvicorn serves."""
     import uvicorn
-    from fastapi import FastAPI
-
-    application = FastAPI()
-
-    @application.get("/")
-    async def hello():
-        return "hello, world"
 
     config = uvicorn.Config(
         application,
@@ -124,9 +117,33 @@ async def fastapi(clock, n):
     async with asyncio.timeout(START_SECONDS):
         while not server.started:
             await asyncio.sleep(0.01)
-    await load(clock, n, server.servers[0].sockets[0].getsockname(), end='world"')
+    await load(clock, n, server.servers[0].sockets[0].getsockname(), end=end)
     server.should_exit = True
     await task
+
+
+@program("uvicorn, server", "uvicorn", "httptools")
+async def uvicorn_server(clock, n):
+    async def application(scope, receive, send):
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"12")]
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": b"hello, world"})
+
+    await serve_asgi(clock, n, application, "world")
+
+
+@program("FastAPI", "fastapi", "uvicorn", "httptools")
+async def fastapi(clock, n):
+    from fastapi import FastAPI
+
+    application = FastAPI()
+
+    @application.get("/")
+    async def hello():
+        return "hello, world"
+
+    await serve_asgi(clock, n, application, 'world"')
 
 
 @program("aiohttp, server", "aiohttp")
