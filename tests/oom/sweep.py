@@ -441,6 +441,12 @@ async def receive(sock, size):
     return data
 
 
+def note_failure(task):
+    """Report a task's exception when it ends: nobody awaits it yet."""
+    if not task.cancelled() and task.exception() is not None:
+        report(task.exception())
+
+
 @coroutine
 def sock_calls(opened):
     (ours, theirs), (sender, receiver) = pair(), pair()
@@ -467,6 +473,7 @@ def sock_calls(opened):
         assert 0 < size <= 10
         assert await receive(theirs, 300 - size) == b"x" * (300 - size)
         connecting = loop.create_task(loop.sock_connect(client, address))
+        connecting.add_done_callback(note_failure)
         accepted, _ = await loop.sock_accept(listener)
         opened.append(accepted)
         await connecting
