@@ -2,6 +2,10 @@
 
 Environment variables, for developers unless said otherwise:
 
+``AIOLOOP_LIBEV=system`` or ``bundled``
+    For everybody: link the system's libev, or compile its source into the extension.
+    Unset: the system's where it is found, else the source if that is at hand. A source
+    archive has it in ``libev``; ``.ci/libev-source`` puts it into ``build/libev``.
 ``LIBEV_PREFIX=DIR``
     For everybody: libev is in ``DIR/include`` and ``DIR/lib``, and nowhere else.
 ``AIOLOOP_WERROR=1``
@@ -14,12 +18,15 @@ Environment variables, for developers unless said otherwise:
     ``AL_PORTABLE`` is defined: without the system calls that only Linux has.
 ``AIOLOOP_JOBS=N``
     How many compilers run at once (2).
+``SOURCE_DATE_EPOCH=SECONDS``
+    For everybody: a source archive depends on nothing but its files' contents.
 
 Each combination of these variables and each interpreter has its own object files, and
 only what changed is compiled again, headers included.
 """
 
 import fcntl
+import gzip
 import hashlib
 import os
 import shlex
@@ -27,16 +34,22 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Distribution, Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 FLAVOURS = ("WERROR", "SANITIZE", "HARD", "PORTABLE")
 
 # Where libev is looked for when pkg-config does not know it.
 PREFIXES = ("/usr", "/usr/local", "/opt/homebrew", "/opt/local", "/usr/pkg", "/sw")
+
+# Where its source is looked for: in a source archive, and as .ci/libev-source puts it.
+SOURCES = ("libev", "build/libev")
+BUNDLED = "-DAL_BUNDLED_LIBEV"
 
 WARNINGS = shlex.split(
     "-Wall -Wextra -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wundef "
@@ -50,7 +63,14 @@ aioloop: libev and its header ev.h are needed, and were not found ({where}).
     Fedora:          dnf install libev-devel
     Alpine:          apk add libev-dev
     macOS:           brew install libev
-If libev is elsewhere, set LIBEV_PREFIX to the folder of its include/ and lib/."""
+If libev is elsewhere, set LIBEV_PREFIX to the folder of its include/ and lib/.
+A wheel needs no libev, and neither does a source archive, which has libev in it."""
+
+SOURCE_MISSING = """\
+aioloop: AIOLOOP_LIBEV=bundled needs libev's source in one of these folders: {where}.
+In a clone on Debian or Ubuntu, .ci/libev-source puts it there."""
+
+WRONG_CHOICE = "aioloop: AIOLOOP_LIBEV is {choice!r}; it can be 'system' or 'bundled'."
 
 PYTHON_MISSING = """\
 aioloop: the C headers of Python {version} are needed; {where}/Python.h is missing.
@@ -89,8 +109,8 @@ def pkg_config_libev():
     )
 
 
-def find_libev(prefixes=PREFIXES, pkg_config=pkg_config_libev):
-    """Return (compiler flags, linker flags) for libev, or end with a clear error."""
+def system_libev(prefixes, pkg_config):
+    """Return (compiler flags, linker flags) for an installed libev, or None."""
     prefix = os.environ.get("LIBEV_PREFIX")
     if prefix:
         prefixes = (prefix,)
@@ -102,9 +122,35 @@ def find_libev(prefixes=PREFIXES, pkg_config=pkg_config_libev):
                 if include == Path("/usr/include"):
                     return [], ["-lev"]
                 return [f"-I{include}"], [f"-L{Path(prefix, 'lib')}", "-lev"]
-    places = ", ".join(str(Path(prefix, "include")) for prefix in prefixes)
-    asked = "" if os.environ.get("LIBEV_PREFIX") else "pkg-config, "
-    raise SystemExit(LIBEV_MISSING.format(where=f"looked at {asked}{places}"))
+    return None
+
+
+def libev_source():
+    """Return the folder of libev's source, or None if it is not at hand."""
+    return next((place for place in SOURCES if Path(place, "ev.c").is_file()), None)
+
+
+def find_libev(prefixes=PREFIXES, pkg_config=pkg_config_libev):
+    """Return (compiler flags, linker flags) for libev, or end with a clear error."""
+    choice = os.environ.get("AIOLOOP_LIBEV", "")
+    if choice not in ("", "system", "bundled"):
+        raise SystemExit(WRONG_CHOICE.format(choice=choice))
+    if choice != "bundled":
+        flags = system_libev(prefixes, pkg_config)
+        if flags is not None:
+            return flags
+    # Who names the system's libev or its folder gets no other.
+    if choice == "bundled" or not (choice or os.environ.get("LIBEV_PREFIX")):
+        if source := libev_source():
+            return [BUNDLED, f"-isystem{source}"], []
+        if choice:
+            raise SystemExit(SOURCE_MISSING.format(where=", ".join(SOURCES)))
+    prefix = os.environ.get("LIBEV_PREFIX")
+    looked = [
+        str(Path(place, "include")) for place in ([prefix] if prefix else prefixes)
+    ]
+    where = ", ".join(looked if prefix else ["pkg-config", *looked])
+    raise SystemExit(LIBEV_MISSING.format(where=f"looked at {where}"))
 
 
 def check_python_headers(include=None):
@@ -161,6 +207,8 @@ class BuildCore(build_ext):
         given_lib = self.build_lib is not None
         super().finalize_options()
         name = "-".join(self.flavour).lower() or "release"
+        if os.environ.get("AIOLOOP_LIBEV"):
+            name = f"{name}-{os.environ['AIOLOOP_LIBEV']}"
         place = Path("build", f"{name}-{sysconfig.get_config_var('SOABI')}")
         if not given_temp:
             self.build_temp = str(place)
@@ -273,6 +321,52 @@ def same_file(one, other):
     return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)
 
 
+class WithLibev(Distribution):
+    """A distribution that says which licences are in it."""
+
+    def parse_config_files(self, *args, **keywords):
+        """Read pyproject.toml, and add libev's licence where libev is bundled."""
+        super().parse_config_files(*args, **keywords)
+        try:
+            flags, _ = find_libev()
+        except SystemExit:
+            return  # The build says so, if there is one.
+        if BUNDLED in flags:
+            self.metadata.license_expression = "MIT AND BSD-2-Clause"
+            self.metadata.license_files.append(f"{libev_source()}/LICENSE")
+
+
+class SourceArchive(sdist):
+    """A source archive that is the same wherever and whenever it is made."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, **owners):
+        """Leave out owners, times and the order of folders, if a date is given."""
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        if not epoch or format != "gztar":
+            return super().make_archive(
+                base_name, format, root_dir=root_dir, base_dir=base_dir, **owners
+            )
+        name = f"{base_name}.tar.gz"
+        top = Path(root_dir or ".")
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(name, "wb") as raw,
+            gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed,
+            tarfile.open(
+                fileobj=packed, mode="w", format=tarfile.PAX_FORMAT
+            ) as archive,
+        ):
+            for path in sorted((top / base_dir).rglob("*")):
+                if path.is_file():
+                    info = tarfile.TarInfo(path.relative_to(top).as_posix())
+                    info.size = path.stat().st_size
+                    info.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+                    info.mtime = int(epoch)
+                    with path.open("rb") as file:
+                        archive.addfile(info, file)
+        return name
+
+
 def main():
     """Describe the extension to setuptools."""
     core = Extension(
@@ -281,7 +375,14 @@ def main():
         depends=["setup.py", *sorted(str(p) for p in Path("src").glob("**/*.h"))],
         include_dirs=["src"],
     )
-    setup(ext_modules=[core], cmdclass={"build_ext": BuildCore})
+    if source := libev_source():
+        # What a source archive carries.
+        core.depends += sorted(str(path) for path in Path(source).glob("*.[ch]"))
+    setup(
+        ext_modules=[core],
+        distclass=WithLibev,
+        cmdclass={"build_ext": BuildCore, "sdist": SourceArchive},
+    )
 
 
 if __name__ == "__main__":

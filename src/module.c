@@ -36,8 +36,10 @@ al_state_of(PyTypeObject *type)
     return module == NULL ? NULL : al_state_of_module(module);
 }
 
-PyDoc_STRVAR(libev_version_doc, "libev_version($module, /)\n--\n\n"
-                                "Return libev's version, for example '4.33'.");
+PyDoc_STRVAR(libev_version_doc,
+             "libev_version($module, /)\n--\n\n"
+             "Return libev's version and whose it is: '4.33 bundled' if it is a\n"
+             "part of this module, '4.33 system' if it is the system's library.");
 
 static PyObject *
 core_libev_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))

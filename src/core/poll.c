@@ -15,11 +15,13 @@
  * - libev ends the process when a system call fails, and by an assertion when epoll_ctl
  *   calls a descriptor bad, be it epoll's own: a mistake of its user, it says.  Here that
  *   is a program's rudeness, and an OSError.  See system_error, check_changes, and
- *   kernel_state_lost. */
+ *   kernel_state_lost.
+ * - With AL_BUNDLED_LIBEV its source is part of this file: nothing to install, nothing
+ *   exported, and no other libev in the process is met.  ev.c is included as a system's
+ *   header is, without our warnings. */
 #include "core/poll.h"
 
 #include <errno.h>
-#include <ev.h>
 #include <fcntl.h>
 #include <math.h>
 #include <sched.h>
@@ -36,6 +38,38 @@
 #include "base/fileid.h"
 #include "core/misuse.h"
 #include "core/sched.h"
+
+#ifdef AL_BUNDLED_LIBEV
+#define EV_STANDALONE 1 /* no configure has run */
+#define EV_API_STATIC 1
+#define EV_FEATURES 0x0b /* large and fast code, all functions; the rest by name: */
+#define EV_MULTIPLICITY 1
+#define EV_FORK_ENABLE 1
+#define EV_COMPAT3 0
+#define EV_USE_MONOTONIC 1
+#define EV_USE_IOURING 0
+#if defined(__linux__)
+#define EV_USE_EPOLL 1 /* also with musl, for which libev takes select */
+#else
+#define EV_USE_POLL 1
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) ||               \
+    defined(__OpenBSD__) || defined(__DragonFly__)
+#define EV_USE_KQUEUE 1
+#endif
+#endif
+#ifdef AL_HARD
+#define EV_VERIFY 1 /* its tables, but not the numbers that programs close */
+#else
+#define EV_VERIFY 0
+#endif
+#include <ev.c>
+#undef ev_set_priority /* There is one; its macro does nothing, with a warning. */
+#define ev_set_priority(watcher, priority) ((void)0)
+#define LIBEV_KIND "bundled"
+#else
+#include <ev.h>
+#define LIBEV_KIND "system"
+#endif
 
 /* The GIL, where there are other threads; ns. */
 enum {
@@ -128,7 +162,8 @@ al_poll_coarse_clock(void)
 PyObject *
 al_poll_version(void)
 {
-    return PyUnicode_FromFormat("%d.%d", ev_version_major(), ev_version_minor());
+    return PyUnicode_FromFormat("%d.%d " LIBEV_KIND, ev_version_major(),
+                                ev_version_minor());
 }
 
 /* --- the GIL ------------------------------------------------------------------------ */
@@ -663,6 +698,9 @@ run(al_poll *poll, int flags)
     running = poll;
     ev_run(poll->ev, flags);
     running = NULL;
+#ifdef AL_HARD
+    ev_verify(poll->ev);
+#endif
     al_ring_reverse_tail(ready, ready->tail - poll->tail);
     if (AL_UNLIKELY(poll->error != 0 && !poll->failed)) {
         errno = poll->error;

@@ -1,4 +1,4 @@
-/* poll.h: our selector.  poll.c is the only file that includes ev.h.
+/* poll.h: our selector.  poll.c is the only file that knows libev.
  *
  * A watcher (al_io) belongs to its maker; its callback runs with the GIL held, inside
  * al_poll_wait, and may do nothing but push slots: libev invokes events last in first
@@ -68,7 +68,8 @@ int64_t al_poll_clock(void);
 /* The same as of the kernel's last tick, at an eighth of the price. */
 int64_t al_poll_coarse_clock(void);
 
-/* libev's version as "4.33". */
+/* libev's version and whose it is: "4.33 bundled", a part of this module, or "4.33
+ * system". */
 PyObject *al_poll_version(void);
 
 #endif

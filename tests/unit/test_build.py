@@ -1,10 +1,13 @@
-"""The build: where libev is found, what a bare machine is told, what is rebuilt."""
+"""The build: whose libev is taken, what a bare machine is told, what is rebuilt, what a
+source archive and a wheel hold."""
 
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,7 @@ exec_module(PyObject *module)
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)exec_module}, {0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "_core", .m_slots = slots};
+PyMODINIT_FUNC PyInit__core(void);
 PyMODINIT_FUNC
 PyInit__core(void)
 {
@@ -60,11 +64,19 @@ PyInit__core(void)
 """
 
 
+# libev's source, as a compiler without mercy would not like it.
+TINY_LIBEV = """\
+static int unused(void) { int unset; return unset; }
+static int libev_answer(char *text) { unsigned long n = -1; return text ? n : 100; }
+"""
+
+
 @pytest.fixture
-def build(monkeypatch):
+def build(monkeypatch, tmp_path):
     """The module setup.py, with nothing of this machine's settings in its view."""
-    for name in ("LIBEV_PREFIX", "PKG_CONFIG"):
+    for name in ("AIOLOOP_LIBEV", "LIBEV_PREFIX", "PKG_CONFIG"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location("aioloop_setup", TREE / "setup.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -152,6 +164,56 @@ def test_libev_prefix_comes_before_everything(build, tmp_path, monkeypatch):
     monkeypatch.setenv("LIBEV_PREFIX", str(tmp_path / "chosen"))
     found = build.find_libev(pkg_config=lambda: ([], ["-lother"]))
     assert found[0] == [f"-I{tmp_path / 'chosen' / 'include'}"]
+
+
+NO_LIBEV = {"prefixes": (), "pkg_config": lambda: None}
+SYSTEM_LIBEV = {"prefixes": (), "pkg_config": lambda: (["-I/x"], ["-lev"])}
+
+
+@pytest.mark.parametrize("folder", ["libev", "build/libev"])
+@pytest.mark.parametrize(
+    ("choice", "system"),
+    [("", NO_LIBEV), ("bundled", NO_LIBEV), ("bundled", SYSTEM_LIBEV)],
+    ids=["no other", "bundled and no other", "bundled"],
+)
+def test_libev_in_source_is_taken(build, monkeypatch, tmp_path, folder, choice, system):
+    put(tmp_path / folder / "ev.c")
+    monkeypatch.setenv("AIOLOOP_LIBEV", choice)
+    flags = ["-DAL_BUNDLED_LIBEV", f"-isystem{folder}"]
+    assert build.find_libev(**system) == (flags, [])
+
+
+@pytest.mark.parametrize("choice", ["", "system"])
+def test_the_systems_libev_comes_before_one_in_source(
+    build, monkeypatch, tmp_path, choice
+):
+    put(tmp_path / "libev" / "ev.c")
+    monkeypatch.setenv("AIOLOOP_LIBEV", choice)
+    assert build.find_libev(**SYSTEM_LIBEV) == (["-I/x"], ["-lev"])
+
+
+@pytest.mark.parametrize(
+    "variable", [("AIOLOOP_LIBEV", "system"), ("LIBEV_PREFIX", "/nowhere")]
+)
+def test_who_names_the_systems_libev_gets_no_other(
+    build, monkeypatch, tmp_path, variable
+):
+    put(tmp_path / "libev" / "ev.c")
+    monkeypatch.setenv(*variable)
+    with pytest.raises(SystemExit, match="apt-get install libev-dev"):
+        build.find_libev(**NO_LIBEV)
+
+
+def test_bundled_libev_without_its_source_says_where_it_is_had(build, monkeypatch):
+    monkeypatch.setenv("AIOLOOP_LIBEV", "bundled")
+    with pytest.raises(SystemExit, match="libev, build/libev.*\n.*libev-source"):
+        build.find_libev(**SYSTEM_LIBEV)
+
+
+def test_another_word_for_libev_is_refused(build, monkeypatch):
+    monkeypatch.setenv("AIOLOOP_LIBEV", "mine")
+    with pytest.raises(SystemExit, match="'mine'; it can be 'system' or 'bundled'"):
+        build.find_libev(**SYSTEM_LIBEV)
 
 
 @pytest.fixture
@@ -258,6 +320,92 @@ def test_broken_source_fails_the_build_and_leaves_the_old_module(project):
     assert run_build(project).returncode != 0
     later(project / "src" / "answer.c", TINY_ANSWER)
     assert answer(project) == 1
+
+
+@pytest.fixture
+def bundling(project):
+    """The project with something for libev's source."""
+    put(project / "libev" / "ev.c", TINY_LIBEV)
+    put(project / "libev" / "ev_epoll.c")
+    put(project / "libev" / "ev.h")
+    put(project / "libev" / "LICENSE", "the licence of libev\n")
+    text = TINY_ANSWER.replace(
+        "{\n",
+        """{
+#ifdef AL_BUNDLED_LIBEV
+    return libev_answer(NULL);
+#endif
+""",
+    )
+    include = "#ifdef AL_BUNDLED_LIBEV\n#include <ev.c>\n#endif\n"
+    put(project / "src" / "answer.c", include + text)
+    return project
+
+
+def test_bundled_libev_is_compiled_in_without_our_warnings(bundling):
+    built = run_build(bundling, AIOLOOP_LIBEV="bundled", CFLAGS="-Wall -Wextra")
+    assert (built.returncode, "ev.c" in built.stderr) == (0, False), built.stderr
+    assert answer(bundling, AIOLOOP_LIBEV="bundled") == 100
+    assert answer(bundling, AIOLOOP_LIBEV="system") == 1
+    assert answer(bundling, AIOLOOP_LIBEV="bundled") == 100
+
+
+def make(project, command, **environment):
+    """Run a command of setup.py; return the archive that it made."""
+    made = subprocess.run(
+        [sys.executable, "setup.py", "-q", command],
+        cwd=project,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert made.returncode == 0, made.stderr
+    (archive,) = (project / "dist").iterdir()
+    return archive
+
+
+def test_source_archive_holds_libev_and_builds_from_it(bundling):
+    archive = make(bundling, "sdist", AIOLOOP_LIBEV="bundled")
+    with tarfile.open(archive) as opened:
+        opened.extractall(bundling / "unpacked", filter="data")
+    (unpacked,) = (bundling / "unpacked").iterdir()
+    held = {path.name for path in (unpacked / "libev").iterdir()}
+    assert held == {"ev.c", "ev.h", "ev_epoll.c", "LICENSE"}
+    assert answer(unpacked, AIOLOOP_LIBEV="bundled") == 100
+
+
+def test_source_archive_depends_on_contents_alone(bundling):
+    first = make(bundling, "sdist", SOURCE_DATE_EPOCH="1700000000").read_bytes()
+    other = bundling / "elsewhere"
+    other.mkdir()
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copyfile(bundling / name, other / name)
+    for name in ("aioloop", "src", "libev"):
+        shutil.copytree(bundling / name, other / name, copy_function=shutil.copyfile)
+    (other / "README.md").chmod(0o600)
+    second = make(other, "sdist", SOURCE_DATE_EPOCH="1700000000")
+    assert second.read_bytes() == first
+    with tarfile.open(second) as opened:
+        members = opened.getmembers()
+    assert {info.mtime for info in members} == {1700000000}
+    assert {(info.uid, info.gid, info.uname) for info in members} == {(0, 0, "")}
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_wheel_says_which_licences_are_in_it(bundling, bundled):
+    if not bundled:
+        shutil.rmtree(bundling / "libev")
+        put(bundling / "include" / "ev.h")
+    more = {"AIOLOOP_LIBEV": "bundled"} if bundled else {"LIBEV_PREFIX": str(bundling)}
+    with zipfile.ZipFile(make(bundling, "bdist_wheel", **more)) as wheel:
+        names = [name.partition(".dist-info/")[2] for name in wheel.namelist()]
+        (metadata,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+        lines = wheel.read(metadata).decode().splitlines()
+    assert ("licenses/libev/LICENSE" in names) is bundled
+    assert "licenses/LICENSE" in names
+    licence = "MIT AND BSD-2-Clause" if bundled else "MIT"
+    assert f"License-Expression: {licence}" in lines
 
 
 @pytest.mark.skipif(not shutil.which("nm"), reason="needs nm of binutils")

@@ -316,7 +316,7 @@ def test_version(option, python):
     done = python(*OURS, option)
     assert (done.stderr, done.returncode) == ("", 0)
     assert re.fullmatch(
-        rf"aioloop {re.escape(aioloop.__version__)} \(libev [0-9.]+, "
+        rf"aioloop {re.escape(aioloop.__version__)} \(libev [0-9.]+ (bundled|system), "
         rf"Python {'.'.join(map(str, sys.version_info[:3]))}\)\n",
         done.stdout,
     )

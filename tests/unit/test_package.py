@@ -108,10 +108,12 @@ def test_the_version_is_written_in_one_place():
     assert aioloop.__version__.count(".") == 2
 
 
-def test_libev_version_is_a_string():
-    major, minor = aioloop.libev_version().split(".")
+def test_libev_version_says_whose_it_is():
+    version, kind = aioloop.libev_version().split(" ")
+    major, minor = version.split(".")
     assert int(major) >= 4
     assert int(minor) >= 0
+    assert kind in ("bundled", "system")
 
 
 def test_the_types_are_subclasses_of_those_of_asyncio():
