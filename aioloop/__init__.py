@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._dump import dump, dump_on_signal
     from ._metrics import Histogram, Metrics
     from ._policy import EventLoopPolicy
+    from ._report import report, report_at_exit
     from ._usage import Usage, Use
 
     _T = TypeVar("_T")
@@ -60,6 +61,8 @@ __all__ = [
     "libev_version",
     "new_event_loop",
     "orphans",
+    "report",
+    "report_at_exit",
     "run",
     "spawn",
     "uninstall",
@@ -102,6 +105,8 @@ _MODULES = {
     "Use": "_usage",
     "dump": "_dump",
     "dump_on_signal": "_dump",
+    "report": "_report",
+    "report_at_exit": "_report",
 }
 
 

@@ -16,7 +16,7 @@ import threading
 import types
 from typing import TYPE_CHECKING
 
-from . import _core
+from . import _core, _knock
 from ._loop import all_loops
 from ._tasks import (
     Describer,
@@ -72,7 +72,7 @@ class LoopInfo:
     ``asynchronous generators``."""
 
 
-def _running_loops() -> list[Loop]:
+def running_loops() -> list[Loop]:
     loops = [ref() for ref in list(all_loops.values())]
     return [loop for loop in loops if loop is not None and loop.is_running()]
 
@@ -459,7 +459,7 @@ def dump(
     if loop is None:
         running = asyncio._get_running_loop()
         here = isinstance(running, _core.EventLoop)
-        loops = [running] if here else _running_loops()
+        loops = [running] if here else running_loops()
     elif not isinstance(loop, _core.EventLoop):
         raise TypeError(f"an aioloop loop was expected, got {loop!r}")
     else:
@@ -467,47 +467,7 @@ def dump(
     _write(file, [look(loop) for loop in loops], format)
 
 
-class _Listener:
-    """The thread that a signal wakes."""
-
-    def __init__(self) -> None:
-        self.file: TextIO | None = None
-        self.form: Format = "text"
-        self.numbers: set[int] = set()
-        self.writer = -1
-
-    def start(self, *numbers: int) -> None:
-        """Begin to listen, in a new process or for the first time."""
-        reader, writer = os.pipe()
-        try:
-            os.set_blocking(writer, False)
-            for number in numbers or self.numbers:
-                _core._knock(number, writer)
-            threading.Thread(
-                target=self._serve, args=(reader,), name="aioloop-dump", daemon=True
-            ).start()
-        except BaseException:
-            os.close(reader)
-            os.close(writer)
-            raise
-        self.writer = writer
-        self.numbers.update(numbers)
-
-    def add(self, number: int) -> None:
-        if self.writer < 0:
-            self.start(number)
-            os.register_at_fork(after_in_child=self.start)
-        else:
-            _core._knock(number, self.writer)
-            self.numbers.add(number)
-
-    def _serve(self, reader: int) -> None:
-        while os.read(reader, 64):
-            loops = [_look_at_running(loop) for loop in _running_loops()]
-            _write(self.file, loops, self.form)
-
-
-def _look_at_running(loop: Loop) -> LoopInfo:
+def look_at_running(loop: Loop) -> LoopInfo:
     """Look from inside the loop, where nothing moves meanwhile, or from here."""
     waiting, _ = _core._loop_state(loop)
     claim = threading.Lock()
@@ -536,7 +496,7 @@ def _look_at_running(loop: Loop) -> LoopInfo:
     return answer[0] if answer else look(loop)
 
 
-_listener: _Listener | None = None
+_on_signal: tuple[TextIO | None, Format] = (None, "text")
 
 
 def dump_on_signal(
@@ -554,9 +514,12 @@ def dump_on_signal(
     ``file`` is a text stream; None means what sys.stderr is at that time. A second
     call adds a signal, and its file and format are those of all.
     """
-    global _listener
+    global _on_signal
     _check_format(format)
-    listener = _listener or _Listener()
-    listener.add(signum)
-    listener.file, listener.form = file, format
-    _listener = listener
+    _knock.listen(signum, _dump_running)
+    _on_signal = file, format
+
+
+def _dump_running() -> None:
+    file, form = _on_signal
+    _write(file, [look_at_running(loop) for loop in running_loops()], form)

@@ -119,35 +119,43 @@ def innermost_user(frames: Sequence[Frame]) -> Frame | None:
     return frames[-1] if frames else None
 
 
-def text(frames: Iterable[Frame], indent: str = "  ") -> list[str]:
-    """Return a line for each frame, outermost first, long runs of a library short."""
-    lines: list[str] = []
+def rows(frames: Iterable[Frame]) -> list[Frame | str]:
+    """Return frames, outermost first, with long runs of a library in words."""
+    found: list[Frame | str] = []
     run: list[Frame] = []
-    rows = [*frames]
-    last = rows[-1] if rows else None
+    frames = [*frames]
+    last = frames[-1] if frames else None
 
     def end_run() -> None:
         if len(run) >= MANY:
             kept_last = run[-1] is last
             hidden = len(run) - 1 - kept_last
-            lines.append(_row(run[0], indent))
+            found.append(run[0])
             frames_ = "frame" if hidden == 1 else "frames"
-            lines.append(f"{indent}... {hidden} more {_library(run)} {frames_} ...")
+            found.append(f"... {hidden} more {_library(run)} {frames_} ...")
             if kept_last:
-                lines.append(_row(run[-1], indent))
+                found.append(run[-1])
         else:
-            lines.extend(_row(frame, indent) for frame in run)
+            found.extend(run)
         run.clear()
 
-    for frame in rows:
+    for frame in frames:
         if run and (frame.is_user or _top(frame) != _top(run[0])):
             end_run()
         if frame.is_user:
-            lines.append(_row(frame, indent))
+            found.append(frame)
         else:
             run.append(frame)
     end_run()
-    return lines
+    return found
+
+
+def text(frames: Iterable[Frame], indent: str = "  ") -> list[str]:
+    """Return a line for each frame, outermost first, long runs of a library short."""
+    return [
+        f"{indent}{row}" if isinstance(row, str) else _row(row, indent)
+        for row in rows(frames)
+    ]
 
 
 def _top(frame: Frame) -> str:

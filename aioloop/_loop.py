@@ -18,7 +18,7 @@ from ._debug import DebugOptions
 from ._process import Exiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, Literal
 
     from _typeshed import FileDescriptorLike
@@ -208,6 +208,7 @@ class AcceptTask(_core.Task):
 
 
 all_loops: dict[int, weakref.ref[Loop]] = {}  # What lives, by id.
+on_new_loop: list[Callable[[Loop], None]] = []  # What is called with each new one.
 
 
 class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
@@ -239,6 +240,14 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
             )
         key = id(self)
         all_loops[key] = weakref.ref(self, lambda _: all_loops.pop(key, None))
+        if os.environ.get("AIOLOOP_REPORT"):
+            from . import _report
+
+            _report.start_by_environment()
+        for function in on_new_loop:
+            function(self)
+
+    _logs_stalls = True
 
     @property
     def stall_threshold(self) -> float | None:
@@ -256,6 +265,7 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         from . import _stall
 
         _core._set_stall_threshold(self, _stall.threshold(seconds))
+        self._logs_stalls = True
 
     @property
     def debug_options(self) -> DebugOptions:

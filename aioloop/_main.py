@@ -56,6 +56,8 @@ options:
   --stall SECONDS
                report callbacks that hold the loop up for so long, while they do
   --orphans    log lost tasks, coroutines, exceptions and transports, with their places
+  --report FILE
+               write a page (or .json) of what the loops did, at the end and at SIGUSR2
   --dump-signal  write what every task waits for to stderr at SIGUSR2
   -h, --help   show this text and exit
   -V, --version  show the versions of aioloop, libev and Python and exit
@@ -80,6 +82,8 @@ def main() -> None:
             os.environ["AIOLOOP_BLOCKING_CALLS"] = mode
         elif option == "--stall" or option.startswith("--stall="):
             _set_stall_threshold(_value_of_option(arguments))
+        elif option == "--report" or option.startswith("--report="):
+            _report_to(_value_of_option(arguments))
         elif option == "--dump-signal":
             from ._dump import dump_on_signal
 
@@ -154,6 +158,15 @@ def _set_stall_threshold(seconds: str) -> None:
         _stall.threshold_of_environment()
     except ValueError as error:
         _usage_error(str(error).replace("AIOLOOP_STALL", "--stall"))
+
+
+def _report_to(path: str) -> None:
+    from ._report import report_at_exit
+
+    try:
+        report_at_exit(path)
+    except OSError as error:
+        _usage_error(f"cannot write the report: {error}")
 
 
 # What to run.

@@ -15,10 +15,10 @@ import weakref
 from asyncio import base_events
 from typing import TYPE_CHECKING
 
-from . import _core, _frames
+from . import _core, _frames, _usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from ._frames import Frame
@@ -29,6 +29,8 @@ PERIOD = 60.0
 MOST = 10
 # Python code gives the GIL up in so many seconds.
 PROMPT = 0.02
+# So many lines tell what ran before, of so many slots.
+BEFORE, LOOKED_AT = 5, 256
 
 
 def threshold(value: float | None) -> float:
@@ -64,6 +66,8 @@ class Stall:
     event: str
     """``stuck``; ``again`` after twice the time; ``was`` if it is over already; or
     ``ended``, after one of the others."""
+    began: float
+    """``loop.time()`` then."""
     seconds: float
     """For so long, so far."""
     cause: str
@@ -98,6 +102,10 @@ class Stall:
     """Which the thread waited for a processor."""
     keeps_gil: bool
     thread: str
+    before: tuple[dict[str, Any], ...]
+    """The last callbacks that ran before, latest last, with the ``count`` of those that
+    ran in a row and the ``duration`` of all of them; otherwise as in
+    ``loop.recent_callbacks()``. Empty without ``loop.metering``."""
 
     def fields(self) -> dict[str, Any]:
         """Return what a formatter can write as JSON: the record's ``loop_stall``."""
@@ -116,7 +124,8 @@ class Stall:
                 }
                 for frame in result[name]
             ]
-        result["awaited_by"] = list(self.awaited_by)
+        for name in ("awaited_by", "before"):
+            result[name] = list(result[name])
         return result
 
     def sentence(self) -> str:
@@ -148,10 +157,18 @@ class Stall:
             lines += _frames.text(self.holder_stack)
         if self.awaited_by:
             lines.append("Awaited by " + ", ".join(self.awaited_by) + ".")
-        lines.append(f"Meanwhile {self._waiting()}.")
+        lines.append(f"Meanwhile {self.waiting()}.")
+        if self.before:
+            lines.append("What ran before, latest last:")
+            lines += (
+                f"{run['duration'] * 1e3:12.3f} ms  {place_of_run(run)}"
+                for run in self.before
+            )
         return "\n".join(lines)
 
-    def _waiting(self) -> str:
+    def waiting(self) -> str:
+        """Return how much waits, in words."""
+
         def count(n: int, word: str) -> str:
             return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
@@ -160,6 +177,14 @@ class Stall:
             f"{count(self.tasks, 'other task')} and"
             f" {count(self.callbacks, 'ready callback')} {verb}"
         )
+
+
+def place_of_run(run: dict[str, Any]) -> str:
+    """Say what the callbacks were that ran before, and how many."""
+    name = run["name"]
+    if run["file"]:
+        name = f"{_frames.short(run['file'])}:{run['line']} in {name}"
+    return name if run["count"] == 1 else f"{name} ({run['count']} times)"
 
 
 # --- how many records ----------------------------------------------------------------
@@ -188,6 +213,9 @@ class Limit:
 
 
 _limit = Limit()
+# What aioloop/_report.py wants to know of each stall, logged or not: the loop, and the
+# stall, whose event says which of its records it is.
+follow: Callable[[Loop, Stall], None] | None = None
 # Stalls that are to get a closing record.
 _logged: weakref.WeakKeyDictionary[Loop, Stall] = weakref.WeakKeyDictionary()
 
@@ -213,21 +241,34 @@ def _report(loop: Loop, found: dict[str, Any]) -> bool:
     stack = _stack(found)
     if any(_is_debugger(frame.file) for frame in stack):
         return False
-    event = found["event"]
     stall = _describe(loop, found, stack)
-    if event == "ended":
-        stall = dataclasses.replace(
-            _logged.pop(loop, stall), event=event, seconds=found["seconds"]
-        )
-    elif event in ("stuck", "was"):
+    if follow is not None:
+        follow(loop, stall)
+    return _log(loop, stall) or follow is not None
+
+
+def _log(loop: Loop, stall: Stall) -> bool:
+    """Make the log record of a stall, unless its first one was not made either."""
+    if stall.event in ("stuck", "was"):
+        _logged.pop(loop, None)
+        if not loop._logs_stalls and not loop.get_debug():
+            return False
         if not _limit.allows(stall.source, time.monotonic()):
             return False
         left_out = _limit.take_left_out()
         if left_out:
             word = "stall was" if left_out == 1 else "stalls were"
             base_events.logger.warning("%d more %s not logged.", left_out, word)
-    if event in ("stuck", "again"):
+    elif loop not in _logged:
+        return False
+    elif stall.event == "ended":
+        stall = dataclasses.replace(
+            _logged[loop], event=stall.event, seconds=stall.seconds
+        )
+    if stall.event in ("stuck", "again"):
         _logged[loop] = stall
+    else:
+        _logged.pop(loop, None)
     base_events.logger.warning("%s", stall.text(), extra={"loop_stall": stall.fields()})
     return True
 
@@ -270,6 +311,7 @@ def _describe(loop: Loop, found: dict[str, Any], stack: tuple[Frame, ...]) -> St
     frame = _frames.innermost_user(stack)
     return Stall(
         event=found["event"],
+        began=found["began"],
         seconds=found["seconds"],
         cause=cause,
         words=words,
@@ -292,7 +334,29 @@ def _describe(loop: Loop, found: dict[str, Any], stack: tuple[Frame, ...]) -> St
         waited_seconds=found["waited"],
         keeps_gil=found["has_gil"],
         thread=_thread_name(found["thread"]),
+        before=tuple(_before(loop, found)),
     )
+
+
+def _before(loop: Loop, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the last slots that were over when the one began that is stuck.
+
+    That may be over as well, by now, and is known to half the threshold only.
+    """
+    if not loop.metering:
+        return []
+    until = found["began"] + found["seconds"] / 2
+    runs: list[dict[str, Any]] = []
+    for slot in _usage.recent(loop, LOOKED_AT):
+        if slot["when"] + slot["duration"] >= until:
+            break
+        if runs and all(runs[-1][key] == slot[key] for key in ("name", "file", "line")):
+            runs[-1]["count"] += 1
+            runs[-1]["duration"] += slot["duration"]
+            runs[-1]["queue_delay"] = max(runs[-1]["queue_delay"], slot["queue_delay"])
+        else:
+            runs.append({**slot, "count": 1})
+    return runs[-BEFORE:]
 
 
 def _is_between_calls(found: dict[str, Any]) -> bool:

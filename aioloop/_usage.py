@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ._loop import Loop
 
+SLOTS = 4096  # that the flight recorder has
 KINDS = ("task", "callback", "protocol", "loop")
 # A task that does nothing but wait for its next step spins, once it has started.
 SPINNING_FROM = 100
@@ -174,11 +175,13 @@ async def top(loop: Loop, n: int, seconds: float) -> Usage:
             loop.metering = False
 
 
-def recent(loop: Loop) -> list[dict[str, Any]]:
-    """Return the flight recorder's slots, oldest first; see Loop.recent_callbacks."""
+def recent(loop: Loop, most: int = SLOTS) -> list[dict[str, Any]]:
+    """Return the flight recorder's last slots, oldest first; see
+    Loop.recent_callbacks.
+    """
     names = [describe(entry[2], KINDS[entry[1]]) for entry in loop._read_usage()]
     found = []
-    for began, took, delay, number, kind in loop._read_records():
+    for began, took, delay, number, kind in loop._read_records(most):
         name, file, line = names[number]
         found.append(
             {

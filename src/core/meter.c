@@ -383,10 +383,10 @@ al_meter_read_usage(al_loop *loop)
 }
 
 PyObject *
-al_meter_read_records(al_loop *loop)
+al_meter_read_records(al_loop *loop, uint64_t most)
 {
     return loop->meter == NULL ? PyList_New(0)
-                               : al_recorder_read(&loop->meter->recorder);
+                               : al_recorder_read(&loop->meter->recorder, most);
 }
 
 PyObject *

@@ -90,7 +90,7 @@ void al_meter_ran(struct al_loop *loop, const al_slot *slot,
 PyObject *al_meter_read(struct al_loop *loop);
 /* The lists of core/usage and core/recorder; empty without a meter. */
 PyObject *al_meter_read_usage(struct al_loop *loop);
-PyObject *al_meter_read_records(struct al_loop *loop);
+PyObject *al_meter_read_records(struct al_loop *loop, uint64_t most);
 PyObject *al_meter_read_timeline(struct al_loop *loop);
 /* See al_usage_open_window. */
 void al_meter_window(struct al_loop *loop, bool open);

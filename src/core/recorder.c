@@ -1,7 +1,7 @@
 /* recorder.c: see recorder.h. */
 #include "core/recorder.h"
 
-static const int64_t FIRST_INTERVAL = 100 * 1000 * 1000; /* ns */
+static const int64_t FIRST_INTERVAL = 1000 * 1000; /* ns */
 
 void
 al_recorder_init(al_recorder *recorder)
@@ -24,10 +24,11 @@ al_recorder_sample(al_recorder *recorder, al_sample sample)
 }
 
 PyObject *
-al_recorder_read(const al_recorder *recorder)
+al_recorder_read(const al_recorder *recorder, uint64_t most)
 {
     uint64_t present =
         recorder->count < AL_RECORDER_SLOTS ? recorder->count : AL_RECORDER_SLOTS;
+    present = present < most ? present : most;
     PyObject *list = PyList_New(0);
     for (uint64_t i = recorder->count - present; list != NULL && i < recorder->count;
          i++) {

@@ -2,9 +2,9 @@
  *
  * Two rings without pointers.  One has a record of 32 bytes for each of the last 4096
  * slots; what ran is the number of an entry of core/usage.  The other one is the timeline
- * of the whole run: the meter's times at moments that are a tenth of a second
- * apart, at first; when it is full every second sample is dropped, and from there on
- * they are taken half as often. */
+ * of the whole run: the meter's times at moments that are a millisecond apart, at first;
+ * when it is full every second sample is dropped, and from there on they are taken half as
+ * often. */
 #ifndef AL_CORE_RECORDER_H
 #define AL_CORE_RECORDER_H
 
@@ -42,8 +42,9 @@ al_recorder_add(al_recorder *recorder, al_record record)
 /* It is time for a sample. */
 void al_recorder_sample(al_recorder *recorder, al_sample sample);
 
-/* A list of (began, took, delay, entry, kind), oldest first. */
-PyObject *al_recorder_read(const al_recorder *recorder);
+/* A list of (began, took, delay, entry, kind) of the last slots, so many at most, oldest
+ * first. */
+PyObject *al_recorder_read(const al_recorder *recorder, uint64_t most);
 /* A list of (when, active, idle, gil), oldest first. */
 PyObject *al_recorder_timeline(const al_recorder *recorder);
 

@@ -718,11 +718,12 @@ describe(const al_guard *guard, const finding *found, const char *event, int64_t
         return NULL;
     }
     return Py_BuildValue(
-        "{s:s,s:d,s:O,s:s,s:N,s:O,s:N,s:i,s:N,s:N,s:N,s:k,s:i,s:d,s:n,s:N,s:N,s:k,s:N,"
-        "s:N,s:N,s:d}",
-        "event", event, "seconds", in_seconds(stuck), "over", over ? Py_True : Py_False,
-        "cause", cause_words[found->cause], "words", text_or_none(found->words),
-        "has_gil", found->has_gil ? Py_True : Py_False, "system_call",
+        "{s:s,s:d,s:d,s:O,s:s,s:N,s:O,s:N,s:i,s:N,s:N,s:N,s:k,s:i,s:d,s:n,s:N,s:N,s:k,"
+        "s:N,s:N,s:N,s:d}",
+        "event", event, "began", in_seconds(guard->began), "seconds", in_seconds(stuck),
+        "over", over ? Py_True : Py_False, "cause", cause_words[found->cause], "words",
+        text_or_none(found->words), "has_gil", found->has_gil ? Py_True : Py_False,
+        "system_call",
         text_or_none(found->cause == SYSTEM_CALL
                          ? al_kernel_call_name(found->kernel.call)
                          : NULL),

@@ -690,10 +690,15 @@ EventLoop__usage_window(al_loop *self, PyObject *open)
     Py_RETURN_NONE;
 }
 
+/* The last so many slots. */
 static PyObject *
-EventLoop__read_records(al_loop *self, PyObject *Py_UNUSED(ignored))
+EventLoop__read_records(al_loop *self, PyObject *most)
 {
-    return al_meter_read_records(self);
+    Py_ssize_t number = PyNumber_AsSsize_t(most, NULL); /* escapes */
+    if (number == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return al_meter_read_records(self, number > 0 ? (uint64_t)number : 0);
 }
 
 static PyObject *
@@ -747,7 +752,7 @@ static PyMethodDef life_methods[] = {
     {"_read_metrics", (PyCFunction)EventLoop__read_metrics, METH_NOARGS, NULL},
     {"_read_usage", (PyCFunction)EventLoop__read_usage, METH_NOARGS, NULL},
     {"_usage_window", (PyCFunction)EventLoop__usage_window, METH_O, NULL},
-    {"_read_records", (PyCFunction)EventLoop__read_records, METH_NOARGS, NULL},
+    {"_read_records", (PyCFunction)EventLoop__read_records, METH_O, NULL},
     {"_read_timeline", (PyCFunction)EventLoop__read_timeline, METH_NOARGS, NULL},
     {"_check_closed", (PyCFunction)EventLoop__check_closed, METH_NOARGS, NULL},
     {"_close_selector", (PyCFunction)EventLoop__close_selector, METH_NOARGS, NULL},
