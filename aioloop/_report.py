@@ -217,7 +217,9 @@ class Followed:
     def __init__(self, loop: Loop, number: int) -> None:
         self.loop = weakref.ref(loop)
         self.number = number
-        self.began = time.monotonic()
+        metrics = loop.metrics()
+        ran = metrics.time_active + metrics.time_idle + metrics.time_waiting_gil
+        self.began = metrics.when - ran
         self.thread: str | None = None
         self.stalls: dict[tuple[str, str], _Stalls] = {}
         self.more_stalls = 0
@@ -258,12 +260,12 @@ class Followed:
         """Take note that the loop begins to run: to finish its tasks, perhaps."""
         self.thread = threading.current_thread().name
         tasks = asyncio.all_tasks(loop)
-        self.ends = self.ends or any(task.cancelling() for task in tasks)
+        self.ends = self.ends or any(map(_is_being_ended, tasks))
 
     def stops(self, loop: Loop) -> None:
         """Look at the tasks that are left, unless they are being ended."""
         tasks = asyncio.all_tasks(loop)
-        self.ends = self.ends and all(task.cancelling() for task in tasks)
+        self.ends = self.ends and all(map(_is_being_ended, tasks))
         if self.ends:
             return
         now = time.monotonic()
@@ -346,6 +348,11 @@ class Followed:
             more_stalls=self.more_stalls,
             tasks=tasks or self.describe_tasks(info),
         )
+
+
+def _is_being_ended(task: asyncio.Task[Any]) -> bool:
+    cancelling = getattr(task, "cancelling", None)
+    return cancelling is not None and cancelling() > 0
 
 
 def _place_of(stall: Stall) -> str:
@@ -434,6 +441,7 @@ class _Follower:
 
     def describe(self, loops: Iterable[Loop] | None, why: str) -> Report:
         """Describe the program with these loops, or all that were followed or live."""
+        self._forget_some()
         if loops is None:
             for ref in list(all_loops.values()):
                 one = ref()
