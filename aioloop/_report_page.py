@@ -73,7 +73,8 @@ header p { margin-top: .35rem; }
 .verdict span { overflow-wrap: anywhere; min-width: 0; }
 .verdict b:first-child { flex: none; width: 1.45rem; height: 1.45rem;
   line-height: 1.3rem; margin-top: .05rem; text-align: center;
-  border: 1.5px solid var(--good); border-radius: 50%; color: var(--good); font-size: .85rem; }
+  border: 1.5px solid var(--good); border-radius: 50%; color: var(--good);
+  font-size: .85rem; }
 .verdict .bad b:first-child { background: var(--bad); border-color: var(--bad);
   color: var(--paper); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr));

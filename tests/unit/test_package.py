@@ -43,6 +43,8 @@ NAMES = {
     "libev_version",
     "new_event_loop",
     "orphans",
+    "report",
+    "report_at_exit",
     "run",
     "spawn",
     "uninstall",
