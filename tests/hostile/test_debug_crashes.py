@@ -331,7 +331,7 @@ def test_switches_change_under_a_busy_loop(debug_loop, thread):
     debug_loop.run_until_complete(asyncio.sleep(0.01))
 
 
-def test_a_live_server_gets_debug_mode(debug_loop, collections_are_quick):
+def test_a_live_server_gets_debug_mode(debug_loop):
     # uvloop #730: set_debug(True) on a server under load.
     served = []
 

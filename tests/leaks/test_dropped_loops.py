@@ -22,7 +22,6 @@ import aioloop
 from tests.conftest import client_context, server_context
 
 pytestmark = [
-    pytest.mark.usefixtures("collections_are_quick"),
     pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
