@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import os
 import signal
@@ -139,6 +140,26 @@ def thread_state():
     yield
     sys.set_coroutine_origin_tracking_depth(depth)
     sys.set_asyncgen_hooks(*hooks)
+
+
+def unused_number() -> int:
+    """Return the number of no descriptor, too high for anything to get it by chance.
+
+    The kernel gives out the lowest free number. Which that is changes at any moment with
+    what other threads open and close (the stall report's reads /proc), and so a number
+    does not come again because the test has closed it.
+    """
+    with open(os.devnull) as file:
+        number = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 500)
+    os.close(number)
+    return number
+
+
+def with_number(sock: socket.socket, number: int) -> socket.socket:
+    """Give a blocking socket another number, and return its new object."""
+    os.dup2(sock.fileno(), number, inheritable=False)
+    sock.close()
+    return socket.socket(fileno=number)
 
 
 @contextlib.contextmanager

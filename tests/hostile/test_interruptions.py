@@ -170,7 +170,7 @@ def test_connections_and_timers_in_a_storm_of_signals(run, loop, handled):
         for _ in range(5):
             await asyncio.gather(*(one(number) for number in range(40)))
         # The peer of a connection may close a moment later.
-        while open_descriptors() > before:
+        while open_descriptors() - before:
             await asyncio.sleep(0.001)
         server.close()
         await server.wait_closed()

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import aioloop
-from tests.conftest import HARD
+from tests.conftest import HARD, unused_number, with_number
 
 LIMIT = 20
 LOOPS = pytest.mark.parametrize(
@@ -142,20 +142,18 @@ def test_a_datagram_endpoint_whose_socket_the_program_closed(new_loop, settled):
     async def main(loop):
         with socket.socket(type=socket.SOCK_DGRAM) as peer:
             peer.bind(("127.0.0.1", 0))
-            ours = socket.socket(type=socket.SOCK_DGRAM)
+            number = unused_number()
+            ours = with_number(socket.socket(type=socket.SOCK_DGRAM), number)
             ours.setblocking(False)
             ours.connect(peer.getsockname())
             transport, _ = await loop.create_datagram_endpoint(Protocol, sock=ours)
             if settled:
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-            number = ours.fileno()
             ours.close()
             stranger, far = socket.socketpair()
+            stranger = with_number(stranger, number)
             with stranger, far:
-                assert number in (stranger.fileno(), far.fileno())
-                if far.fileno() == number:
-                    stranger, far = far, stranger
                 stranger.setblocking(False)
                 far.setblocking(False)
                 transport.sendto(b"secret")

@@ -799,7 +799,7 @@ def connections(loop, count, way, folder):
         before = open_descriptors()
         for _ in range(0, count, 100):
             await asyncio.gather(*(one() for _ in range(100)))
-        while open_descriptors() != before:
+        while open_descriptors() - before:
             await asyncio.sleep(0.001)  # Nobody tells when the server's ends have gone.
         server.close()
         await server.wait_closed()

@@ -13,6 +13,7 @@ def blocks():
 
 
 def descriptors():
+    gc.collect()
     return len(
         os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")
     )

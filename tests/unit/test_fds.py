@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 
-from tests.conftest import PORTABLE
+from tests.conftest import PORTABLE, unused_number, with_number
 
 
 @pytest.fixture
@@ -252,21 +252,21 @@ def test_an_object_lives_while_it_is_watched(loop):
 
 
 def test_another_object_takes_the_place_of_the_one_before(loop):
+    number = unused_number()
     ours, theirs = socket.socketpair()
+    ours = with_number(ours, number)
     ours.setblocking(False)
     loop.add_reader(ours, print)
-    number = ours.fileno()
     ours.close()
     theirs.close()
-    ours_again, theirs_again = socket.socketpair()
-    ours_again.setblocking(False)
-    assert number in (ours_again.fileno(), theirs_again.fileno())
-    again = ours_again if ours_again.fileno() == number else theirs_again
+    again, theirs_again = socket.socketpair()
+    again = with_number(again, number)
+    again.setblocking(False)
     loop.add_reader(again, print)
     with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
         loop.remove_reader(ours)
     assert loop.remove_reader(again) is True
-    ours_again.close()
+    again.close()
     theirs_again.close()
 
 

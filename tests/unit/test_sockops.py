@@ -17,7 +17,7 @@ import weakref
 import pytest
 
 import aioloop
-from tests.conftest import HARD, PORTABLE
+from tests.conftest import HARD, PORTABLE, unused_number, with_number
 
 # The hard build moves few bytes with a system call.
 FILE = 700_000
@@ -872,14 +872,13 @@ def test_number_reused_by_another_socket(loop, run):
     gc.collect()  # Other tests' garbage holds numbers.
 
     async def main():
-        number = None
+        number = unused_number()
         for turn in range(50):
             ours, theirs = socket.socketpair()
+            ours = with_number(ours, number)
             with ours, theirs:
                 ours.setblocking(False)
                 theirs.setblocking(False)
-                number = number or ours.fileno()
-                assert ours.fileno() == number
                 task = loop.create_task(read_exactly(loop, ours, 2))
                 await asyncio.sleep(0)
                 theirs.send(b"%02d" % turn)
