@@ -6,6 +6,7 @@ A Frame comes from a frame object, or from what the watchdog read without the GI
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import linecache
 import os
 import sys
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
-# Runs of so many frames of one library become a line.
+# Runs of so many frames of one library, or of one place, become a line.
 MANY = 4
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
@@ -120,7 +121,7 @@ def innermost_user(frames: Sequence[Frame]) -> Frame | None:
 
 
 def rows(frames: Iterable[Frame]) -> list[Frame | str]:
-    """Return frames, outermost first, with long runs of a library in words."""
+    """Return frames, outermost first, with long runs of a library or place in words."""
     found: list[Frame | str] = []
     run: list[Frame] = []
     frames = [*frames]
@@ -139,13 +140,16 @@ def rows(frames: Iterable[Frame]) -> list[Frame | str]:
             found.extend(run)
         run.clear()
 
-    for frame in frames:
+    for frame, group in itertools.groupby(frames):
+        same = [*group]
         if run and (frame.is_user or _top(frame) != _top(run[0])):
             end_run()
-        if frame.is_user:
-            found.append(frame)
+        if not frame.is_user:
+            run += same
+        elif len(same) < MANY:
+            found += same
         else:
-            run.append(frame)
+            found += [frame, f"... {len(same) - 1} more of the same ..."]
     end_run()
     return found
 

@@ -37,6 +37,9 @@ def threshold(value: float | None) -> float:
     """Check a threshold in seconds; None, off, is 0."""
     if value is None:
         return 0.0
+    if isinstance(value, str | bytes | bytearray):
+        name = type(value).__name__
+        raise TypeError(f"stall_threshold must be a number of seconds, not {name}")
     seconds = float(value)
     if not seconds > 0:
         raise ValueError("stall_threshold must be positive, or None")
@@ -81,6 +84,8 @@ class Stall:
     frame: Frame | None
     stack: tuple[Frame, ...]
     """Outermost first."""
+    left_out: int | None
+    """So many frames outside of these are not in it; None if nobody knows."""
     exact: bool
     """False: the stack was read without the GIL."""
     awaited_by: tuple[str, ...]
@@ -151,6 +156,9 @@ class Stall:
         if self.stack:
             how = "" if self.exact else " (approximate)"
             lines.append(f"Stack{how}, innermost last:")
+            if self.left_out != 0:
+                number = f"{self.left_out} " if self.left_out else ""
+                lines.append(f"  ... {number}more frames ...")
             lines += _frames.text(self.stack)
         if self.holder_stack:
             lines.append(f"The GIL is held by {self.holder}:")
@@ -319,6 +327,7 @@ def _describe(loop: Loop, found: dict[str, Any], stack: tuple[Frame, ...]) -> St
         source="the loop itself" if frame is None else frame.label,
         frame=frame,
         stack=stack,
+        left_out=found["left_out"] if found["left_out"] >= 0 else None,
         exact=found["stack"] is not None,
         awaited_by=tuple(_awaiting(task, others)),
         callbacks=found["callbacks"],

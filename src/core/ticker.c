@@ -32,7 +32,7 @@ typedef struct al_ticker {
     bool stopping;
     bool calling;        /* the caller's thread exists */
     unsigned generation; /* of the caller */
-    int waits_for_gil;   /* the caller's number in the kernel, or 0 */
+    int waits_for_gil;   /* see al_ticker_waits_for_gil */
     pthread_t caller;
     /* Guarded by the GIL. */
     pthread_t thread;
@@ -138,11 +138,13 @@ call_users(al_ticker *ticker, unsigned generation)
         pthread_mutex_lock(&ticker->lock);
         return;
     }
-#if AL_LINUX
     pthread_mutex_lock(&ticker->lock);
+#if AL_LINUX
     ticker->waits_for_gil = (int)syscall(SYS_gettid);
-    pthread_mutex_unlock(&ticker->lock);
+#else
+    ticker->waits_for_gil = -1;
 #endif
+    pthread_mutex_unlock(&ticker->lock);
     PyEval_RestoreThread(thread);
     pthread_mutex_lock(&ticker->lock);
     ticker->waits_for_gil = 0;
@@ -238,7 +240,7 @@ bool
 al_ticker_start(al_state *st, al_ticker_user *user)
 {
     al_ticker *ticker = make_ticker(st);
-    if (ticker == NULL || ticker->ended_all || ticker->forks > 0) {
+    if (ticker == NULL || ticker->ended_all) {
         return false;
     }
     if (!user->known) {
@@ -249,11 +251,11 @@ al_ticker_start(al_state *st, al_ticker_user *user)
         pthread_cond_signal(&ticker->woken);
         pthread_mutex_unlock(&ticker->lock);
     }
-    if (!ticker->running) {
+    if (!ticker->running && ticker->forks == 0) {
         ticker->stopping = false;
         ticker->running = create_thread(&ticker->thread, tick, ticker);
     }
-    return ticker->running;
+    return ticker->running || ticker->forks > 0;
 }
 
 bool
@@ -267,7 +269,9 @@ al_ticker_runs(const al_state *st)
 static bool
 await_caller(al_ticker *ticker)
 {
-    int64_t limit = al_poll_clock() + PATIENCE;
+    /* A handler of the program's logging may fork. */
+    bool is_self = pthread_equal(ticker->caller, pthread_self()) != 0;
+    int64_t limit = al_poll_clock() + (is_self ? 0 : PATIENCE);
     while (ticker->calling && al_poll_clock() < limit) {
         wait_until(ticker, &ticker->ended, limit);
     }

@@ -49,7 +49,9 @@ void al_ticker_before_fork(al_state *st);
 void al_ticker_after_fork(al_state *st, bool child);
 
 /* Lets the ticker run, for this user too; with the GIL.  False if there can be none: the
- * interpreter ends, or a fork is under way.  The user must outlive the module's state. */
+ * interpreter ends, or there is no thread to be had.  During another thread's fork it runs
+ * after that, if the user's after_fork starts it.  The user must outlive the module's
+ * state. */
 bool al_ticker_start(al_state *st, al_ticker_user *user);
 /* Whether it runs; with the GIL. */
 bool al_ticker_runs(const al_state *st);
@@ -60,8 +62,8 @@ void al_ticker_unlock(al_state *st);
 /* The user's look is due then, in ns, and not before; with the lock. */
 void al_ticker_wake_locked(al_state *st, al_ticker_user *user, int64_t due);
 
-/* For `look`: the kernel's number of the caller's thread while that waits for the GIL,
- * or 0. */
+/* For `look`: the kernel's number of the caller's thread while that waits for the GIL (-1
+ * if the kernel does not say), or 0. */
 int al_ticker_waits_for_gil(al_state *st);
 
 #endif

@@ -5,6 +5,7 @@
  * does not hold, al_state.public_frames, nobody calls us. */
 #include "diag/frames.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "core/frame.h"
@@ -135,6 +136,7 @@ read_string(const PyObject *string, char *out, size_t size)
     *out = '\0';
     if (string == NULL || !al_peek(&head, string, sizeof(head)) ||
         head.ob_base.ob_type != &PyUnicode_Type || !head.state.compact ||
+        (head.state.kind & (head.state.kind - 1)) != 0 || head.state.kind == 0 ||
         head.length < 0) {
         return false;
     }
@@ -231,7 +233,8 @@ find_line(const PyCodeObject *code, Py_ssize_t unit)
         .next = (const char *)code->co_linetable + offsetof(PyBytesObject, ob_sval),
         .left = head.ob_size,
     };
-    int line = code->co_firstlineno, byte = next_byte(&reader);
+    int64_t line = code->co_firstlineno;
+    int byte = next_byte(&reader);
     for (int i = 0; byte >= 0 && i < MOST_ENTRIES; i++) {
         int kind = byte >> 3 & 15;
         Py_ssize_t units = (byte & 7) + 1;
@@ -243,7 +246,7 @@ find_line(const PyCodeObject *code, Py_ssize_t unit)
             byte = next_byte(&reader);
         }
         if (unit < units) {
-            return kind == NO_LINE || line < 0 ? 0 : line;
+            return kind == NO_LINE || line < 0 || line > INT_MAX ? 0 : (int)line;
         }
         unit -= units;
         while (byte >= 0 && (byte & 0x80) == 0) {
@@ -266,11 +269,12 @@ is_shown(const al_frame *frame, const PyCodeObject **where, PyCodeObject *code)
         Py_TYPE(code) != &PyCode_Type) {
         return false;
     }
-    const char *begin = address + offsetof(PyCodeObject, co_code_adaptive);
-    const char *first = frame->owner == AL_FRAME_OF_GENERATOR
-                            ? begin - CODE_UNIT
-                            : begin + code->_co_firsttraceable * CODE_UNIT;
-    return frame->ip >= first && frame->ip < begin + Py_SIZE(code) * CODE_UNIT;
+    /* Numbers, not pointers: what is read may be anything. */
+    int64_t at = (int64_t)((uintptr_t)frame->ip - (uintptr_t)address -
+                           offsetof(PyCodeObject, co_code_adaptive));
+    int64_t first =
+        frame->owner == AL_FRAME_OF_GENERATOR ? -1 : code->_co_firsttraceable;
+    return at >= first * CODE_UNIT && at / CODE_UNIT < Py_SIZE(code);
 }
 
 static void
@@ -334,10 +338,10 @@ al_frames_depth(const PyThreadState *thread, const void *stop)
     const al_frame *frame = innermost(thread);
     al_frame copy;
     int n = 0;
-    while (frame != NULL && frame != stop) {
+    for (int i = 0; frame != NULL && frame != stop; i++) {
         PyCodeObject code;
         const PyCodeObject *where;
-        if (!al_peek(&copy, frame, sizeof(copy))) {
+        if (i == MOST_FRAMES || !al_peek(&copy, frame, sizeof(copy))) {
             return -1;
         }
         n += is_shown(&copy, &where, &code);

@@ -38,7 +38,8 @@ int al_frames_read(const PyThreadState *thread, const void *stop, al_place *plac
 /* Only the innermost one's spot. */
 al_spot al_frames_spot(const PyThreadState *thread);
 
-/* With the GIL: how many frames are inside `stop`; -1 if it is not among them. */
+/* With the GIL: how many frames are inside `stop`; -1 if it is not among them, or too far
+ * away. */
 int al_frames_depth(const PyThreadState *thread, const void *stop);
 
 #endif

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/select.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 #if AL_LINUX
@@ -323,23 +322,21 @@ describe_peer(const al_kernel *kernel, int fd, char *text, size_t size)
 void
 al_kernel_describe(const al_kernel *kernel, int fd, char *text, size_t size)
 {
-    struct stat info;
     char path[64];
     *text = '\0';
-    if (fd < 0 || fstat(fd, &info) < 0) {
+    if (fd < 0) {
         return;
     }
-    if (S_ISSOCK(info.st_mode)) {
-        if (!describe_peer(kernel, fd, text, size)) {
-            (void)snprintf(text, size, "a socket");
-        }
-        return;
-    }
-    if (S_ISFIFO(info.st_mode)) {
-        (void)snprintf(text, size, "a pipe");
-        return;
-    }
+    /* Not fstat: it asks the file system, which may be what the thread waits for. */
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     ssize_t n = readlink(path, text, size - 1);
     text[n < 0 ? 0 : n] = '\0';
+    if (strncmp(text, "socket:", 7) == 0) {
+        if (!describe_peer(kernel, fd, text, size)) {
+            (void)snprintf(text, size, "a socket");
+        }
+    }
+    else if (strncmp(text, "pipe:", 5) == 0) {
+        (void)snprintf(text, size, "a pipe");
+    }
 }

@@ -8,14 +8,18 @@
  * or in one C call. */
 #include "diag/stall.h"
 
+#include <fcntl.h>
 #include <math.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #if AL_LINUX
 #include <sys/syscall.h>
 #endif
 
+#include "base/fileid.h"
 #include "core/poll.h"
 #include "core/sched.h"
 #include "core/ticker.h"
@@ -25,11 +29,14 @@
 
 enum {
     SAMPLES = 5,
-    MOST_PLACES = 64,
+    MOST_PLACES = 64, /* innermost ones */
+    MOST_EXACT = 200,
     HOLDER_PLACES = 16,
     SAME_CONDITION = 64, /* bytes: the words of one condition variable are so near */
 };
 static const int64_t DEBUG_THRESHOLD = 500 * 1000 * 1000; /* ns, as the rest */
+static const int64_t EVER = 900000000LL * 1000 * 1000 * 1000;
+static const int64_t OFTEN = 1000 * 1000; /* between looks at a loop with slots */
 static const int64_t BETWEEN_SAMPLES = 2 * 1000 * 1000;
 static const int64_t CLOSELY = 10 * 1000 * 1000; /* between looks at a stuck loop */
 static const int64_t LATE = 50 * 1000 * 1000;    /* the ticker is never so late */
@@ -100,6 +107,7 @@ typedef struct al_guard {
     int64_t polled_at, looked_at;
     /* The slot that does not end. */
     int64_t since;       /* when it began, or was first seen; 0: none runs */
+    bool forked;         /* it is the parent's, in the child of a fork */
     int64_t next_report; /* after so long */
     al_kernel before;    /* its times then */
     int n_samples;
@@ -113,8 +121,9 @@ typedef struct al_guard {
     bool quiet; /* no further record of it */
     int64_t asked_at, began, ended;
     finding found;
-    bool serving; /* guarded by the GIL: somebody makes a record */
-    bool gone;    /* ... and so is this: the run has ended */
+    const void
+        *server; /* guarded by the GIL: the thread that makes a record, or NULL */
+    bool gone;   /* ... and so is this: the run has ended */
     struct al_guard *next;
 } al_guard;
 
@@ -125,6 +134,8 @@ typedef struct al_stalls {
     al_guard *first;  /* guarded by the lock and the GIL */
     PyObject *report; /* aioloop._stall's */
     PyObject *hook;   /* in gc.callbacks, or NULL */
+    bool has_stderr;  /* when a loop last began to run; guarded by the lock */
+    al_fileid stderr_file;
     /* A garbage collection, as the hook saw it begin. */
     _Atomic int64_t collects_since; /* 0: none */
     atomic_int generation;
@@ -386,7 +397,7 @@ compare_with_caller(al_stalls *stalls, al_guard *guard)
 {
     int tid = al_ticker_waits_for_gil(stalls->st);
     al_kernel ours, caller;
-    if (tid == 0) {
+    if (tid <= 0) {
         return;
     }
     al_kernel_read(tid, &caller);
@@ -403,16 +414,36 @@ compare_with_caller(al_stalls *stalls, al_guard *guard)
 
 /* --- standard error -------------------------------------------------------------------------- */
 
+/* A full pipe must not hold the ticker, nor whoever wants its lock: what has no room is
+ * left out, for there is nowhere else.  A pipe that can be written to has room for more
+ * than a line. */
 static void
 write_error(const char *text, int length)
 {
-    while (length > 0) {
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    while (length > 0 && poll(&out, 1, 0) > 0 && (out.revents & POLLOUT) != 0) {
         ssize_t n = write(STDERR_FILENO, text, (size_t)length);
         if (n <= 0) {
-            return; /* Nobody reads it, and there is nowhere else. */
+            return;
         }
         text += n;
         length -= (int)n;
+    }
+}
+
+/* A program may have closed its standard error, and the number may be another file's: of
+ * a database, say, which is open for reading too. */
+static void
+find_error_file(al_stalls *stalls)
+{
+    const PyObject *file = PySys_GetObject("__stderr__");
+    int flags = fcntl(STDERR_FILENO, F_GETFL);
+    struct stat info;
+    stalls->has_stderr = file != NULL && file != Py_None && flags >= 0 &&
+                         fstat(STDERR_FILENO, &info) == 0 &&
+                         (!S_ISREG(info.st_mode) || (flags & O_ACCMODE) == O_WRONLY);
+    if (stalls->has_stderr) {
+        al_fileid_take(&stalls->stderr_file, STDERR_FILENO);
     }
 }
 
@@ -431,18 +462,28 @@ write_place(const al_place *place)
                               sizeof(line)));
 }
 
-/* Nobody gets the GIL. */
+/* Nobody gets the GIL, or a logging handler does not return: it may wait for what the
+ * stuck loop has locked. */
 static void
-write_found(const al_guard *guard, int64_t now)
+write_found(const al_stalls *stalls, const al_guard *guard, int64_t now)
 {
     char line[512];
     const finding *found = &guard->found;
-    int n =
-        snprintf(line, sizeof(line),
-                 "aioloop: the loop of thread %lu has been stuck for %.2f s: %s; the "
-                 "GIL cannot be had, so this stack is approximate:\n",
-                 guard->ident, in_seconds(now - guard->since), found->words);
+    if (!stalls->has_stderr || !al_fileid_is(&stalls->stderr_file, STDERR_FILENO)) {
+        return;
+    }
+    int n = snprintf(
+        line, sizeof(line),
+        "aioloop: the loop of thread %lu has been stuck for %.2f s: %s; %s, so "
+        "this stack is approximate:\n",
+        guard->ident, in_seconds(now - guard->since), found->words,
+        al_ticker_waits_for_gil(stalls->st) != 0
+            ? "the GIL cannot be had"
+            : "logging has not taken the record yet");
     write_error(line, clipped(n, sizeof(line)));
+    if (found->n_places == MOST_PLACES) {
+        write_error("  ...\n", 6);
+    }
     for (int i = found->n_places; i > 0; i--) {
         write_place(&found->places[i - 1]);
     }
@@ -467,7 +508,7 @@ end_stall(al_stalls *stalls, al_guard *guard, int64_t ended)
         guard->ended = ended;
         guard->began = guard->since;
         stalls->user.wants |= guard->wanted || guard->logged;
-        if (!guard->wanted && !guard->logged && !guard->serving) {
+        if (!guard->wanted && !guard->logged && guard->server == NULL) {
             guard->over = guard->counted = false; /* Nobody was told. */
         }
     }
@@ -502,7 +543,7 @@ begin_anew(al_stalls *stalls, al_guard *guard, int64_t now, bool idle)
 static int64_t
 next_look(const al_guard *guard, int64_t now)
 {
-    int64_t seldom = guard->threshold / 2 + 1;
+    int64_t seldom = guard->threshold / 2 > OFTEN ? guard->threshold / 2 : OFTEN;
     if (guard->since == 0) {
         return now + seldom;
     }
@@ -519,7 +560,7 @@ next_look(const al_guard *guard, int64_t now)
 static bool
 is_busy(const al_guard *guard)
 {
-    return guard->wanted || guard->over || guard->serving;
+    return guard->wanted || guard->over || guard->server != NULL;
 }
 
 static void
@@ -535,7 +576,8 @@ static int64_t
 look_at(al_stalls *stalls, al_guard *guard, int64_t now)
 {
     const al_loop *loop = guard->loop;
-    bool idle = is_idle(loop);
+    guard->forked = guard->forked && GLANCE(loop->ready.head) == guard->head;
+    bool idle = guard->forked || is_idle(loop);
     if (idle || guard->since == 0 || GLANCE(loop->ready.head) != guard->head ||
         GLANCE(loop->look.polled_at) != guard->polled_at) {
         begin_anew(stalls, guard, now, idle);
@@ -543,14 +585,14 @@ look_at(al_stalls *stalls, al_guard *guard, int64_t now)
         return next_look(guard, now);
     }
     guard->looked_at = now;
-    if (guard->wanted && !guard->over) {
+    if (is_busy(guard) && !guard->over) {
         int64_t asked = now - guard->asked_at;
-        if (guard->found.may_be_gil && asked > GIL_IS_KEPT) {
+        if (guard->wanted && guard->found.may_be_gil && asked > GIL_IS_KEPT) {
             compare_with_caller(stalls, guard);
         }
         if (asked > GIL_IS_LOST && !guard->written) {
             guard->written = true;
-            write_found(guard, now);
+            write_found(stalls, guard, now);
         }
     }
     if (now - guard->since < guard->next_report || is_busy(guard)) {
@@ -669,9 +711,10 @@ describe_frame(PyFrameObject *frame)
 }
 
 /* What the loop's thread executes above its loop, innermost first, while it stands still
- * for want of the GIL: no Python code runs here. */
+ * for want of the GIL: no Python code runs here.  *left_out is how many frames are not in
+ * it, or -1 if nobody knows. */
 static PyObject *
-exact_stack(const al_guard *guard)
+exact_stack(const al_guard *guard, int *left_out)
 {
     const al_stack_base *base = guard->loop->debug.base;
     bool public = guard->loop->st->public_frames;
@@ -679,8 +722,14 @@ exact_stack(const al_guard *guard)
     PyObject *list = PyList_New(0);
     PyFrameObject *frame =
         PyThreadState_GetFrame((PyThreadState *)(uintptr_t)guard->thread);
-    while (list != NULL && frame != NULL && depth != 0 &&
-           (base == NULL || (PyObject *)frame != base->owner)) {
+    *left_out = 0;
+    for (int i = 0; list != NULL && frame != NULL && depth != 0 &&
+                    (base == NULL || (PyObject *)frame != base->owner);
+         i++) {
+        if (i == MOST_EXACT) {
+            *left_out = depth;
+            break;
+        }
         PyObject *described = describe_frame(frame);
         if (described == NULL || PyList_Append(list, described) < 0) {
             Py_CLEAR(list);
@@ -689,7 +738,7 @@ exact_stack(const al_guard *guard)
         PyFrameObject *back = PyFrame_GetBack(frame);
         Py_DECREF(frame);
         frame = back;
-        depth--;
+        depth -= depth > 0;
     }
     Py_XDECREF((PyObject *)frame);
     return list;
@@ -708,7 +757,8 @@ static PyObject *
 describe(const al_guard *guard, const finding *found, const char *event, int64_t stuck,
          bool over, double waited_for_gil)
 {
-    PyObject *stack = over ? Py_NewRef(Py_None) : exact_stack(guard);
+    int left_out = found->n_places == MOST_PLACES ? -1 : 0;
+    PyObject *stack = over ? Py_NewRef(Py_None) : exact_stack(guard, &left_out);
     PyObject *task = over || stack == NULL ? Py_NewRef(Py_None)
                                            : ask_asyncio(guard->loop, "current_task");
     PyObject *tasks = task == NULL ? NULL : ask_asyncio(guard->loop, "all_tasks");
@@ -719,7 +769,7 @@ describe(const al_guard *guard, const finding *found, const char *event, int64_t
     }
     return Py_BuildValue(
         "{s:s,s:d,s:d,s:O,s:s,s:N,s:O,s:N,s:i,s:N,s:N,s:N,s:k,s:i,s:d,s:n,s:N,s:N,s:k,"
-        "s:N,s:N,s:N,s:d}",
+        "s:N,s:N,s:N,s:d,s:i}",
         "event", event, "began", in_seconds(guard->began), "seconds", in_seconds(stuck),
         "over", over ? Py_True : Py_False, "cause", cause_words[found->cause], "words",
         text_or_none(found->words), "has_gil", found->has_gil ? Py_True : Py_False,
@@ -735,7 +785,7 @@ describe(const al_guard *guard, const finding *found, const char *event, int64_t
         places_as_tuple(found->places, found->n_places), "holder_places",
         places_as_tuple(found->holder_places, found->n_holder_places), "thread",
         guard->ident, "stack", stack, "task", task, "tasks", tasks, "waited_for_gil",
-        waited_for_gil);
+        waited_for_gil, "left_out", left_out);
 }
 
 /* Calls aioloop._stall.report: 1 if it made a record, 0 if it did not, -1 with an
@@ -771,7 +821,7 @@ serve(al_stalls *stalls, al_guard *guard)
     if (found == NULL) {
         return 0; /* The ticker wants it again. */
     }
-    guard->serving = true;
+    guard->server = PyThreadState_Get();
     while (status >= 0 && (guard->wanted || (guard->over && guard->logged))) {
         int64_t now = al_poll_clock();
         const al_loop *loop = guard->loop;
@@ -806,7 +856,7 @@ serve(al_stalls *stalls, al_guard *guard)
     if (guard->over) {
         guard->over = guard->counted = guard->logged = guard->wanted = false;
     }
-    guard->serving = false;
+    guard->server = NULL;
     PyMem_RawFree(found);
     return status < 0 ? -1 : 0;
 }
@@ -814,7 +864,7 @@ serve(al_stalls *stalls, al_guard *guard)
 static bool
 has_to_be_served(const al_guard *guard)
 {
-    return !guard->serving && (guard->wanted || (guard->over && guard->logged));
+    return guard->server == NULL && (guard->wanted || (guard->over && guard->logged));
 }
 
 static void
@@ -910,6 +960,7 @@ begin_watch(al_stalls *stalls, al_loop *loop, int64_t threshold)
     loop->guard = guard;
     bool alone = stalls->first == NULL;
     al_ticker_lock(stalls->st);
+    find_error_file(stalls);
     guard->next = stalls->first;
     stalls->first = guard;
     al_ticker_wake_locked(stalls->st, &stalls->user, 0);
@@ -919,12 +970,14 @@ begin_watch(al_stalls *stalls, al_loop *loop, int64_t threshold)
     }
 }
 
-/* 0, or -1 with an exception of a signal's handler, or the like.  Escapes. */
+/* The run has ended, or the watch has been switched off: then nothing more is said.  0, or
+ * -1 with an exception of a signal's handler, or the like.  Escapes. */
 static int
 end_watch(al_stalls *stalls, al_loop *loop)
 {
     al_guard *guard = loop->guard, **link = &stalls->first;
     int status = 0;
+    PyObject *ended_by = al_err_take(); /* the run */
     loop->guard = NULL;
     al_ticker_lock(stalls->st);
     while (*link != guard) {
@@ -932,21 +985,27 @@ end_watch(al_stalls *stalls, al_loop *loop)
     }
     *link = guard->next;
     bool last = stalls->first == NULL;
-    if (guard->since != 0) {
+    if (loop->debug.base != NULL) {
+        guard->wanted = guard->logged = guard->over = false;
+    }
+    else if (guard->since != 0) {
         end_stall(stalls, guard, al_poll_clock());
     }
     guard->gone = true;
     if (has_to_be_served(guard)) {
         status = serve(stalls, guard); /* escapes */
     }
-    bool ours = !guard->serving;
+    bool ours = guard->server == NULL;
     al_ticker_unlock(stalls->st);
     if (ours) {
         PyMem_RawFree(guard);
     }
-    if (status < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+    if (status < 0 && (ended_by != NULL || PyErr_ExceptionMatches(PyExc_Exception))) {
         PyErr_WriteUnraisable(stalls->report); /* escapes */
         status = 0;
+    }
+    if (status == 0) {
+        al_err_put_steal(ended_by);
     }
     if (last && stalls->first == NULL) {
         PyObject *pending = al_err_take();
@@ -1006,10 +1065,16 @@ static void
 after_fork(al_ticker_user *user, bool child)
 {
     al_stalls *stalls = (al_stalls *)user;
+    const PyThreadState *thread = PyThreadState_Get();
     for (al_guard **link = &stalls->first, *guard; child && (guard = *link) != NULL;) {
+        bool is_served = guard->server == thread; /* A logging handler has forked. */
         guard->wanted = guard->logged = guard->counted = guard->over = false;
         guard->since = 0;
-        if (guard->thread == PyThreadState_Get()) {
+        if (guard->thread == thread) {
+            /* The child may never come back to the loop that it was forked in. */
+            guard->forked = true;
+            guard->head = guard->loop->ready.head;
+            guard->server = is_served ? thread : NULL;
             guard->tid = thread_number(guard->thread);
             guard->ident = guard->thread->thread_id;
             link = &guard->next;
@@ -1017,7 +1082,10 @@ after_fork(al_ticker_user *user, bool child)
         }
         *link = guard->next; /* Its thread is not in the child. */
         guard->loop->guard = NULL;
-        PyMem_RawFree(guard);
+        guard->gone = true;
+        if (!is_served) {
+            PyMem_RawFree(guard);
+        }
     }
     user->due = 0;
     if (stalls->first != NULL) {
@@ -1138,9 +1206,10 @@ core_set_stall_threshold(PyObject *module, PyObject *args)
     if (loop == NULL) {
         return NULL;
     }
-    loop->stall_threshold = seconds < 0            ? -1
-                            : seconds * 1e9 < 9e17 ? (int64_t)ceil(seconds * 1e9)
-                                                   : (int64_t)9e17;
+    loop->stall_threshold = seconds < 0 ? -1
+                            : seconds * 1e9 < (double)EVER
+                                ? (int64_t)ceil(seconds * 1e9)
+                                : EVER;
     if (follow(loop) < 0) { /* escapes */
         return NULL;
     }
@@ -1154,7 +1223,11 @@ static PyObject *
 core_stall_threshold(PyObject *module, PyObject *object)
 {
     const al_loop *loop = check_loop(module, object);
-    return loop == NULL ? NULL : PyFloat_FromDouble(in_seconds(threshold_of(loop)));
+    if (loop == NULL) {
+        return NULL;
+    }
+    int64_t threshold = threshold_of(loop);
+    return PyFloat_FromDouble(threshold == EVER ? Py_HUGE_VAL : in_seconds(threshold));
 }
 
 PyMethodDef al_stall_methods[] = {

@@ -6,11 +6,13 @@
  * run for so long, it looks some milliseconds more closely (what the kernel says, which
  * thread has the GIL, whether the Python code moves), decides the cause, and has the
  * record made with the GIL, by aioloop/_stall.py, which takes the exact stack.  Where the
- * GIL cannot be had within a second, the approximate stack goes to standard error.  It
- * looks again whenever the time has doubled; who was reported gets a closing record.
+ * GIL cannot be had within a second, or a logging handler does not return, the
+ * approximate stack goes to standard error.  It looks again whenever the time has
+ * doubled; who was reported gets a closing record.
  *
  * Where even the ticker did not run (the process was stopped, the machine slept), the
- * time does not count.
+ * time does not count.  The child of a fork is still in the slot that forked and may stay
+ * there: it is watched once it goes on with the loop, or runs another.
  *
  * al_guard is owned by its loop's run, and by the thread that makes a record of it. */
 #ifndef AL_DIAG_STALL_H
