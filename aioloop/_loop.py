@@ -221,6 +221,7 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(LibevSelector(self))  # type: ignore[call-arg]
         self._spawned: set[asyncio.Task[Any]] = set()  # aioloop.spawn()'s
+        self._made_in = _orphans.frames_here()
         _core._watch_unawaited()
         self.blocking_calls = _blocking.default_mode()
         if os.environ.get("AIOLOOP_METERING", "0") not in ("", "0"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -221,11 +222,27 @@ _core._on_misuse(_on_misuse)
 # Notes of exceptions that the C type raises, in asyncio's words.
 
 
+def frames_here() -> tuple[Frame, ...]:
+    """Return the frames outside of the caller, innermost first, as far as they matter."""
+    frames: list[Frame] = []
+    frame = sys._getframe(1).f_back
+    while frame is not None and len(frames) < 20:
+        code = frame.f_code
+        frames.append((code.co_filename, frame.f_lineno or 0, code.co_name))
+        frame = frame.f_back
+    return tuple(frames)
+
+
+def _loop_origin(loop: Any) -> str:
+    place = _responsible(getattr(loop, "_made_in", ()))
+    return f", made at {_place_words(place)}," if place else ""
+
+
 def _note_of_threads(loop: Any, _: object) -> str:
     theirs = threading._active.get(loop._thread_id)  # type: ignore[attr-defined]
     theirs_name = "unknown" if theirs is None else repr(theirs.name)
     return (
-        f"The loop runs in thread {theirs_name}, the call comes from thread"
+        f"The loop{_loop_origin(loop)} runs in thread {theirs_name}, the call comes from thread"
         f" {threading.current_thread().name!r}: use loop.call_soon_threadsafe() or"
         " asyncio.run_coroutine_threadsafe()."
     )

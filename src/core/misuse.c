@@ -120,6 +120,17 @@ al_misuse_note(const char *function, PyObject *first, PyObject *second)
     al_err_put_steal(raised);
 }
 
+PyObject *
+al_misuse_loop_origin(PyObject *loop)
+{
+    PyObject *module = PyImport_ImportModule("aioloop._orphans"); /* escapes */
+    PyObject *origin =
+        module == NULL ? NULL
+                       : PyObject_CallMethod(module, "_loop_origin", "O", loop);
+    Py_XDECREF(module);
+    return origin;
+}
+
 /* The loop that runs in this thread, or NULL.  New reference; leaves no exception. */
 static PyObject *
 running_loop(const al_state *st)

@@ -32,6 +32,10 @@ void al_misuse_tell_lost(al_loop *loop);
  * objects; the second may be NULL.  Escapes. */
 void al_misuse_note(const char *function, PyObject *first, PyObject *second);
 
+/* ", made at app.py:3 in main,", or an empty text.  New reference, or NULL with an
+ * exception.  Escapes. */
+PyObject *al_misuse_loop_origin(PyObject *loop);
+
 /* One more.  `loop` is any loop object, or NULL; `created` is where obj was made, as a
  * StackSummary, or NULL.  A pending exception stays pending.  Escapes. */
 void al_misuse_found(al_state *st, PyObject *loop, al_misuse_kind kind, PyObject *obj,

@@ -103,11 +103,17 @@ adopt_after_fork(al_loop *loop)
         return -1;
     }
     loop->forks = loop->st->forks;
-    return al_debug_warn(
-        loop->st,
-        "%r was carried through a fork: the child now has a selector of its own, but "
-        "shares every open descriptor with its parent",
-        (PyObject *)loop, NULL); /* escapes */
+    PyObject *origin = al_misuse_loop_origin((PyObject *)loop); /* escapes */
+    int status =
+        origin == NULL
+            ? -1
+            : al_debug_warn(loop->st,
+                            "%r%s was carried through a fork: the child now has a "
+                            "selector of its own, but shares every open descriptor "
+                            "with its parent",
+                            (PyObject *)loop, origin); /* escapes */
+    Py_XDECREF(origin);
+    return status;
 }
 
 /* 0, or -1 with RuntimeError if the selector cannot be asked: a closed loop has none, and

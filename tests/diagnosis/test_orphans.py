@@ -287,8 +287,10 @@ def test_the_error_of_a_wrong_thread_names_both(program):
         thread.join()
         """
     )
+    line = line_of("", "new_event_loop")
     assert done.stdout == (
-        "The loop runs in thread 'MainThread', the call comes from thread 'worker':"
+        f"The loop, made at app.py:{line} in <module>, runs in thread 'MainThread',"
+        " the call comes from thread 'worker':"
         " use loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe().\n"
     )
 

@@ -223,7 +223,8 @@ loop.close()
     done = python("-c", program)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert "was carried through a fork" in lines[0]
+    assert ", made at <string>:" in lines[0]
+    assert ", was carried through a fork" in lines[0]
     assert lines[1:] == ["child [b'c']", "parent [b'p']"]
 
 
