@@ -145,9 +145,9 @@ def thread_state():
 def unused_number() -> int:
     """Return the number of no descriptor, too high for anything to get it by chance.
 
-    The kernel gives out the lowest free number. Which that is changes at any moment with
-    what other threads open and close (the stall report's reads /proc), and so a number
-    does not come again because the test has closed it.
+    The kernel gives out the lowest free number. Which that is changes at any moment
+    with what other threads open and close (the stall report's reads /proc), and so a
+    number does not come again because the test has closed it.
     """
     with open(os.devnull) as file:
         number = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 500)

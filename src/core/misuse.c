@@ -125,8 +125,7 @@ al_misuse_loop_origin(PyObject *loop)
 {
     PyObject *module = PyImport_ImportModule("aioloop._orphans"); /* escapes */
     PyObject *origin =
-        module == NULL ? NULL
-                       : PyObject_CallMethod(module, "_loop_origin", "O", loop);
+        module == NULL ? NULL : PyObject_CallMethod(module, "_loop_origin", "O", loop);
     Py_XDECREF(module);
     return origin;
 }

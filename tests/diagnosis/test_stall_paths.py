@@ -345,10 +345,14 @@ def test_many_short_loops_leave_nothing(paths):
             thread.start()
         for thread in threads:
             thread.join()
+        # The ticker and its caller stay; the kernel has a joined thread for longer.
+        end = time.monotonic() + 20
+        while len(os.listdir("/proc/self/task")) > 3 and time.monotonic() < end:
+            time.sleep(0.01)
         tell(hooks=len(gc.callbacks), threads=len(os.listdir("/proc/self/task")))
     """)
     assert told["hooks"] == 0
-    assert told["threads"] <= 3  # with the ticker and its caller
+    assert told["threads"] <= 3
 
 
 SUBINTERPRETERS = """
