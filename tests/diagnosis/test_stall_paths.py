@@ -670,7 +670,8 @@ def take():
         os.close(2)
     flags = os.O_CREAT | (os.O_WRONLY if when == "in the run" else os.O_RDWR)
     data = os.open("data", flags)
-    assert data == 2
+    if data != 2:  # Something that was imported has it.
+        os.dup2(data, 2)
 
 def slot():
     if when == "in the run":
