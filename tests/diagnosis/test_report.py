@@ -579,6 +579,7 @@ def browser():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"},
             start_new_session=True,
         )
         try:
