@@ -223,7 +223,7 @@ _core._on_misuse(_on_misuse)
 
 
 def frames_here() -> tuple[Frame, ...]:
-    """Return the frames outside of the caller, innermost first, as far as needed."""
+    """Return the frames outside of the caller, innermost first, 20 at most."""
     frames: list[Frame] = []
     frame = sys._getframe(1).f_back
     while frame is not None and len(frames) < 20:
@@ -242,10 +242,9 @@ def _note_of_threads(loop: Any, _: object) -> str:
     theirs = threading._active.get(loop._thread_id)  # type: ignore[attr-defined]
     theirs_name = "unknown" if theirs is None else repr(theirs.name)
     return (
-        f"The loop{_loop_origin(loop)} runs in thread {theirs_name},"
-        " the call comes from thread"
-        f" {threading.current_thread().name!r}: use loop.call_soon_threadsafe() or"
-        " asyncio.run_coroutine_threadsafe()."
+        f"The loop{_loop_origin(loop)} runs in thread {theirs_name}, the call comes"
+        f" from thread {threading.current_thread().name!r}: use"
+        " loop.call_soon_threadsafe() or asyncio.run_coroutine_threadsafe()."
     )
 
 

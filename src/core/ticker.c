@@ -298,13 +298,14 @@ stop_threads(al_ticker *ticker)
     Py_BEGIN_ALLOW_THREADS
     pthread_mutex_lock(&ticker->lock);
     ticker->stopping = true;
+    bool called = ticker->calling; /* It may end before we look again. */
+    pthread_t caller = ticker->caller;
     pthread_cond_signal(&ticker->woken);
     pthread_cond_signal(&ticker->wanted);
     pthread_mutex_unlock(&ticker->lock);
     pthread_join(thread, NULL);
     pthread_mutex_lock(&ticker->lock);
-    if (ticker->calling) {
-        pthread_t caller = ticker->caller;
+    if (called) {
         lost = !await_caller(ticker);
         if (!lost) {
             pthread_mutex_unlock(&ticker->lock);

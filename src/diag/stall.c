@@ -107,16 +107,17 @@ typedef struct al_guard {
     int64_t polled_at, looked_at;
     /* The slot that does not end. */
     int64_t since;       /* when it began, or was first seen; 0: none runs */
+    bool counted;        /* it is a stall */
     bool forked;         /* it is the parent's, in the child of a fork */
     int64_t next_report; /* after so long */
     al_kernel before;    /* its times then */
     int n_samples;
     sample samples[SAMPLES];
     /* The stall that is reported. */
-    bool counted; /* it is one */
-    bool wanted;  /* a record is to be made */
-    bool logged;  /* one was */
-    bool written; /* to standard error */
+    bool reported; /* it is one */
+    bool wanted;   /* a record is to be made */
+    bool logged;   /* one was */
+    bool written;  /* to standard error */
     bool over;
     bool quiet; /* no further record of it */
     int64_t asked_at, began, ended;
@@ -503,13 +504,13 @@ write_found(const al_stalls *stalls, const al_guard *guard, int64_t now)
 static void
 end_stall(al_stalls *stalls, al_guard *guard, int64_t ended)
 {
-    if (guard->counted && !guard->over) {
+    if (guard->reported && !guard->over) {
         guard->over = true;
         guard->ended = ended;
         guard->began = guard->since;
         stalls->user.wants |= guard->wanted || guard->logged;
         if (!guard->wanted && !guard->logged && guard->server == NULL) {
-            guard->over = guard->counted = false; /* Nobody was told. */
+            guard->over = guard->reported = false; /* Nobody was told. */
         }
     }
 }
@@ -534,6 +535,7 @@ begin_anew(al_stalls *stalls, al_guard *guard, int64_t now, bool idle)
     guard->since = idle ? 0 : began;
     guard->next_report = guard->threshold;
     guard->n_samples = 0;
+    guard->counted = false;
     if (!idle) {
         al_kernel_read_times(guard->tid, &guard->before);
     }
@@ -561,6 +563,13 @@ static bool
 is_busy(const al_guard *guard)
 {
     return guard->wanted || guard->over || guard->server != NULL;
+}
+
+static void
+count_once(al_guard *guard)
+{
+    guard->loop->stalls += !guard->counted;
+    guard->counted = true;
 }
 
 static void
@@ -595,7 +604,11 @@ look_at(al_stalls *stalls, al_guard *guard, int64_t now)
             write_found(stalls, guard, now);
         }
     }
-    if (now - guard->since < guard->next_report || is_busy(guard)) {
+    if (now - guard->since < guard->next_report) {
+        return next_look(guard, now);
+    }
+    if (is_busy(guard)) {
+        count_once(guard); /* A logging handler takes its time. */
         return next_look(guard, now);
     }
     take_sample(stalls, guard);
@@ -609,9 +622,9 @@ look_at(al_stalls *stalls, al_guard *guard, int64_t now)
         return next_look(guard, now);
     }
     guard->next_report *= 2;
-    if (!guard->counted) {
-        guard->counted = true;
-        guard->loop->stalls++;
+    count_once(guard);
+    if (!guard->reported) {
+        guard->reported = true;
         guard->logged = guard->written = guard->quiet = false;
     }
     if (!guard->quiet) {
@@ -854,7 +867,7 @@ serve(al_stalls *stalls, al_guard *guard)
         }
     }
     if (guard->over) {
-        guard->over = guard->counted = guard->logged = guard->wanted = false;
+        guard->over = guard->reported = guard->logged = guard->wanted = false;
     }
     guard->server = NULL;
     PyMem_RawFree(found);
@@ -1068,7 +1081,7 @@ after_fork(al_ticker_user *user, bool child)
     const PyThreadState *thread = PyThreadState_Get();
     for (al_guard **link = &stalls->first, *guard; child && (guard = *link) != NULL;) {
         bool is_served = guard->server == thread; /* A logging handler has forked. */
-        guard->wanted = guard->logged = guard->counted = guard->over = false;
+        guard->wanted = guard->logged = guard->reported = guard->over = false;
         guard->since = 0;
         if (guard->thread == thread) {
             /* The child may never come back to the loop that it was forked in. */

@@ -6,7 +6,6 @@ test_stall.py has the causes, and the program that these begin with.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -234,6 +233,43 @@ def test_a_logging_handler_forks(paths, end):
 
 
 @linux
+def test_forks_leave_no_thread_behind(paths):
+    """A thread that nobody has joined keeps its stack."""
+    told, _ = paths("""
+        from pathlib import Path
+
+        def threads():
+            names = []
+            for task in os.listdir("/proc/self/task"):
+                try:
+                    names.append(Path(f"/proc/self/task/{task}/comm").read_text())
+                except OSError:
+                    pass  # It has ended.
+            return names
+
+        def stall():
+            limit = time.monotonic() + 20
+            while "aioloop-caller\\n" not in threads() and time.monotonic() < limit:
+                time.sleep(0.005)
+
+        def megabytes():
+            status = Path("/proc/self/status").read_text()
+            return int(status.split("VmSize:")[1].split()[0]) / 1024
+
+        for i in range(50):
+            if i == 5:
+                before = megabytes()
+            run(stall, threshold=0.02)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            status_of(pid)
+        tell(grown=megabytes() - before)
+    """)
+    assert told["grown"] < 60
+
+
+@linux
 @pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="the interpreter has to be told before, too"
 )
@@ -242,6 +278,8 @@ def test_a_fork_in_c_that_tells_the_interpreter_afterwards(paths):
         import ctypes
 
         def slot():
+            # Not while a thread begins: a sanitizer's lock would be held for ever.
+            time.sleep(0.1)
             pid = ctypes.PyDLL(None).fork()
             if pid == 0:
                 ctypes.pythonapi.PyOS_AfterFork_Child()
@@ -249,10 +287,9 @@ def test_a_fork_in_c_that_tells_the_interpreter_afterwards(paths):
                 os._exit(is_told())
             tell(child=status_of(pid))
 
-        run(slot)
-        tell(last=events()[-1])
+        run(slot, threshold=30)
     """)
-    assert told == {"child": 1, "last": "ended"}
+    assert told == {"child": 1}
 
 
 @linux
@@ -345,18 +382,22 @@ def test_many_short_loops_leave_nothing(paths):
             thread.start()
         for thread in threads:
             thread.join()
-        # The ticker and its caller stay; the kernel has a joined thread for longer.
-        end = time.monotonic() + 20
-        while len(os.listdir("/proc/self/task")) > 3 and time.monotonic() < end:
+        # The system may take a moment to end a thread that has been joined.
+        def count():
+            return len(os.listdir("/proc/self/task"))
+
+        limit = time.monotonic() + 20
+        while count() > 3 and time.monotonic() < limit:
             time.sleep(0.01)
-        tell(hooks=len(gc.callbacks), threads=len(os.listdir("/proc/self/task")))
+        tell(hooks=len(gc.callbacks), threads=count())
     """)
     assert told["hooks"] == 0
-    assert told["threads"] <= 3
+    assert told["threads"] <= 3  # with the ticker and its caller
 
 
 SUBINTERPRETERS = """
 import sys, threading
+import aioloop  # 3.12 aborts at its end if only another interpreter imports asyncio
 
 PROGRAM = f'''
 import sys
@@ -406,10 +447,13 @@ print(len(done))
 
 
 @linux
+@pytest.mark.skipif(
+    sys.version_info < (3, 12),
+    reason="3.11 destroys no interpreter whose threads have not ended, and its asyncio"
+    " takes the loops of other interpreters for its own",
+)
 @pytest.mark.parametrize("count", [1, 3])
 def test_loops_of_several_interpreters(python, tmp_path, count):
-    if count > 1 and sys.version_info < (3, 12):
-        pytest.skip("asyncio of 3.11 takes the loops of other interpreters for its own")
     (tmp_path / "told.py").write_text(PATHS)
     (tmp_path / "app.py").write_text(SUBINTERPRETERS)
     done = python("app.py", count, timeout=50)
@@ -602,6 +646,36 @@ def test_a_program_that_has_replaced_what_the_report_uses_goes_on(paths, damage)
     assert told == {"runs": True}
 
 
+@linux
+def test_stalls_are_counted_while_a_logging_handler_takes_its_time(paths):
+    told, _ = paths("""
+        done = threading.Event()
+
+        def wait():
+            seen.set()
+            done.wait(20)
+
+        at_first_record.append(wait)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            nap()
+            await asyncio.sleep(0)
+            before = loop.metrics().stalls
+            for _ in range(3):
+                limit = time.monotonic() + 20
+                known = loop.metrics().stalls
+                while loop.metrics().stalls == known and time.monotonic() < limit:
+                    time.sleep(0.02)
+                await asyncio.sleep(0)
+            tell(stalls=loop.metrics().stalls - before, records=len(records))
+            done.set()
+
+        aioloop.run(main(), stall_threshold=0.1)
+    """)
+    assert told == {"stalls": 3, "records": 1}
+
+
 # --- standard error ------------------------------------------------------------------
 
 # A C function keeps the GIL until the ticker has given up, or for ever.
@@ -655,12 +729,13 @@ os._exit(0)
 
 @linux
 @pytest.mark.parametrize("when", ["at the start", "before the run", "in the run"])
-def test_the_number_of_standard_error_is_another_file(python, tmp_path, when):
+def test_the_number_of_standard_error_is_another_file(
+    python, tmp_path, child_env, when
+):
     (tmp_path / "told.py").write_text(PATHS)
     (tmp_path / "app.py").write_text(
         f"""
 from told import *
-{KEEPS_GIL}
 when = {when!r}
 data = None
 
@@ -670,8 +745,7 @@ def take():
         os.close(2)
     flags = os.O_CREAT | (os.O_WRONLY if when == "in the run" else os.O_RDWR)
     data = os.open("data", flags)
-    if data != 2:  # Something that was imported has it.
-        os.dup2(data, 2)
+    assert data == 2
 
 def slot():
     if when == "in the run":
@@ -680,6 +754,7 @@ def slot():
 
 if when != "in the run":
     take()
+{KEEPS_GIL}
 run(slot)
 assert os.stat("data").st_size == 0
 tell(runs=True)
@@ -690,7 +765,7 @@ tell(runs=True)
         done = subprocess.run(
             ["sh", "-c", script, sys.executable],
             cwd=tmp_path,
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+            env=child_env(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -735,6 +810,7 @@ def test_a_tiny_threshold_does_not_keep_a_processor_busy(paths, threshold):
             await asyncio.sleep(0.5)
             tell(used=time.process_time() - before)
             before = loop.metrics().stalls
+            await asyncio.sleep(0)  # This one may have been counted already.
             time.sleep(0.1)
             await asyncio.sleep(0)
             tell(stalls=loop.metrics().stalls - before)
