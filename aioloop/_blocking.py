@@ -81,7 +81,11 @@ def _is_standard(filename: str) -> bool:
 
 
 def _is_third_party(filename: str) -> bool:
-    return any(folder in filename for folder in _THIRD_PARTY)
+    # A loop: CPython 3.13's first releases crash where a generator has no memory.
+    for folder in _THIRD_PARTY:  # noqa: SIM110
+        if folder in filename:
+            return True
+    return False
 
 
 def _is_ours(frames: tuple[Frame, ...]) -> bool:

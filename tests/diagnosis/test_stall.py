@@ -49,7 +49,7 @@ class Told(logging.Handler):
             (ran, wall), (ran_before, wall_before) = clocks(), began
             entry["share"] = (ran - ran_before) / (wall - wall_before)
         records.append(entry)
-        print(json.dumps(entry), flush=True)
+        print(json.dumps(entry) + "\\n", end="", flush=True)
         if not seen.is_set():
             for function in at_first_record:
                 function()

@@ -42,7 +42,8 @@ def is_told():
     return seen.is_set()
 
 def tell(**what):
-    print(json.dumps(what), flush=True)
+    # In one piece: the log handler prints in another thread.
+    print(json.dumps(what) + "\\n", end="", flush=True)
 
 def status_of(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
