@@ -196,11 +196,14 @@ def test_multiprocessing(paths, method):
             process.start()
             process.join()
             tell(told=process.exitcode)
+            nap()
 
         if __name__ == "__main__":
             context = multiprocessing.get_context({method!r})
             run(slot)
-            seen.clear()
+            limit = time.monotonic() + 20
+            while events()[-1:] != ["ended"] and time.monotonic() < limit:
+                time.sleep(0.01)
             tell(parent=events())
     """)
     assert told["told"] == 1
