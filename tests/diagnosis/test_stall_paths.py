@@ -690,6 +690,12 @@ usleep = ctypes.PyDLL(None).usleep
 def keep():
     usleep(1_600_000)
 """
+WRITES_THERE = """
+os.dup2(writer, 2)
+run(keep)
+tell(runs=True)
+os._exit(0)
+"""
 
 
 @linux
@@ -706,11 +712,8 @@ try:
 except BlockingIOError:
     pass
 os.set_blocking(writer, {blocks})
-os.dup2(writer, 2)
-run(keep)
-tell(runs=True)
-os._exit(0)
 """
+        + WRITES_THERE
     )
     assert told == {"runs": True}
 
@@ -722,11 +725,8 @@ def test_a_pipe_that_nobody_reads_as_standard_error(paths):
         + """
 reader, writer = os.pipe()
 os.close(reader)
-os.dup2(writer, 2)
-run(keep)
-tell(runs=True)
-os._exit(0)
 """
+        + WRITES_THERE
     )
     assert told == {"runs": True}
 
