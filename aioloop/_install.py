@@ -12,9 +12,11 @@ class, is rebound in both cases.
 from __future__ import annotations
 
 import asyncio
+import os
 from asyncio import events
 from typing import TYPE_CHECKING
 
+from . import _as_uvloop
 from ._loop import Loop, new_event_loop
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def replace(slot: Attribute | _Policy, value: Any) -> None:
 
 def install_with(make_policy: Callable[[], Any]) -> None:
     """Do what install() does, with a policy of the caller's choice."""
-    uninstall()
+    _put_back()
     if _policy.exists():
         replace(_policy, make_policy())
     else:
@@ -104,11 +106,15 @@ def _in_force() -> bool:
     return bool(_replaced) and all(slot.get() is ours for slot, _, ours in _replaced)
 
 
-def install() -> None:
+def install(*, as_uvloop: bool | None = None) -> None:
     """Make aioloop the loop of asyncio.run, asyncio.Runner and new_event_loop().
 
     It works on every version of Python, with policies or without, and never warns.
     On Python 3.13 and later ``asyncio.EventLoop`` becomes ``aioloop.Loop`` too.
+
+    ``as_uvloop=True`` also makes ``import uvloop`` find aioloop, with uvloop's public
+    names, whether uvloop is there or not: for programs that say ``uvloop.install()`` or
+    ``--loop uvloop``. None does that if the environment has ``AIOLOOP_AS_UVLOOP=1``.
 
     It is a switch and not a counter: a second call changes nothing, and one
     uninstall() undoes any number of calls. Call it before the first loop is made;
@@ -117,6 +123,16 @@ def install() -> None:
     """
     if not _in_force():
         install_with(_make_policy)
+    if as_uvloop:
+        _as_uvloop.stand_in()
+    elif as_uvloop is None:
+        stand_in_by_environment()
+
+
+def stand_in_by_environment() -> None:
+    """Do what ``as_uvloop`` does if AIOLOOP_AS_UVLOOP says so."""
+    if os.environ.get("AIOLOOP_AS_UVLOOP", "0") not in ("", "0"):
+        _as_uvloop.stand_in()
 
 
 def uninstall() -> None:
@@ -125,6 +141,11 @@ def uninstall() -> None:
     What somebody else has set in the meantime, such as another policy, stays.
     Without an install() in force nothing happens.
     """
+    _as_uvloop.step_back()
+    _put_back()
+
+
+def _put_back() -> None:
     while _replaced:
         slot, previous, ours = _replaced.pop()
         if slot.get() is ours:

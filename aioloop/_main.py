@@ -51,6 +51,7 @@ what to run:
 
 options:
   --debug      turn on asyncio's debug mode, as PYTHONASYNCIODEBUG=1 does
+  --as-uvloop  let "import uvloop" find aioloop, for programs that ask for uvloop
   --blocking-calls log | raise
                log calls that block the loop (time.sleep, open ...), or have them raise
   --stall SECONDS
@@ -72,6 +73,10 @@ def main() -> None:
         option = arguments[0]
         if option == "--debug":
             debug = True
+            del arguments[0]
+        elif option == "--as-uvloop":
+            # For child processes that install aioloop, too.
+            os.environ["AIOLOOP_AS_UVLOOP"] = "1"
             del arguments[0]
         elif option == "--orphans":
             os.environ["AIOLOOP_ORPHANS"] = "1"
@@ -332,6 +337,7 @@ def _install_for_program() -> None:
         find = _GetEventLoop(events.get_event_loop)
         for owner in (asyncio, events):
             _install.replace(_install.Attribute(owner, "get_event_loop"), find)
+    _install.stand_in_by_environment()
 
 
 def _make_program_policy() -> object:
