@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import pickle
+import re
 import sys
 
 import pytest
@@ -58,7 +59,7 @@ def test_its_names_are_those_of_uvloop(uvloop):
         assert uvloop.EventLoopPolicy is aioloop.EventLoopPolicy
     assert set(uvloop.__all__) == expected
     assert uvloop.Loop is aioloop.Loop
-    assert tuple(map(int, uvloop.__version__.split("."))) >= (0, 17)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", uvloop.__version__)
     assert importlib.import_module("uvloop.loop").Loop is aioloop.Loop
     with pytest.raises(AttributeError, match="module 'uvloop' has no attribute 'x'"):
         uvloop.x  # noqa: B018
