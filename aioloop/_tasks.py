@@ -362,7 +362,7 @@ class Describer:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.now = time.monotonic()
+        self.now = loop.time()
         tasks = sorted(asyncio.all_tasks(loop), key=lambda t: _natural(t.get_name()))
         self.tasks = tasks
         self._known = {id(task): task for task in tasks}

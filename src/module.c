@@ -8,6 +8,7 @@
 #include "core/stack.h"
 #include "core/standin.h"
 #include "core/ticker.h"
+#include "core/virtual.h"
 #include "core/watch.h"
 #include "diag/alarm.h"
 #include "diag/blocking.h"
@@ -146,13 +147,15 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_misuse_methods) < 0 ||
         PyModule_AddFunctions(module, al_knock_methods) < 0 ||
         PyModule_AddFunctions(module, al_waits_methods) < 0 ||
-        al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
-        al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
-        al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||
-        al_sockop_init_types(module, st) < 0 || al_reader_init_types(module, st) < 0 ||
-        al_tls_init_type(module, st) < 0 || al_dgram_init_types(module, st) < 0 ||
-        al_pipe_init_types(module, st) < 0 || al_loop_init_types(module, st) < 0 ||
-        al_stream_init_type(module, st) < 0 || al_server_init_type(module, st) < 0) {
+        PyModule_AddFunctions(module, al_virtual_methods) < 0 ||
+        al_virtual_init_type(module, st) < 0 || al_stack_init(module, st) < 0 ||
+        al_handle_init_types(module, st) < 0 || al_future_init_types(module, st) < 0 ||
+        al_task_init_types(module, st) < 0 || al_registry_init(module, st) < 0 ||
+        al_names_init(st) < 0 || al_sockop_init_types(module, st) < 0 ||
+        al_reader_init_types(module, st) < 0 || al_tls_init_type(module, st) < 0 ||
+        al_dgram_init_types(module, st) < 0 || al_pipe_init_types(module, st) < 0 ||
+        al_loop_init_types(module, st) < 0 || al_stream_init_type(module, st) < 0 ||
+        al_server_init_type(module, st) < 0) {
         return -1;
     }
     al_blocking_init(st);

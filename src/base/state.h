@@ -38,6 +38,7 @@
     X(StreamReaderMethod)                                                              \
     X(DatagramTransport)                                                               \
     X(TlsTransport)                                                                    \
+    X(VirtualClock)                                                                    \
     X(Stack)
 
 /* What task/registry.c takes from each version's bookkeeping of tasks. */

@@ -30,6 +30,8 @@ enum {
     AL_DEBUG_ALL = 511,
     AL_DEBUG_SAMPLES = 512, /* ... and `origin_interval` is more than 1 */
     AL_DEBUG_METER = 1024,  /* loop.metering, which is no part of debug mode: meter.h */
+    AL_DEBUG_CLOCK = 2048,  /* the loop's clock is a test's, no part of it either:
+                             * virtual.h */
     /* What makes al_debug_run time a slot, and what needs it at all; what times polls. */
     AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS |
         AL_DEBUG_METER,

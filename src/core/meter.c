@@ -175,7 +175,8 @@ static inline int64_t
 lateness(const al_loop *loop, const al_slot *slot, int64_t began)
 {
     if (slot->run != al_handle_run ||
-        !Py_IS_TYPE(slot->self, loop->st->TimerHandle_type) || loop->overrides.time) {
+        !Py_IS_TYPE(slot->self, loop->st->TimerHandle_type) || loop->overrides.time ||
+        loop->virtual != NULL) {
         return -1;
     }
     const al_handle *handle = (const al_handle *)slot->self;

@@ -78,7 +78,7 @@ refresh(al_loop *loop, bool closely)
     loop->overrides = (al_overrides){
         .seen_type_tag = al_tag_to_see(Py_TYPE(loop)),
         .seen_watched_tag = al_tag_to_see((PyTypeObject *)st->watched),
-        .as_asyncio = !time || loop->timers.lent != NULL,
+        .as_asyncio = !time || loop->timers.lent != NULL || loop->virtual != NULL,
         .in_python = !run_once || select,
         .time = !time,
         .call_soon = !call_soon,
@@ -145,7 +145,8 @@ al_override_setattr(PyObject *self, PyObject *name, PyObject *value)
 void
 al_override_timers_moved(al_loop *loop)
 {
-    loop->overrides.as_asyncio = loop->overrides.time || loop->timers.lent != NULL;
+    loop->overrides.as_asyncio = loop->overrides.time || loop->timers.lent != NULL ||
+                                 loop->virtual != NULL;
     loop->look.until_check = 0; /* The next iteration looks at this. */
 }
 

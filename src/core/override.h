@@ -18,7 +18,8 @@ struct al_loop;
 typedef struct {
     unsigned int seen_type_tag;
     unsigned int seen_watched_tag;
-    bool as_asyncio; /* asyncio's clock and order of looks: time, or timers are lent */
+    bool as_asyncio; /* asyncio's clock and order of looks: time, or timers are lent, or
+                      * the clock is a test's */
     bool in_python;  /* the iteration is in Python: run_once or select */
     bool time;
     bool call_soon;
@@ -37,7 +38,7 @@ int al_override_refresh(struct al_loop *loop);
 int al_override_look_closely(struct al_loop *loop);
 /* Something has changed that changes no tag: the next look looks again. */
 void al_override_forget(struct al_loop *loop);
-/* The loop's timers have been lent, or taken back. */
+/* The loop's timers have been lent, or taken back; or it has another clock. */
 void al_override_timers_moved(struct al_loop *loop);
 
 /* For AL_OBEY: refreshes, and calls what the method has to call instead.  True with its

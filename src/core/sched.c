@@ -28,8 +28,12 @@ al_sched_time(al_loop *loop, double *now)
         al_override_refresh(loop) < 0) {
         return -1;
     }
-    if (AL_LIKELY(!loop->overrides.time)) {
+    if (AL_LIKELY(!loop->overrides.as_asyncio)) {
         *now = al_sched_now();
+        return 0;
+    }
+    if (!loop->overrides.time) {
+        *now = al_sched_clock(loop);
         return 0;
     }
     PyObject *value =
@@ -144,8 +148,8 @@ al_sched_check_selector(al_loop *loop)
     return adopt_after_fork(loop) < 0 ? -1 : check_selector(loop); /* escapes */
 }
 
-static int
-poll_selector(al_loop *loop, int64_t timeout)
+int
+al_sched_poll(al_loop *loop, int64_t timeout)
 {
     al_sched_settle(loop);                   /* escapes */
     if (al_sched_check_selector(loop) < 0) { /* escapes */
@@ -180,6 +184,12 @@ poll_selector(al_loop *loop, int64_t timeout)
     return status;
 }
 
+static inline bool
+has_test_clock(const al_loop *loop)
+{
+    return loop->virtual != NULL && !loop->overrides.time;
+}
+
 /* Nanoseconds that the selector may block for at time `now`; -1: for ever; -2: exception,
  * which only lent timers can cause. */
 static int64_t
@@ -197,12 +207,37 @@ wait_limit(al_loop *loop, double now)
     if (wait <= 0 || al_ring_len(&loop->ready) > 0) {
         return 0;
     }
+    if (AL_UNLIKELY(has_test_clock(loop))) {
+        return al_virtual_distance(wait);
+    }
     return wait < MAXIMUM_WAIT ? (int64_t)ceil(wait * 1e9)
                                : (int64_t)(MAXIMUM_WAIT * 1e9);
 }
 
-/* loop.time has been replaced, or somebody has the list of timers: poll in every
- * iteration, and believe only that clock, as asyncio does. */
+/* An iteration as asyncio's waits: for so long on the loop's clock. */
+static int
+wait_as_asyncio(al_loop *loop, int64_t limit)
+{
+    return has_test_clock(loop) ? al_virtual_wait(loop, limit) /* escapes */
+                                : al_sched_poll(loop, limit);  /* escapes */
+}
+
+/* Brings the timers that are due into the ring, after the wait. */
+static int
+collect_as_asyncio(al_loop *loop)
+{
+    double now;
+    if (al_sched_time(loop, &now) < 0) { /* escapes */
+        return -1;
+    }
+    double slack = loop->overrides.time   ? CLOCK_RESOLUTION
+                   : has_test_clock(loop) ? CLOCK_RESOLUTION / 2
+                                          : 0.;
+    return al_timers_collect(loop, now + slack); /* escapes */
+}
+
+/* loop.time has been replaced, or is a test's clock, or somebody has the list of timers:
+ * poll in every iteration, and believe only that clock, as asyncio does. */
 static int
 gather_as_asyncio(al_loop *loop)
 {
@@ -218,11 +253,11 @@ gather_as_asyncio(al_loop *loop)
     if (al_sched_time(loop, &now) < 0) {
         return -1;
     }
-    int64_t limit = wait_limit(loop, now); /* escapes */
-    if (limit < -1 || poll_selector(loop, limit) < 0 || al_sched_time(loop, &now) < 0) {
+    int64_t limit = wait_limit(loop, now);                /* escapes */
+    if (limit < -1 || wait_as_asyncio(loop, limit) < 0) { /* escapes */
         return -1;
     }
-    return al_timers_collect(loop, loop->overrides.time ? now + CLOCK_RESOLUTION : now);
+    return collect_as_asyncio(loop);
 }
 
 /* Nothing is ready. */
@@ -232,7 +267,7 @@ wait_for_events(al_loop *loop)
     al_look *look = &loop->look;
     look->in_vain = 0;
     if (al_look_before_wait(look)) {
-        if (poll_selector(loop, 0) < 0 ||
+        if (al_sched_poll(loop, 0) < 0 ||
             al_timers_collect(loop, (double)look->polled_at / 1e9) < 0) {
             return -1;
         }
@@ -244,7 +279,7 @@ wait_for_events(al_loop *loop)
     look->misses++;
     bool timers = loop->timers.length > 0 || loop->timers.lent != NULL;
     double now = timers ? al_sched_now() : 0.;
-    if (poll_selector(loop, wait_limit(loop, now)) < 0) {
+    if (al_sched_poll(loop, wait_limit(loop, now)) < 0) {
         return -1;
     }
     return al_timers_collect(loop, (double)look->polled_at / 1e9);
@@ -275,7 +310,7 @@ gather_slowly(al_loop *loop)
         }
     }
     size_t length = al_ring_len(&loop->ready);
-    if (poll_selector(loop, 0) < 0) {
+    if (al_sched_poll(loop, 0) < 0) {
         return -1;
     }
     al_look_looked(look, al_ring_len(&loop->ready) > length);
@@ -313,7 +348,7 @@ gather(al_loop *loop)
         return al_timers_collect(
             loop, timers->due[(timers->due_tail - 1) & timers->due_mask].when);
     }
-    return AL_LIKELY(al_ring_len(&loop->ready) > 0) ? 0 : wait_for_events(loop);
+    return AL_LIKELY(al_ring_len(&loop->ready) > 0) ? 0 : gather_slowly(loop);
 }
 
 /* --- running ------------------------------------------------------------------------ */
@@ -494,7 +529,6 @@ select_limit(al_loop *loop, int64_t timeout)
 int
 al_sched_select(al_loop *loop, int64_t timeout)
 {
-    double now;
     if (check_selector(loop) < 0 || al_sched_check_thread(loop) < 0) {
         return -1;
     }
@@ -505,17 +539,14 @@ al_sched_select(al_loop *loop, int64_t timeout)
     }
     int64_t began = loop->debug.slot_began;
     int64_t limit = select_limit(loop, timeout < 0 ? -1 : timeout); /* escapes */
-    if (limit < -1 || poll_selector(loop, limit) < 0) {             /* escapes */
+    if (limit < -1 || wait_as_asyncio(loop, limit) < 0) {           /* escapes */
         return -1;
     }
     loop->debug.slot_began = loop->in_slot ? began : 0;
     if (loop->timers.lent != NULL) {
         return 0;
     }
-    if (al_sched_time(loop, &now) < 0) {
-        return -1;
-    }
-    return al_timers_collect(loop, loop->overrides.time ? now + CLOCK_RESOLUTION : now);
+    return collect_as_asyncio(loop);
 }
 
 int

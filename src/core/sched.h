@@ -23,6 +23,7 @@
 #include "core/override.h"
 #include "core/stack.h"
 #include "core/timer.h"
+#include "core/virtual.h"
 #include "core/wake.h"
 
 struct al_poll;
@@ -78,6 +79,8 @@ typedef struct al_loop {
     PyObject *current_task; /* borrowed; what the registry published, see there */
     struct al_future
         *tasks; /* head of the intrusive list of pending tasks (3.11-3.13) */
+
+    al_virtual *virtual; /* a test's clock; NULL: the kernel's */
 } al_loop;
 
 /* obj as a loop of ours, or NULL (no exception).  Borrowed. */
@@ -148,8 +151,14 @@ al_sched_slot_begins(al_loop *loop)
     return loop->debug.slot_began;
 }
 
-/* The clock of loop.time(), in seconds. */
+/* The kernel's clock, in seconds. */
 double al_sched_now(void);
+/* The clock of loop.time() if that is ours, in seconds. */
+static inline double
+al_sched_clock(const al_loop *loop)
+{
+    return AL_LIKELY(loop->virtual == NULL) ? al_sched_now() : al_virtual_now(loop);
+}
 /* The loop's time; calls a replaced loop.time.  0, or -1 with an exception. */
 int al_sched_time(al_loop *loop, double *now);
 
@@ -159,6 +168,10 @@ int al_sched_check_thread(const al_loop *loop);
 /* Whether the selector can be waited in: 0, or -1 with RuntimeError, as on a closed loop.
  * In a fork's child the loop gets a selector of its own here, or OSError.  Escapes. */
 int al_sched_check_selector(al_loop *loop);
+
+/* Asks the selector, `timeout` as in al_poll_wait; whatever its events wake is in the ready
+ * ring then.  0 or -1.  Escapes. */
+int al_sched_poll(al_loop *loop, int64_t timeout);
 
 /* Iterations until loop->stopping.  0, or -1 with an exception that leaves
  * run_forever.  Escapes. */

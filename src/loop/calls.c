@@ -243,13 +243,17 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     if (check_closed(self) < 0) {
         goto done;
     }
-    if (AL_UNLIKELY(self->debug.switches) &&
-        check_debug(self, values[1], "call_at", true) < 0) {
-        goto done;
+    if (AL_UNLIKELY(self->debug.switches)) {
+        if (check_debug(self, values[1], "call_at", true) < 0) {
+            goto done;
+        }
+        if ((self->debug.switches & AL_DEBUG_CLOCK) != 0) {
+            when = al_virtual_round(when);
+        }
     }
     if (!clock_read) {
         /* An absolute deadline in the past need not see the heap either. */
-        now = self->overrides.time ? -Py_HUGE_VAL : al_sched_now();
+        now = self->overrides.as_asyncio ? -Py_HUGE_VAL : al_sched_now();
     }
     self->debug.frames_above += relative;
     result =
@@ -368,7 +372,7 @@ EventLoop_time(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY_IF(al_override_stale(self) || al_watch_stale(self->st), self, "time", NULL,
                0, NULL);
-    return PyFloat_FromDouble(al_sched_now());
+    return PyFloat_FromDouble(al_sched_clock(self));
 }
 
 /* --- futures and tasks ------------------------------------------------------------------ */
