@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -222,7 +223,9 @@ def project(tmp_path):
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(TREE / name, tmp_path)
     put(tmp_path / "README.md")
-    put(tmp_path / "aioloop" / "__init__.py")
+    configuration = tomllib.loads((TREE / "pyproject.toml").read_text())
+    for package in configuration["tool"]["setuptools"]["packages"]:
+        put(tmp_path.joinpath(*package.split("."), "__init__.py"))
     shutil.copy(TREE / "aioloop" / "_version.py", tmp_path / "aioloop")
     put(tmp_path / "src" / "tiny.h", TINY_HEADER)
     put(tmp_path / "src" / "answer.c", TINY_ANSWER)
