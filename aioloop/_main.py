@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 USAGE = "usage: python -m aioloop [options] script.py | -m module | -c code [args ...]"
 
 HELP = f"""{USAGE}
+       python -m aioloop --enable | --disable
 
 Run an unchanged asyncio program on the aioloop event loop.
 
@@ -52,6 +53,8 @@ what to run:
 options:
   --debug      turn on asyncio's debug mode, as PYTHONASYNCIODEBUG=1 does
   --as-uvloop  let "import uvloop" find aioloop, for programs that ask for uvloop
+  --children   have the Python processes that the program starts use aioloop too,
+               but those whose environment has AIOLOOP=0
   --blocking-calls log | raise
                log calls that block the loop (time.sleep, open ...), or have them raise
   --stall SECONDS
@@ -60,6 +63,9 @@ options:
   --report FILE
                write a page (or .json) of what the loops did, at the end and at SIGUSR2
   --dump-signal  write what every task waits for to stderr at SIGUSR2
+  --enable     have each process of this Python environment use aioloop, without
+               python -m aioloop, but those whose environment has AIOLOOP=0; exit
+  --disable    undo that; exit
   -h, --help   show this text and exit
   -V, --version  show the versions of aioloop, libev and Python and exit
 """
@@ -78,6 +84,14 @@ def main() -> None:
             # For child processes that install aioloop, too.
             os.environ["AIOLOOP_AS_UVLOOP"] = "1"
             del arguments[0]
+        elif option == "--children":
+            _give_to_children()
+            del arguments[0]
+        elif option in ("--enable", "--disable"):
+            if len(arguments) > 1:
+                _usage_error(f"{option} stands alone")
+            _change_environment(option)
+            return
         elif option == "--orphans":
             os.environ["AIOLOOP_ORPHANS"] = "1"
             del arguments[0]
@@ -172,6 +186,26 @@ def _report_to(path: str) -> None:
         report_at_exit(path)
     except OSError as error:
         _usage_error(f"cannot write the report: {error}")
+
+
+def _give_to_children() -> None:
+    """Have the Python processes that this one starts import our sitecustomize."""
+    if sys.flags.ignore_environment or sys.flags.no_site:
+        _usage_error("--children needs PYTHONPATH and site: no -E, -I or -S, please")
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_children")
+    paths = os.environ.get("PYTHONPATH")
+    if paths is None or folder not in paths.split(os.pathsep):
+        os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{paths}" if paths else folder
+
+
+def _change_environment(option: str) -> None:
+    from . import _enable
+
+    try:
+        print(_enable.enable() if option == "--enable" else _enable.disable())
+    except _enable.CannotChange as error:
+        print(f"python -m aioloop {option}: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 # What to run.
