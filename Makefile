@@ -20,7 +20,7 @@ own_tests = tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks te
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard portable leaks suites bench sdist test-all clean set-up
+.PHONY: run test help build format lint asan hard portable leaks suites bench docs sdist test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -74,6 +74,11 @@ bench: build ## The benchmarks against asyncio and the rival loops
 	@mkdir -p build
 	@$(in_venv) $(bin)/python -m benchmarks.net --quick --markdown build/net.md \
 		--picture benchmarks/net/picture.svg $(NET_ARGS)
+
+docs: build ## The pages with search and the API reference: build/docs/index.html
+	@.ci/set-up docs
+	@$(in_venv) $(bin)/python -m benchmarks.pictures
+	@$(in_venv) $(bin)/python docs/site/build.py
 
 sdist: set-up ## The source archive, with libev in it: dist/aioloop-*.tar.gz
 	@.ci/sdist

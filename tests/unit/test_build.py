@@ -227,6 +227,7 @@ def project(tmp_path):
     for package in configuration["tool"]["setuptools"]["packages"]:
         put(tmp_path.joinpath(*package.split("."), "__init__.py"))
     shutil.copy(TREE / "aioloop" / "_version.py", tmp_path / "aioloop")
+    put(tmp_path / "aioloop" / "_uvloop" / "__init__.py")
     put(tmp_path / "src" / "tiny.h", TINY_HEADER)
     put(tmp_path / "src" / "answer.c", TINY_ANSWER)
     put(tmp_path / "src" / "module.c", TINY_MODULE)
