@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ._blocking import BlockingCallError, allow_blocking
+from ._cancels import cancelled_from
 from ._core import Future, Handle, Task, TimerHandle, libev_version
 from ._debug import DebugOptions
 from ._install import install, policies_exist, uninstall
@@ -55,6 +56,7 @@ __all__ = [
     "Use",
     "__version__",
     "allow_blocking",
+    "cancelled_from",
     "dump",
     "dump_on_signal",
     "install",

@@ -57,6 +57,15 @@ class DebugOptions:
     arguments, logs connections, subprocesses and look-ups of names, and shows the
     arguments of callbacks; aiohttp extracts a traceback for each request."""
 
+    cancel_tracebacks: bool = False
+    """Remember where each task was last cancelled: ``aioloop.cancelled_from(task)``,
+    which dumps and the contexts of exception handlers tell as well."""
+
+    deadlocks: bool = False
+    """Log once when a loop waits for ever: tasks are pending, and for a second nothing
+    has come that could wake them, nor can it, since there is no timer, descriptor, job
+    of an executor, child process or signal handler."""
+
     coroutine_origin_depth: int = 0
     """How many frames a coroutine remembers of where it was created, for the warning
     that it was never awaited. One frame costs 0.1 to 0.5 us per coroutine, ten cost ten
@@ -72,15 +81,18 @@ class DebugOptions:
     the loop's attribute ``blocking_calls``, which ``loop.set_debug()`` leaves as it
     is."""
 
-    _SWITCHES: ClassVar[tuple[str, ...]] = (
-        "slow_callbacks",
-        "slow_iterations",
-        "slow_selector",
-        "source_tracebacks",
-        "wakeup_tracebacks",
-        "thread_checks",
-        "callback_checks",
-        "fd_checks",
+    # Pairs, and no dict: where there is no memory for its items() CPython 3.11 crashes.
+    _SWITCHES: ClassVar[tuple[tuple[str, int], ...]] = (
+        ("slow_callbacks", 1),
+        ("slow_iterations", 2),
+        ("slow_selector", 4),
+        ("source_tracebacks", 8),
+        ("wakeup_tracebacks", 16),
+        ("thread_checks", 32),
+        ("callback_checks", 64),
+        ("fd_checks", 128),
+        ("cancel_tracebacks", 4096),
+        ("deadlocks", 8192),
     )
 
     def __post_init__(self) -> None:
@@ -97,7 +109,7 @@ class DebugOptions:
     @classmethod
     def all(cls) -> DebugOptions:
         """Return all of debug mode, with as deep coroutine origins as asyncio's."""
-        switches = dict.fromkeys(cls._SWITCHES, True)
+        switches = {name: True for name, _ in cls._SWITCHES}
         return cls(**switches, coroutine_origin_depth=constants.DEBUG_STACK_DEPTH)
 
     @classmethod
@@ -117,15 +129,12 @@ class DebugOptions:
         )
 
     def _to_switches(self) -> tuple[int, int, int]:
-        bits = (
-            1 << bit for bit, name in enumerate(self._SWITCHES) if getattr(self, name)
-        )
+        bits = (bit for name, bit in self._SWITCHES if getattr(self, name))
         return sum(bits), self.coroutine_origin_depth, self.coroutine_origin_interval
 
     @classmethod
     def _from_switches(cls, switches: int, depth: int, interval: int) -> DebugOptions:
-        names = enumerate(cls._SWITCHES)
-        on = {name: bool(switches >> bit & 1) for bit, name in names}
+        on = {name: bool(switches & bit) for name, bit in cls._SWITCHES}
         return cls(
             **on, coroutine_origin_depth=depth, coroutine_origin_interval=interval
         )

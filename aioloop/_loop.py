@@ -296,6 +296,7 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
     def shutdown_threshold(self, seconds: float | None) -> None:
         self._shutdown_threshold = _leave.threshold(seconds)
 
+    _seen_asleep: frozenset[Any] = frozenset()  # See _deadlocks.py.
     _shutdown_threshold: float | None = 2.0
     _run_until: asyncio.Future[Any] | None = (
         None  # What run_until_complete() waits for.

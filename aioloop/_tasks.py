@@ -28,7 +28,7 @@ import time
 import types
 from typing import TYPE_CHECKING
 
-from . import _core, _frames
+from . import _cancels, _core, _frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -110,6 +110,13 @@ class TaskInfo:
     created: Place | None = None
     """Where it was made, if the loop captures source tracebacks."""
 
+    cancelled: Place | None = None
+    """Where the last request to cancel it comes from, if that is kept and it has not
+    answered."""
+
+    cancelled_for: Place | None = None
+    """The program's own function that this was called from, if there is one."""
+
     cancelling: int = 0
     """How many requests to cancel it there are that it has not answered."""
 
@@ -145,6 +152,10 @@ class TaskInfo:
     def header(self) -> str:
         """The task in one line, in the manner of Go's."""
         made = "" if self.created is None else f" created at {self.created}"
+        if self.cancelled is not None:
+            made += f" cancelled at {self.cancelled}"
+        if self.cancelled_for is not None:
+            made += f", called from {self.cancelled_for}"
         return f"{self.label} [{self.situation}]{made}"
 
 
@@ -427,7 +438,8 @@ class Describer:
         else:
             state = "ready"
         timeout = self._timeout_of.get(id(task))
-        cancelling = getattr(task, "cancelling", None)
+        cancelling = getattr(task, "cancelling", int)()
+        cancelled, cancelled_for = cancel_places(task) if cancelling else (None, None)
         return TaskInfo(
             id=id(task),
             name=task.get_name(),
@@ -438,7 +450,9 @@ class Describer:
             timeout=None if timeout is None else timeout.when() - self.now,
             stack=tuple(stack),
             created=creation_place(task),
-            cancelling=0 if cancelling is None else cancelling(),
+            cancelled=cancelled,
+            cancelled_for=cancelled_for,
+            cancelling=cancelling,
         )
 
     def running_stack(self, outermost: _Link | None = None) -> list[Place]:
@@ -666,6 +680,18 @@ def creation_place(future: Any) -> Place | None:
         if not frame.filename.startswith((_ASYNCIO, _PACKAGE)):
             return Place(frame.filename, frame.lineno or 0, frame.name)
     return None
+
+
+def cancel_places(task: object) -> tuple[Place | None, Place | None]:
+    """Return where a task was cancelled, and the program's function behind that."""
+    stack = _core._cancelled_from(task)
+    frames = _cancels.frames_of_interest(stack or ())
+    places = [Place(frame.filename, frame.lineno or 0, frame.name) for frame in frames]
+    if not places:
+        return None, None
+    own = [place for place in places if place.file and _frames.is_user(place.file)]
+    behind = own[-1] if own and own[-1] is not places[-1] else None
+    return places[-1], behind
 
 
 # The rules, by asyncio's names of functions.

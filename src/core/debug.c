@@ -27,6 +27,10 @@
 static const int64_t COARSE_LIMIT = 50 * 1000 * 1000; /* ns */
 /* A step of the coarse clock; an upper bound, the shortest tick being 10 ms. */
 static const int64_t COARSE_STEP = 10 * 1000 * 1000; /* ns */
+/* A loop that nothing wakes for so long may have come to a stand. */
+static const int64_t STANDSTILL = 1000 * 1000 * 1000; /* ns */
+/* By which a poll may end early. */
+static const int64_t POLL_STEP = 2 * 1000 * 1000; /* ns */
 /* What an iteration or a poll may take whatever the limit for callbacks is. */
 static const int64_t NEVER_SLOW = 10 * 1000 * 1000; /* ns */
 
@@ -52,8 +56,8 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_inte
     if ((switches & AL_DEBUG_WAKEUPS) == 0) {
         al_ring_drop_notes(&loop->ready); /* escapes */
     }
-    if ((loop->debug.switches &
-         (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS | AL_DEBUG_ORIGINS)) == 0) {
+    if ((loop->debug.switches & (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
+                                 AL_DEBUG_ORIGINS | AL_DEBUG_CANCELS)) == 0) {
         al_stack_flush(&loop->debug.stacks); /* escapes */
     }
     return loop->st->follow_stall(loop); /* escapes */
@@ -763,6 +767,43 @@ al_debug_iteration_ended(al_loop *loop, size_t count, int64_t began)
  * logs by that.  To wait for events is what a selector is for: late is a poll that outlasts its
  * timeout, one without a timeout that had to wait for the GIL, and a look that takes
  * long. */
+int64_t
+al_debug_poll_begins(al_loop *loop, int64_t *timeout)
+{
+    if (*timeout < 0 && (loop->debug.switches & AL_DEBUG_DEADLOCKS) != 0 &&
+        !al_look_has_watchers(&loop->look) &&
+        loop->debug.seen_asleep != loop->ready.head + 1) {
+        *timeout = STANDSTILL;
+        loop->debug.may_be_asleep = true;
+    }
+    return al_poll_clock();
+}
+
+/* Nothing has happened for a while.  0, or -1 with an exception that has to leave
+ * run_forever.  Escapes. */
+static int
+look_into_sleep(al_loop *loop)
+{
+    loop->debug.seen_asleep = loop->ready.head + 1;
+    PyObject *module = PyImport_ImportModule("aioloop._deadlocks"); /* escapes */
+    PyObject *result = module == NULL
+                           ? NULL
+                           : PyObject_CallMethod(module, "look_into", "O",
+                                                 (PyObject *)loop); /* escapes */
+    int status = 0;
+    if (result == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_Exception)) {
+            PyErr_WriteUnraisable((PyObject *)loop); /* escapes */
+        }
+        else {
+            status = -1;
+        }
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(module);
+    return status;
+}
+
 int
 al_debug_polled(al_loop *loop, int64_t timeout, int64_t now)
 {
@@ -770,6 +811,13 @@ al_debug_polled(al_loop *loop, int64_t timeout, int64_t now)
     int64_t took = now - loop->debug.poll_began;
     if ((switches & AL_DEBUG_METER) != 0) {
         al_meter_polled(loop, timeout, loop->debug.poll_began, now);
+    }
+    if (loop->debug.may_be_asleep) {
+        loop->debug.may_be_asleep = false;
+        if (took + POLL_STEP >= timeout && al_ring_len(&loop->ready) == 0 &&
+            !loop->wake.readable && !loop->stopping) {
+            return look_into_sleep(loop); /* escapes */
+        }
     }
     if ((switches & AL_DEBUG_SLOW_SELECTOR) == 0) {
         return 0;

@@ -27,15 +27,17 @@ enum {
     AL_DEBUG_FDS = 128,      /* blocking sockets are refused; asyncio's own checks and
                               * logs: loop._debug, loop.get_debug() */
     AL_DEBUG_ORIGINS = 256,  /* `origin_depth` is not 0 */
-    AL_DEBUG_ALL = 511,
-    AL_DEBUG_SAMPLES = 512, /* ... and `origin_interval` is more than 1 */
-    AL_DEBUG_METER = 1024,  /* loop.metering, which is no part of debug mode: meter.h */
-    AL_DEBUG_CLOCK = 2048,  /* the loop's clock is a test's, no part of it either:
-                             * virtual.h */
+    AL_DEBUG_SAMPLES = 512,  /* ... and `origin_interval` is more than 1 */
+    AL_DEBUG_METER = 1024,   /* loop.metering, which is no part of debug mode: meter.h */
+    AL_DEBUG_CLOCK = 2048,   /* the loop's clock is a test's, no part of it either:
+                              * virtual.h */
+    AL_DEBUG_CANCELS = 4096, /* tracebacks of Task.cancel() */
+    AL_DEBUG_DEADLOCKS = 8192,
+    AL_DEBUG_ALL = 511 | AL_DEBUG_CANCELS | AL_DEBUG_DEADLOCKS,
     /* What makes al_debug_run time a slot, and what needs it at all; what times polls. */
     AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS |
         AL_DEBUG_METER,
-    AL_DEBUG_POLLS = AL_DEBUG_SLOW_SELECTOR | AL_DEBUG_METER,
+    AL_DEBUG_POLLS = AL_DEBUG_SLOW_SELECTOR | AL_DEBUG_METER | AL_DEBUG_DEADLOCKS,
     AL_DEBUG_RUNS = AL_DEBUG_TIMED | AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
         AL_DEBUG_FDS | AL_DEBUG_SAMPLES,
     /* What needs al_debug_push_steal. */
@@ -63,10 +65,12 @@ typedef struct {
     al_stack_base *base;    /* of the running loop, NULL when it does not run; owned */
     int frames_above;       /* see al_debug_capture_handle */
     PyObject *slow_callback_duration;
-    int64_t slow_limit;    /* the same in ns */
-    int64_t slot_began;    /* ns: the slot that runs or comes next; 0: unknown */
-    int64_t poll_began;    /* ns: the poll that lasts; 0: it is not timed */
-    int64_t pushed;        /* ns: when the slot to be run was queued, or 0: unknown */
+    int64_t slow_limit; /* the same in ns */
+    int64_t slot_began; /* ns: the slot that runs or comes next; 0: unknown */
+    int64_t poll_began; /* ns: the poll that lasts; 0: it is not timed */
+    bool may_be_asleep; /* ... and would last for ever: see al_debug_poll_begins */
+    size_t seen_asleep; /* the ring's head, plus 1, when it was looked into; 0: never */
+    int64_t pushed;     /* ns: when the slot to be run was queued, or 0: unknown */
     int64_t slow_reported; /* ns of this iteration in slots reported as slow */
     al_running running;
     uint64_t slots;           /* have begun */
@@ -133,6 +137,11 @@ int al_debug_run_next(struct al_loop *loop, const al_slot *slot);
 /* An iteration that began at that time, in nanoseconds, has run `count` slots, two or
  * more.  0 or -1. */
 int al_debug_iteration_ended(struct al_loop *loop, size_t count, int64_t began);
+
+/* The selector is about to be asked to wait for *timeout; returns now, ns.  A wait for ever,
+ * with nothing in the selector to wake the loop, is cut short: al_debug_polled has
+ * aioloop/_deadlocks.py look into it when it is over, once until a slot runs. */
+int64_t al_debug_poll_begins(struct al_loop *loop, int64_t *timeout);
 
 /* The selector was asked to wait for `timeout` (as al_poll_wait) at poll_began, and came
  * back at `now`, ns.  Logs it if that is late.  0 or -1.  Escapes. */

@@ -156,8 +156,9 @@ al_sched_poll(al_loop *loop, int64_t timeout)
         return -1;
     }
     loop->look.must = false;
-    loop->debug.poll_began =
-        AL_UNLIKELY(loop->debug.switches & AL_DEBUG_POLLS) ? al_poll_clock() : 0;
+    loop->debug.poll_began = AL_UNLIKELY(loop->debug.switches & AL_DEBUG_POLLS)
+                                 ? al_debug_poll_begins(loop, &timeout)
+                                 : 0;
     loop->wake.blocked = timeout != 0;
     loop->polling = true;
     int status = al_poll_wait(loop->poll, timeout);

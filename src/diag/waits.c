@@ -37,6 +37,20 @@ waited(PyObject *module, PyObject *op)
     return PyFloat_FromDouble((double)((uint64_t)steps << AL_FUTURE_WAIT_SHIFT) / 1e9);
 }
 
+/* Where a task was last cancelled, as a StackSummary; None where that was not kept. */
+static PyObject *
+cancelled_from(PyObject *module, PyObject *op)
+{
+    al_state *st = al_state_of_module(module);
+    if (!PyObject_TypeCheck(op, st->Task_type)) {
+        Py_RETURN_NONE;
+    }
+    PyObject *stack = Py_XNewRef(*al_future_cancel_stack((al_future *)(void *)op));
+    PyObject *list = al_stack_read(st, &stack); /* escapes */
+    Py_XDECREF(stack);                          /* escapes */
+    return list;
+}
+
 /* (subject, argument) of an operation that is in C: the socket and the address, say; each
  * may be None.  None for everything else. */
 static PyObject *
@@ -155,6 +169,7 @@ stream_state(PyObject *module, PyObject *op)
 
 PyMethodDef al_waits_methods[] = {
     {"_waited", waited, METH_O, NULL},
+    {"_cancelled_from", cancelled_from, METH_O, NULL},
     {"_operation", operation, METH_O, NULL},
     {"_loop_state", loop_state, METH_O, NULL},
     {"_loop_timers", loop_timers, METH_O, NULL},

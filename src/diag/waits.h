@@ -1,5 +1,5 @@
-/* waits.h: what a dump shows that Python code cannot see: since when a task waits, what
- * an operation in C is about, and what the loop has in its tables.
+/* waits.h: what a dump shows that Python code cannot see: since when a task waits,
+ * where it was cancelled, what an operation in C is about, and what the loop has in its tables.
  *
  * The age of a wait costs a store: a task that begins to wait keeps the time that the
  * loop read last (al_future.waits_since, in steps of 17 ms), which is that of the look at

@@ -993,6 +993,9 @@ al_future_set_exception(al_future *self, PyObject *exc)
         return -1;
     }
     AL_ASSERT(self->exception == NULL || self->base_loop != NULL);
+    if (AL_UNLIKELY(self->exception_tb != NULL) && self->result == NULL) {
+        self->result = self->exception_tb; /* see al_future_cancel_stack */
+    }
     self->exception = exc;
     self->exception_tb = PyException_GetTraceback(exc);
     self->state = AL_FUTURE_FINISHED;
@@ -1359,7 +1362,9 @@ PyObject *
 al_future_get_result(PyObject *op, void *Py_UNUSED(closure))
 {
     al_future *self = (al_future *)op;
-    return require_alive(self) < 0 ? NULL : or_none(self->result);
+    return require_alive(self) < 0
+               ? NULL
+               : or_none(self->exception == NULL ? self->result : NULL);
 }
 
 PyObject *
@@ -1430,6 +1435,24 @@ short_type_name(PyObject *op)
     return dot == NULL ? name : dot + 1;
 }
 
+PyObject *
+al_future_cancel_told(al_state *st, al_future *self)
+{
+    PyObject *stack =
+        al_stack_read_present(st, al_future_cancel_stack(self)); /* escapes */
+    PyObject *module =
+        stack == NULL ? NULL : PyImport_ImportModule("aioloop._cancels"); /* escapes */
+    PyObject *told = module == NULL ? NULL
+                                    : PyObject_CallMethod(module, "CancelStack", "O",
+                                                          stack); /* escapes */
+    if (told == NULL) {
+        PyErr_Clear(); /* The report itself is worth more. */
+    }
+    Py_XDECREF(module);
+    Py_XDECREF(stack);
+    return told;
+}
+
 void
 al_future_finalize(PyObject *op)
 {
@@ -1451,10 +1474,14 @@ al_future_finalize(PyObject *op)
         Py_CLEAR(message);
     }
     al_misuse_found(st, loop, AL_UNRETRIEVED, op, traceback); /* escapes */
+    PyObject *cancelled =
+        message == NULL ? NULL : al_future_cancel_told(st, self); /* escapes */
     if (al_report_context(st, loop, message, "exception", self->exception, "future", op,
-                          "source_traceback", traceback, NULL) < 0) { /* escapes */
+                          "source_traceback", traceback, "cancelled_from", cancelled,
+                          NULL) < 0) { /* escapes */
         PyErr_WriteUnraisable(loop);
     }
+    Py_XDECREF(cancelled);
     Py_XDECREF(traceback);
     Py_DECREF(loop);
     al_err_put_steal(saved);

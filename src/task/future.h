@@ -45,7 +45,8 @@ typedef struct al_future {
     PyObject
         *callbacks; /* list of the others: (callback, context), or (Task, WAITER) */
     PyObject *exception;
-    PyObject *exception_tb; /* of the exception when it was set; NULL once used */
+    PyObject *exception_tb; /* of the exception when it was set; NULL once used; see
+                             * al_future_cancel_stack */
     PyObject *result;
     PyObject *source_traceback;
     PyObject *cancel_message;
@@ -105,6 +106,18 @@ typedef struct al_future {
     bool must_cancel : 1;
     bool log_destroy_pending : 1;
 } al_future;
+
+/* The word for the stack of a task's last cancel(), which debug mode keeps: one that the
+ * base's struct has for something that there is not.  It holds an al_stack or NULL. */
+static inline PyObject **
+al_future_cancel_stack(al_future *self)
+{
+    return self->exception == NULL ? &self->exception_tb : &self->result;
+}
+
+/* The same for the context of an exception handler, or NULL, never with an exception.
+ * Escapes. */
+PyObject *al_future_cancel_told(al_state *st, al_future *self);
 
 /* Nanoseconds as steps of 17 ms; a difference of two is right for two years. */
 enum { AL_FUTURE_WAIT_SHIFT = 24 };

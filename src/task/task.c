@@ -1073,9 +1073,31 @@ Task_vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf,
 
 /* --- cancelling ------------------------------------------------------------------------ */
 
+/* Keeps where cancel() is called.  0 or -1.  Escapes. */
+static int
+note_cancel(al_future *self)
+{
+    PyObject *stack = al_debug_capture(self->loop->st, self->loop); /* escapes */
+    if (stack == NULL) {
+        return -1;
+    }
+    if (self->state == AL_FUTURE_PENDING) {
+        Py_XSETREF(*al_future_cancel_stack(self), stack); /* escapes */
+    }
+    else {
+        Py_DECREF(stack); /* escapes */
+    }
+    return 0;
+}
+
 int
 al_task_cancel(al_future *self, PyObject *message)
 {
+    if (self->state == AL_FUTURE_PENDING && self->loop != NULL &&
+        AL_UNLIKELY(self->loop->debug.switches & AL_DEBUG_CANCELS) &&
+        note_cancel(self) < 0) { /* escapes */
+        return -1;
+    }
     self->log_traceback = false;
     if (self->state != AL_FUTURE_PENDING) {
         return 0;
@@ -1350,10 +1372,14 @@ al_task_finalize(PyObject *op)
             Py_CLEAR(message);
         }
         al_misuse_found(st, loop, AL_PENDING_TASK, op, traceback); /* escapes */
+        PyObject *cancelled =
+            message == NULL ? NULL : al_future_cancel_told(st, self); /* escapes */
         if (al_report_context(st, loop, message, "task", op, "source_traceback",
-                              traceback, NULL) < 0) { /* escapes */
+                              traceback, "cancelled_from", cancelled,
+                              NULL) < 0) { /* escapes */
             PyErr_WriteUnraisable(loop);
         }
+        Py_XDECREF(cancelled);
         Py_XDECREF(traceback);
         Py_DECREF(loop);
         al_err_put_steal(saved);

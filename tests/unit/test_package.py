@@ -37,6 +37,7 @@ NAMES = {
     "Use",
     "__version__",
     "allow_blocking",
+    "cancelled_from",
     "dump",
     "dump_on_signal",
     "install",
