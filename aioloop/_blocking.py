@@ -19,6 +19,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from . import _core
+from ._frames import is_installed, is_loop, is_standard
+from ._frames import place as place_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,39 +62,21 @@ def _folder_of(module: Any) -> str:
     return os.path.dirname(module.__file__) + os.sep
 
 
-_STANDARD = _folder_of(os)
-_THIRD_PARTY = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-# What these call is asyncio's, and ours.
-_LOOPS = (_folder_of(asyncio), _folder_of(_core))
 # What is called from these does not count: logging handlers, imports, and what reads
 # source files for a traceback or a debugger.
 _EXEMPT = (
     _folder_of(logging),
     "<frozen importlib._bootstrap",
-    _STANDARD + "bdb.py",
+    _folder_of(os) + "bdb.py",
     *(module.__file__ for module in (linecache, traceback, warnings)),
 )
-
-
-def _is_standard(filename: str) -> bool:
-    if filename.startswith("<frozen "):
-        return True
-    return filename.startswith(_STANDARD) and not _is_third_party(filename)
-
-
-def _is_third_party(filename: str) -> bool:
-    # A loop: CPython 3.13's first releases crash where a generator has no memory.
-    for folder in _THIRD_PARTY:  # noqa: SIM110
-        if folder in filename:
-            return True
-    return False
 
 
 def _is_ours(frames: tuple[Frame, ...]) -> bool:
     """Say whether the call is nobody's fault; frames are innermost first."""
     for filename, _, _ in frames:
-        if not _is_standard(filename) or filename.startswith(_LOOPS):
-            return filename.startswith(_LOOPS)
+        if not is_standard(filename) or is_loop(filename):
+            return is_loop(filename)
     return False
 
 
@@ -101,9 +85,9 @@ def _responsible(frames: tuple[Frame, ...]) -> Frame | None:
     program = third_party = None
     for frame in frames:
         filename = frame[0]
-        if _is_standard(filename) or filename.startswith(_LOOPS):
+        if is_standard(filename) or is_loop(filename):
             continue
-        if not _is_third_party(filename):
+        if not is_installed(filename):
             program = frame
             break
         third_party = third_party or frame
@@ -278,7 +262,7 @@ def _describe(
         source = linecache.getline(filename, line).strip()
         details |= {"file": filename, "line": line, "function": function}
         details["source"] = source
-        sentence += f" at {_place_words(place)}"
+        sentence += f" at {place_words(*place)}"
         sentence += f': "{source}"' if source else ""
     return f"{sentence}; use {instead}", details
 
@@ -294,21 +278,7 @@ def _scheduled_words(loop: Any) -> str:
         return ""
     frame = created[-1]
     place = frame.filename, frame.lineno, frame.name
-    return f", scheduled at {_place_words(place)}"
-
-
-def _place_words(place: Frame) -> str:
-    filename, line, function = place
-    return f"{_short_path(filename)}:{line} in {function}"
-
-
-def _short_path(filename: str) -> str:
-    """Return a path below the current directory without that directory."""
-    try:
-        here = os.getcwd() + os.sep
-    except OSError:
-        return filename
-    return filename.removeprefix(here)
+    return f", scheduled at {place_words(*place)}"
 
 
 def check_mode(mode: object) -> None:

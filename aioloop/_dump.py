@@ -17,6 +17,7 @@ import types
 from typing import TYPE_CHECKING
 
 from . import _core, _knock
+from ._frames import innermost_user
 from ._loop import all_loops
 from ._tasks import (
     Describer,
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 _PATIENCE = 0.25  # seconds in which a loop that is well answers
 _DEEPEST = 24  # levels of a tree; below, the indentation stays, so that it is linear
 
-# Every loop that there is, by its id.
-
 
 @dataclasses.dataclass(frozen=True)
 class LoopInfo:
@@ -64,7 +63,10 @@ class LoopInfo:
     """Where a callback is that belongs to no task."""
 
     cycles: tuple[tuple[int, ...], ...]
-    """Tasks that wait for each other in a circle, by their ids."""
+    """Tasks that wait for each other in a circle and cannot go on, by their ids."""
+
+    circles: tuple[tuple[int, ...], ...]
+    """The same where something may still end the wait of one of them."""
 
     alive: dict[str, list[str]]
     """What keeps the loop alive, in words, by kind: ``timers``, ``sockets``,
@@ -80,11 +82,12 @@ def running_loops() -> list[Loop]:
 # One look.
 
 
-def look(loop: Loop, *, stuck: bool = False) -> LoopInfo:
+def look(loop: Loop, *, stuck: bool = False, leaks: bool = False) -> LoopInfo:
     """Look at a loop and everything in it."""
     waiting, ready = _core._loop_state(loop)
-    describer = Describer(loop)
+    describer = Describer(loop, leaks=leaks)
     tasks = tuple(describer.describe_all())
+    deadlocks, circles = find_circles(tasks)
     thread_id = loop._thread_id
     running = any(task.state == "running" for task in tasks)
     if thread_id is None:
@@ -103,17 +106,68 @@ def look(loop: Loop, *, stuck: bool = False) -> LoopInfo:
         ready=ready,
         tasks=tasks,
         stack=stack,
-        cycles=tuple(find_cycles(tasks)),
+        cycles=deadlocks,
+        circles=circles,
         alive=_what_keeps_alive(loop, describer),
     )
 
 
-def find_cycles(tasks: tuple[TaskInfo, ...]) -> Iterator[tuple[int, ...]]:
+def find_stuck(tasks: tuple[TaskInfo, ...]) -> set[int]:
+    """Return the tasks that wait for tasks which are stuck themselves.
+
+    That is what is left when all are taken out that may go on: one that runs or waits
+    for something else, one whose wait has a time-out, and then again and again one all
+    of whose tasks may go on, or, where one of them is enough, one of them.
+    """
+    waits = {
+        task.id: task.wait
+        for task in tasks
+        if task.wait is not None and task.wait.tasks and task.timeout is None
+    }
+    stuck = set(waits)
+    certain = {task.id for task in tasks if task.leaked}
+    left: dict[int, int] = {}
+    waiting_for: dict[int, list[int]] = {}
+    for waiter, wait in waits.items():
+        targets = set(wait.tasks)
+        left[waiter] = 1 if wait.one_of else len(targets)
+        for target in targets:
+            waiting_for.setdefault(target, []).append(waiter)
+    free = [target for target in waiting_for if target not in waits]
+    free += [waiter for waiter, wait in waits.items() if wait.one_of and wait.others]
+    while free:
+        task = free.pop()
+        if task in certain or (task in waits and task not in stuck):
+            continue
+        stuck.discard(task)
+        for waiter in waiting_for.get(task, ()):
+            left[waiter] -= 1
+            if left[waiter] == 0:
+                free.append(waiter)
+    return stuck
+
+
+_Circles = tuple[tuple[int, ...], ...]
+
+
+def find_circles(tasks: tuple[TaskInfo, ...]) -> tuple[_Circles, _Circles]:
+    """Return the circles of tasks that wait for each other, by their ids.
+
+    First come those that are deadlocks, then those that something may still end.
+    """
+    waits = {t.id: t.wait.tasks for t in tasks if t.wait is not None and t.wait.tasks}
+    stuck = find_stuck(tasks)
+    return (
+        tuple(_cycles({k: v for k, v in waits.items() if k in stuck})),
+        tuple(_cycles({k: v for k, v in waits.items() if k not in stuck})),
+    )
+
+
+def _cycles(waits: dict[int, tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
     """Yield the circles of tasks that wait for each other: Tarjan's algorithm.
 
     Of each strongly connected group it yields one way round.
     """
-    waits = {t.id: t.wait.tasks for t in tasks if t.wait is not None and t.wait.tasks}
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     pile: list[int] = []
@@ -294,17 +348,23 @@ def text_of(info: LoopInfo) -> Iterator[str]:
     yield _headline(info)
     for place in info.stack:
         yield f"  {_frame(place)}"
+    shown: dict[tuple[Place, ...], str] = {}
     for task in info.tasks:
         yield ""
-        yield from text_of_task(task)
+        before = shown.setdefault(task.stack, task.label)
+        if before == task.label or len(task.stack) < 2:
+            yield from text_of_task(task)
+        else:
+            yield task.header
+            yield f"  └── as {before} above, from {_frame(task.stack[0])}"
     tree = list(tree_of(info.tasks))
     if tree:
         yield ""
         yield "who waits for whom:"
         yield from tree
-    for cycle in cycle_sentences(info):
+    for sentence in (*cycle_sentences(info), *leak_sentences(info)):
         yield ""
-        yield cycle
+        yield sentence
     if info.alive:
         yield ""
         yield "what keeps the loop alive:"
@@ -386,13 +446,64 @@ def cycle_sentences(info: LoopInfo) -> Iterator[str]:
     """Yield a sentence for each circle of tasks that wait for each other."""
     by_id = {task.id: task for task in info.tasks}
     for cycle in info.cycles:
-        first, *others = [by_id[task] for task in cycle]
-        text = f"{first.label} waits for {_wanted(first)}"
-        for task in others:
-            text += f", which waits for {_wanted(task)}"
-        if others:
-            text += ": none of them can go on"
-        yield f"DEADLOCK: {text}" if others else f"DEADLOCK: {text}, itself"
+        itself = "itself" if len(cycle) == 1 else "none of them can go on"
+        yield f"DEADLOCK: {_round(cycle, by_id)}: {itself}"
+    for cycle in info.circles:
+        exits = [text for task in cycle for text in _exits(by_id[task])]
+        yield f"CIRCLE: {_round(cycle, by_id)}: it ends {' or '.join(exits[:5])}"
+
+
+def _round(cycle: tuple[int, ...], by_id: dict[int, TaskInfo]) -> str:
+    first, *others = [by_id[task] for task in cycle]
+    text = f"{first.label} waits for {_wanted(first)}"
+    for task in others:
+        text += f", which waits for {_wanted(task)}"
+    return text
+
+
+def _exits(task: TaskInfo) -> Iterator[str]:
+    """Yield what may end the wait of a task in a circle."""
+    wait = task.wait
+    if task.timeout is not None:
+        yield f"when {task.label} times out in {duration(task.timeout)}"
+    if wait is not None and wait.kind == "semaphore":
+        yield f"if somebody else releases what {task.label} waits for"
+    elif wait is not None and (wait.one_of or len(wait.tasks) > 1):
+        yield f"if another one ends that {task.label} waits for"
+
+
+def leak_sentences(info: LoopInfo) -> Iterator[str]:
+    """Yield a sentence for each place where tasks wait that nothing can wake."""
+    in_circles = {task for cycle in info.cycles for task in cycle}
+    groups: dict[tuple[object, ...], list[TaskInfo]] = {}
+    for task in info.tasks:
+        # One that waits for another is not where it begins.
+        if task.leaked and task.wait is not None and task.id not in in_circles:
+            if not task.wait.tasks:
+                key = task.wait.text, innermost_user(task.stack)
+                groups.setdefault(key, []).append(task)
+    for tasks in groups.values():
+        yield _leak(tasks)
+
+
+def _leak(tasks: list[TaskInfo]) -> str:
+    first, number = tasks[0], len(tasks)
+    named = ", ".join(task.label for task in tasks[:5])
+    if number > 5:
+        named += f", {number - 5} more"
+    verb, its = ("waits", "it") if number == 1 else ("wait", "them")
+    text = f"LEAK: {count(number, 'task')} {verb} for {_wanted(first)}"
+    place = innermost_user(first.stack)
+    if place is not None:
+        text += f" at {place}"
+        text += f", `{place.source}`" if place.source else ""
+    text += (
+        f", and nothing can wake {its} any more: nobody else in the program refers to"
+        f" what is waited for. {named}"
+    )
+    longest = max(task.waited or 0.0 for task in tasks)
+    most = "" if number == 1 else "up to "
+    return f"{text}; for {most}{duration(longest)} so far"
 
 
 def _wanted(task: TaskInfo) -> str:
@@ -446,12 +557,19 @@ def dump(
     *,
     loop: Loop | None = None,
     format: Format = "text",
+    leaks: bool = False,
 ) -> None:
     """Write what every task waits for and where, and what keeps the loop alive.
 
     ``file`` is a text stream; None means sys.stderr. ``loop`` is an aioloop loop; None
     means the one that runs in this thread, or else all that run. ``format`` is
     ``"text"`` or ``"json"``. Any thread may call it, and nothing is changed by it.
+
+    ``leaks`` also finds the waiting tasks that nothing can wake any more, because what
+    they wait for is referred to by nothing but themselves and others like them. It
+    looks once at each object that tasks lead to, and takes a quarter of a second for a
+    million of them. A task may be missed; one that something could still wake, other
+    than by cancelling it, is not marked.
 
     TypeError is raised for a loop of another kind, ValueError for another format.
     """
@@ -464,10 +582,10 @@ def dump(
         raise TypeError(f"an aioloop loop was expected, got {loop!r}")
     else:
         loops = [loop]
-    _write(file, [look(loop) for loop in loops], format)
+    _write(file, [look(loop, leaks=leaks) for loop in loops], format)
 
 
-def look_at_running(loop: Loop) -> LoopInfo:
+def look_at_running(loop: Loop, *, leaks: bool = False) -> LoopInfo:
     """Look from inside the loop, where nothing moves meanwhile, or from here."""
     waiting, _ = _core._loop_state(loop)
     claim = threading.Lock()
@@ -477,7 +595,7 @@ def look_at_running(loop: Loop) -> LoopInfo:
     def look_inside() -> None:
         if claim.acquire(blocking=False):
             try:
-                info = look(loop)
+                info = look(loop, leaks=leaks)
                 if waiting:
                     info = dataclasses.replace(
                         info, state="waiting for events", stack=()
@@ -489,14 +607,14 @@ def look_at_running(loop: Loop) -> LoopInfo:
     try:
         loop.call_soon_threadsafe(look_inside)
     except RuntimeError:
-        return look(loop)  # It has just been closed.
+        return look(loop, leaks=leaks)  # It has just been closed.
     if not answered.wait(_PATIENCE) and claim.acquire(blocking=False):
-        return look(loop, stuck=True)
+        return look(loop, stuck=True, leaks=leaks)
     answered.wait()
-    return answer[0] if answer else look(loop)
+    return answer[0] if answer else look(loop, leaks=leaks)
 
 
-_on_signal: tuple[TextIO | None, Format] = (None, "text")
+_on_signal: tuple[TextIO | None, Format, bool] = (None, "text", False)
 
 
 def dump_on_signal(
@@ -504,6 +622,7 @@ def dump_on_signal(
     *,
     file: TextIO | None = None,
     format: Format = "text",
+    leaks: bool = False,
 ) -> None:
     """Write dump() of all running loops whenever the process gets the signal.
 
@@ -512,14 +631,15 @@ def dump_on_signal(
     signal belongs to it from now on; signal.signal() takes it back.
 
     ``file`` is a text stream; None means what sys.stderr is at that time. A second
-    call adds a signal, and its file and format are those of all.
+    call adds a signal, and its file, format and ``leaks`` are those of all.
     """
     global _on_signal
     _check_format(format)
     _knock.listen(signum, _dump_running)
-    _on_signal = file, format
+    _on_signal = file, format, leaks
 
 
 def _dump_running() -> None:
-    file, form = _on_signal
-    _write(file, [look_at_running(loop) for loop in running_loops()], form)
+    file, form, leaks = _on_signal
+    loops = [look_at_running(loop, leaks=leaks) for loop in running_loops()]
+    _write(file, loops, form)

@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import CodeType, FrameType
-    from typing import Any
+    from typing import Any, Protocol, TypeVar
+
+    class IsUser(Protocol):
+        @property
+        def is_user(self) -> bool: ...
+
+    _Frame = TypeVar("_Frame", bound=IsUser)
 
 # Runs of so many frames of one library, or of one place, become a line.
 MANY = 4
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__))
+_ASYNCIO = os.path.join(_STDLIB, "asyncio") + os.sep
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
@@ -43,8 +50,7 @@ class Frame:
     @property
     def place(self) -> str:
         """File, line and function, such as ``app/report.py:31 in render``."""
-        line = "?" if self.line is None else self.line
-        return f"{short(self.file)}:{line} in {self.function}"
+        return place(self.file, self.line, self.function)
 
     @property
     def label(self) -> str:
@@ -52,29 +58,60 @@ class Frame:
         return f"{self.module}:{self.function}"
 
 
+def is_installed(file: str) -> bool:
+    """Whether a file is an installed package's."""
+    # A loop: CPython 3.13's first releases crash where a generator has no memory.
+    for part in _PACKAGES:  # noqa: SIM110
+        if part in file:
+            return True
+    return False
+
+
+def is_standard(file: str) -> bool:
+    """Whether a file is the standard library's."""
+    if file.startswith("<frozen "):
+        return True
+    return file.startswith(_STDLIB + os.sep) and not is_installed(file)
+
+
+def is_ours(file: str) -> bool:
+    """Whether a file is aioloop's."""
+    return file.startswith(_PACKAGE + os.sep)
+
+
+def is_loop(file: str) -> bool:
+    """Whether a file is asyncio's, or aioloop's."""
+    return is_ours(file) or file.startswith(_ASYNCIO)
+
+
 def is_user(file: str) -> bool:
     """Whether a file is the program's own."""
-    if file.startswith("<frozen ") or any(part in file for part in _PACKAGES):
-        return False
-    return not file.startswith((_PACKAGE + os.sep, _STDLIB + os.sep))
+    return not (is_standard(file) or is_installed(file) or is_ours(file))
+
+
+def place(file: str, line: int | None, function: str) -> str:
+    """Say where a line is, such as ``app/report.py:31 in render``."""
+    return f"{short(file)}:{'?' if line is None else line} in {function}"
 
 
 def short(file: str) -> str:
-    """Return a file's name as people know it, from the working or library folder."""
+    """Return a file's name from the working folder, or from where it is imported."""
     for part in _PACKAGES:
         if part in file:
             return file.rpartition(part)[2]
-    try:
-        working = os.getcwd()
-    except OSError:
-        working = ""
-    folders = [_STDLIB, os.path.dirname(_PACKAGE)]
-    if len(working) > 1:
-        folders.insert(0 if not file.startswith(_STDLIB) else 1, working)
-    for folder in folders:
-        if file.startswith(folder + os.sep):
-            return file[len(folder) + 1 :]
-    return file
+    if not is_standard(file):
+        try:
+            working = os.getcwd() + os.sep
+        except OSError:
+            working = ""
+        if len(working) > 2 and file.startswith(working):
+            return file[len(working) :]
+    best = ""
+    for entry in sys.path:
+        folder = entry.rstrip(os.sep) + os.sep
+        if len(best) < len(folder) > 1 and file.startswith(folder):
+            best = folder
+    return file[len(best) :]
 
 
 def from_frame(frame: FrameType) -> Frame:
@@ -112,7 +149,7 @@ def _module_of(file: str) -> str:
     return os.path.splitext(os.path.basename(file))[0]
 
 
-def innermost_user(frames: Sequence[Frame]) -> Frame | None:
+def innermost_user(frames: Sequence[_Frame]) -> _Frame | None:
     """Return the program's own innermost frame of a stack that is outermost first."""
     for frame in reversed(frames):
         if frame.is_user:

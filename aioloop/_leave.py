@@ -234,7 +234,7 @@ class LongLeave:
 
 def find(loop: Loop, phase: str, seconds: float, future: Any) -> LongLeave:
     """Look who is waited for."""
-    from ._dump import find_cycles
+    from ._dump import find_circles
     from ._tasks import Describer
 
     look = Describer(loop)
@@ -245,7 +245,8 @@ def find(loop: Loop, phase: str, seconds: float, future: Any) -> LongLeave:
     else:
         shown = tuple(look.describe_all())
         pending = {task.id for task in shown}
-        in_circles = {task for circle in find_cycles(shown) for task in circle}
+        deadlocks, others = find_circles(shown)
+        in_circles = {task for circle in deadlocks + others for task in circle}
         found = tuple(
             task
             for task in shown

@@ -62,7 +62,8 @@ options:
   --orphans    log lost tasks, coroutines, exceptions and transports, with their places
   --report FILE
                write a page (or .json) of what the loops did, at the end and at SIGUSR2
-  --dump-signal  write what every task waits for to stderr at SIGUSR2
+  --dump-signal  write what every task waits for to stderr at SIGUSR2, with tasks in a
+               deadlock and tasks that nothing can wake any more
   --enable     have each process of this Python environment use aioloop, without
                python -m aioloop, but those whose environment has AIOLOOP=0; exit
   --disable    undo that; exit
@@ -106,7 +107,7 @@ def main() -> None:
         elif option == "--dump-signal":
             from ._dump import dump_on_signal
 
-            dump_on_signal()
+            dump_on_signal(leaks=True)
             del arguments[0]
         elif option in ("-h", "--help"):
             print(HELP, end="")

@@ -14,7 +14,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from . import _core
-from ._blocking import _place_words, _responsible
+from ._blocking import _responsible
+from ._frames import place as place_words
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -124,7 +125,7 @@ def _on_misuse(loop: Any, kind: str, obj: Any, created: StackSummary | None) -> 
 
 
 def _words(place: Frame | None) -> str | None:
-    return None if place is None else _place_words(place)
+    return None if place is None else place_words(*place)
 
 
 def _place_created(created: StackSummary | None) -> Frame | None:
@@ -235,7 +236,7 @@ def frames_here() -> tuple[Frame, ...]:
 
 def _loop_origin(loop: Any) -> str:
     place = _responsible(getattr(loop, "_made_in", ()))
-    return f", made at {_place_words(place)}," if place else ""
+    return f", made at {place_words(*place)}," if place else ""
 
 
 def _note_of_threads(loop: Any, _: object) -> str:
@@ -250,7 +251,7 @@ def _note_of_threads(loop: Any, _: object) -> str:
 
 def _note_of_transport(_: object, created: StackSummary | None) -> str | None:
     place = _place_created(created)
-    return place and f"The transport was made at {_place_words(place)}."
+    return place and f"The transport was made at {place_words(*place)}."
 
 
 def wanted_by_environment() -> bool:

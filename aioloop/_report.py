@@ -112,6 +112,8 @@ class Tasks:
     """Who waits for whom, in lines."""
     deadlocks: tuple[str, ...]
     """Sentences about tasks that wait for each other."""
+    leaks: tuple[str, ...]
+    """Sentences about other tasks that nothing can wake."""
     alive: dict[str, list[str]]
     """See LoopInfo.alive in _dump.py."""
 
@@ -271,7 +273,7 @@ class Followed:
         now = time.monotonic()
         if self._looked_for * SHARE > 1 + now - self.began:
             return
-        self.tasks = self.describe_tasks(_dump.look(loop))
+        self.tasks = self.describe_tasks(_dump.look(loop, leaks=True))
         self._looked_for += time.monotonic() - now
 
     def closes(self, loop: Loop) -> None:
@@ -287,7 +289,8 @@ class Followed:
         if loop is None or self.last is not None:
             return self.last
         here = loop._thread_id in (None, threading.get_ident())
-        info = _dump.look(loop) if here else _dump.look_at_running(loop)
+        look = _dump.look if here else _dump.look_at_running
+        info = look(loop, leaks=True)
         running = info.thread is not None
         tasks = None if running else self.tasks
         return self.read(loop, info, tasks or self.describe_tasks(info))
@@ -313,6 +316,7 @@ class Followed:
             left_out=sum(group.count for group in groups[TASKS:]),
             tree=tuple(tree),
             deadlocks=tuple(_dump.cycle_sentences(info)),
+            leaks=tuple(_dump.leak_sentences(info)),
             alive=info.alive,
         )
 

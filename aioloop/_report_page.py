@@ -337,7 +337,7 @@ def _verdict_of(loop: LoopReport, which: str) -> Iterator[tuple[bool, list[Any]]
             False,
             [f"{which} was never stuck for {_seconds(loop.threshold)} or longer."],
         )
-    for sentence in loop.tasks.deadlocks:
+    for sentence in (*loop.tasks.deadlocks, *loop.tasks.leaks):
         yield True, [_code(sentence)]
     for use in loop.top:
         if use.spins:
@@ -886,7 +886,8 @@ def _task(alike: Alike) -> Html:
 def _tasks(tasks: Tasks, running: bool) -> list[Any]:
     title = "Tasks alive" if running else "Tasks alive when the loop stopped"
     found: list[Any] = [el("h3", f"{title}: {_number(tasks.count)}")]
-    found += [_p(_code(text), class_="bad") for text in tasks.deadlocks]
+    lost = *tasks.deadlocks, *tasks.leaks
+    found += [_p(_code(text), class_="bad") for text in lost]
     found.append(_folded([_task(one) for one in tasks.alike], "kinds of tasks"))
     if tasks.left_out:
         found.append(_p(f"And {count(tasks.left_out, 'task')} of further kinds."))

@@ -7,6 +7,7 @@ text and the fields of the log record are made.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import opcode
 import os
 import threading
@@ -31,6 +32,8 @@ MOST = 10
 PROMPT = 0.02
 # So many lines tell what ran before, of so many slots.
 BEFORE, LOOKED_AT = 5, 256
+# So many tasks are named that wait for one that is stuck.
+MOST_AWAITING = 20
 
 
 def threshold(value: float | None) -> float:
@@ -329,7 +332,7 @@ def _describe(loop: Loop, found: dict[str, Any], stack: tuple[Frame, ...]) -> St
         stack=stack,
         left_out=found["left_out"] if found["left_out"] >= 0 else None,
         exact=found["stack"] is not None,
-        awaited_by=tuple(_awaiting(task, others)),
+        awaited_by=tuple(_awaiting(task)),
         callbacks=found["callbacks"],
         tasks=len(others),
         system_call=found["system_call"],
@@ -384,16 +387,13 @@ def _thread_name(ident: int) -> str:
     return f"thread {ident}" if thread is None else f"thread {thread.name!r}"
 
 
-def _awaiting(task: object, others: set[Any]) -> Iterator[str]:
-    """Yield the names of the tasks that wait for this one, nearest first."""
-    seen = set()
-    while task is not None and task not in seen and len(seen) < 20:
-        seen.add(task)
-        task = next(
-            (one for one in others if getattr(one, "_fut_waiter", None) is task), None
-        )
-        if task is not None:
-            yield f"task {task.get_name()!r}"
+def _awaiting(task: Any) -> Iterator[str]:
+    """Yield the tasks that wait for this one, nearest first."""
+    from ._tasks import awaiting  # It takes long to import.
+
+    if task is not None:
+        for one in itertools.islice(awaiting(task), MOST_AWAITING):
+            yield f"task {one.get_name()!r}"
 
 
 _core._set_stall_report(report)

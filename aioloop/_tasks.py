@@ -31,18 +31,21 @@ from typing import TYPE_CHECKING
 from . import _cancels, _core, _frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from ._loop import Loop
 
     Rule = Callable[["Describer", "_Link", Any], "Wait | None"]
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 _EXECUTOR = os.path.join("concurrent", "futures", "thread.py")
 _HOLDERS = 16  # of a semaphore that are told
 _DEEPEST = 10_000  # links of a chain: a coroutine that awaits itself has no end
+# How far from a timer the tasks are that it may cancel, and how many objects are seen.
+_DEPTH_BEHIND = 4
+_MOST_BEHIND = 200
+_NOT_BEHIND = (type, types.ModuleType, types.CodeType, types.FrameType, _core.EventLoop)
+_COROUTINES = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +66,21 @@ class Place:
         return self.file, self.line
 
     @property
+    def is_user(self) -> bool:
+        """Whether it is the program's own."""
+        return self.file is not None and _frames.is_user(self.file)
+
+    @property
     def where(self) -> str:
-        """``app/report.py:31``, relative to the directory or path entry it is in."""
-        return "in C" if self.file is None else f"{_short(self.file)}:{self.line}"
+        """``app/report.py:31``, as all that aioloop tells names files."""
+        return (
+            "in C" if self.file is None else f"{_frames.short(self.file)}:{self.line}"
+        )
 
     def __str__(self) -> str:
-        return f"{self.where} in {self.function}"
+        if self.file is None:
+            return f"{self.where} in {self.function}"
+        return _frames.place(self.file, self.line, self.function)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +97,12 @@ class Wait:
 
     tasks: tuple[int, ...] = ()
     """The ids of the tasks that it waits for, those that hold a lock included."""
+
+    one_of: bool = False
+    """Whether one of these tasks is enough."""
+
+    others: bool = False
+    """Whether something else may do as well."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +138,9 @@ class TaskInfo:
     cancelling: int = 0
     """How many requests to cancel it there are that it has not answered."""
 
+    leaked: bool = False
+    """Whether nothing can wake it any more; found only where that is asked for."""
+
     @property
     def label(self) -> str:
         """``Task-12 "fetch"``."""
@@ -143,6 +164,8 @@ class TaskInfo:
                 parts.append(duration(self.waited))
         if self.timeout is not None:
             parts.append(f"times out in {duration(self.timeout)}")
+        if self.leaked:
+            parts.append("NOTHING CAN WAKE IT")
         if self.cancelling:
             times = "" if self.cancelling == 1 else f" {self.cancelling} times"
             parts.append(f"cancelled{times} and still not done")
@@ -180,15 +203,6 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """Say ``1 task`` or ``2 tasks``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _short(file: str) -> str:
-    best = ""
-    for entry in [os.getcwd(), *sys.path]:
-        folder = entry.rstrip(os.sep) + os.sep
-        if len(best) < len(folder) > 1 and file.startswith(folder):
-            best = folder
-    return file[len(best) :]
 
 
 def address(name: object) -> str:
@@ -257,7 +271,7 @@ def describe_function(function: Any) -> str:
     if code is None:
         module = getattr(function, "__module__", None)
         return name if module in (None, "builtins") else f"{module}.{name}"
-    return f"{name} at {_short(code.co_filename)}:{code.co_firstlineno}"
+    return f"{name} at {_frames.short(code.co_filename)}:{code.co_firstlineno}"
 
 
 def closure_value(function: Any, name: str) -> Any:
@@ -297,9 +311,7 @@ class _Link:
     def is_asyncio(self) -> bool:
         if self.operation is not None:
             return True
-        return self.code is not None and self.code.co_filename.startswith(
-            (_ASYNCIO, _PACKAGE)
-        )
+        return self.code is not None and _frames.is_loop(self.code.co_filename)
 
     @property
     def place(self) -> Place | None:
@@ -368,10 +380,30 @@ def _is_timer(obj: Any) -> bool:
     return isinstance(obj, asyncio.TimerHandle) and not obj.cancelled()
 
 
-class Describer:
-    """One look at the tasks of a loop."""
+def _tasks_behind(timer: asyncio.TimerHandle) -> Iterator[asyncio.Task[Any]]:
+    """Yield the tasks that a timer's callback can reach in a few steps."""
+    callback = timer._callback  # type: ignore[attr-defined]
+    pile = [(obj, 0) for obj in (callback, *(timer._args or ()))]  # type: ignore[attr-defined]
+    seen = 0
+    while pile and seen < _MOST_BEHIND:
+        obj, depth = pile.pop()
+        seen += 1
+        if isinstance(obj, asyncio.Task):
+            yield obj
+        elif isinstance(obj, types.MethodType):
+            pile.append((obj.__self__, depth))
+        elif depth < _DEPTH_BEHIND and not isinstance(obj, _NOT_BEHIND):
+            if isinstance(obj, types.FunctionType):
+                inside: Any = (*(obj.__closure__ or ()), *(obj.__defaults__ or ()))
+            else:
+                inside = gc.get_referents(obj)
+            pile += [(held, depth + 1) for held in inside if gc.is_tracked(held)]
 
-    def __init__(self, loop: Loop) -> None:
+
+class Describer:
+    """One look at the tasks of a loop; ``leaks``: also for those that are lost."""
+
+    def __init__(self, loop: Loop, *, leaks: bool = False) -> None:
         self.loop = loop
         self.now = loop.time()
         tasks = sorted(asyncio.all_tasks(loop), key=lambda t: _natural(t.get_name()))
@@ -382,15 +414,14 @@ class Describer:
             (timer for timer in _core._loop_timers(loop) if _is_timer(timer)),
             key=asyncio.TimerHandle.when,
         )
-        self.waiters = {}  # by the future's id
-        for task in tasks:
-            future = getattr(task, "_fut_waiter", None)
-            if future is not None:
-                self.waiters[id(future)] = task
+        self.waiters = {  # by the future's id
+            id(getattr(task, "_fut_waiter", None)): task for task in tasks
+        }
         self._timer_of: dict[int, asyncio.TimerHandle] = {}
         self._timeout_of: dict[int, asyncio.TimerHandle] = {}
         for handle in reversed(self.timers):
             self._note_timer(handle)
+        self._leaked = set(map(id, self._find_leaks())) if leaks else set()
 
     def _note_timer(self, handle: asyncio.TimerHandle) -> None:
         callback = handle._callback  # type: ignore[attr-defined]
@@ -401,6 +432,58 @@ class Describer:
         task = getattr(owner, "_task", None)
         if isinstance(task, asyncio.Task):
             self._timeout_of[id(task)] = handle
+
+    # Which tasks nothing can wake any more: see src/diag/leaks.h.
+
+    def _find_leaks(self) -> list[Any]:
+        ended = self._ended_by_timers()
+        # No variable may refer to a future meanwhile.
+        return _core._find_leaks(
+            [
+                (task, task._fut_waiter, *self._coroutines(task))  # type: ignore[attr-defined]
+                for task in self.tasks
+                if self._is_waiting(task)
+            ],
+            ended,
+        )
+
+    @staticmethod
+    def _is_waiting(task: asyncio.Task[Any]) -> bool:
+        future = getattr(task, "_fut_waiter", None)
+        return future is not None and not future.done()
+
+    def _coroutines(self, task: asyncio.Task[Any]) -> Iterator[Any]:
+        for link in self._chains[id(task)]:
+            if type(link.obj) in _COROUTINES:  # No operation, whose __class__ is one.
+                yield link.obj
+
+    def _ended_by_timers(self) -> list[Any]:
+        """Return the tasks that timers lead to, and what those wait for.
+
+        A timer may cancel them: that of asyncio.timeout(), of anyio's cancel scopes.
+        Cancelling goes on to what the task waits for.
+        """
+        found: dict[int, Any] = {}
+        pile = [task for timer in self.timers for task in _tasks_behind(timer)]
+        while pile:
+            future = pile.pop()
+            if id(future) not in found:
+                found[id(future)] = future
+                pile += getattr(future, "_children", None) or ()
+                waiter = getattr(future, "_fut_waiter", None)
+                if waiter is not None:
+                    pile.append(waiter)
+                    if id(waiter) in self._timer_of:
+                        pile += self._waited_for(future)
+        return list(found.values())
+
+    def _waited_for(self, task: asyncio.Task[Any]) -> Iterator[Any]:
+        """Yield what wait_for() of Python 3.11 cancels when its time is up."""
+        for link in self._chains.get(id(task), ()):
+            if link.is_asyncio and link.name == "wait_for":
+                inner = link.local("fut")
+                if asyncio.isfuture(inner):
+                    yield inner
 
     @staticmethod
     def _chain(task: asyncio.Task[Any]) -> list[_Link]:
@@ -423,6 +506,7 @@ class Describer:
         coroutine = chain[0].obj if chain else None
         future = getattr(task, "_fut_waiter", None)
         wait = waited = None
+        timeout = self._timeout_of.get(id(task))
         places = [link.place for link in chain]
         stack = [place for place in places if place is not None]
         if future is not None and not future.done():
@@ -430,6 +514,8 @@ class Describer:
             state = "waiting"
             wait = self._what(chain, future)
             waited = _core._waited(task)
+            if wait.kind != "sleep":
+                timeout = self._timer_of.get(id(future), timeout)
         elif coroutine is not None and _is_running(coroutine):
             state = "running"
             stack = self.running_stack(chain[0]) or stack
@@ -437,7 +523,6 @@ class Describer:
             state = "not started"
         else:
             state = "ready"
-        timeout = self._timeout_of.get(id(task))
         cancelling = getattr(task, "cancelling", int)()
         cancelled, cancelled_for = cancel_places(task) if cancelling else (None, None)
         return TaskInfo(
@@ -453,6 +538,7 @@ class Describer:
             cancelled=cancelled,
             cancelled_for=cancelled_for,
             cancelling=cancelling,
+            leaked=id(task) in self._leaked,
         )
 
     def running_stack(self, outermost: _Link | None = None) -> list[Place]:
@@ -462,7 +548,7 @@ class Describer:
         stack: list[Place] = []
         while frame is not None:
             code = frame.f_code
-            if not (code.co_filename.startswith(_PACKAGE) and not stack):
+            if stack or not _frames.is_ours(code.co_filename):
                 stack.append(
                     Place(code.co_filename, frame.f_lineno, function_name(code))
                 )
@@ -496,9 +582,7 @@ class Describer:
                 return wait
         wait = self.of_future(future)
         if first < len(chain) and wait.kind == "future":
-            return dataclasses.replace(
-                wait, text=f"{chain[first].name} ({wait.text})", tasks=wait.tasks
-            )
+            return dataclasses.replace(wait, text=f"{chain[first].name} ({wait.text})")
         return wait
 
     def of_future(self, future: Any) -> Wait:
@@ -526,6 +610,8 @@ class Describer:
         """Say which of several futures are not done."""
         pending = [future for future in futures if not future.done()]
         tasks = [future for future in pending if isinstance(future, asyncio.Task)]
+        if not isinstance(futures, list):  # A set has no order.
+            tasks.sort(key=lambda task: _natural(task.get_name()))
         texts = [self.label(task) for task in tasks[:5]]
         others = [future for future in pending if not isinstance(future, asyncio.Task)]
         inner = [self.of_future(future) for future in others]
@@ -673,11 +759,36 @@ def _entered_blocks(coroutine: Any) -> list[Any]:
     return found
 
 
+def awaiting(task: asyncio.Task[Any]) -> Iterator[asyncio.Task[Any]]:
+    """Yield the tasks that go on when this one ends, and those that wait for them.
+
+    What a future calls when it is set leads there: to a task, or to the future of a
+    gather(), wait(), shield() or TaskGroup. The nearest are the first.
+    """
+    seen: set[int] = {id(task)}
+    queue: list[Any] = [task]
+    for future in queue:
+        for callback, _ in list(getattr(future, "_callbacks", None) or ()):
+            owner = getattr(callback, "__self__", None)
+            group = getattr(owner, "_parent_task", None)
+            for found in (
+                owner if asyncio.isfuture(owner) else group,
+                closure_value(callback, "outer"),
+                closure_value(callback, "waiter"),
+                *getattr(callback, "args", ()),
+            ):
+                if asyncio.isfuture(found) and id(found) not in seen:
+                    seen.add(id(found))
+                    queue.append(found)
+                    if isinstance(found, asyncio.Task):
+                        yield found
+
+
 def creation_place(future: Any) -> Place | None:
     """Return where a future or task was made, if that was captured."""
     stack = getattr(future, "_source_traceback", None)
     for frame in reversed(stack or ()):
-        if not frame.filename.startswith((_ASYNCIO, _PACKAGE)):
+        if not _frames.is_loop(frame.filename):
             return Place(frame.filename, frame.lineno or 0, frame.name)
     return None
 
@@ -706,15 +817,22 @@ def _lock(look: Describer, link: _Link, future: Any) -> Wait:
     lock = link.local("self")
     held, ids = look.held(lock)
     others = len(getattr(lock, "_waiters", None) or ()) - 1
-    text = held or " (who holds it cannot be seen)"
+    text = held or (
+        " (no task is in an `async with` of it: somebody called acquire(),"
+        " and who that was cannot be seen)"
+    )
     if others > 0:
         text += f", {count(others, 'other')} waiting"
     return Wait("lock", f"{type(lock).__name__}{text}", ids)
 
 
 def _semaphore(look: Describer, link: _Link, future: Any) -> Wait:
-    held, ids = look.held(link.local("self"))
-    return Wait("semaphore", f"{type(link.local('self')).__name__}{held}", ids)
+    semaphore = link.local("self")
+    held, ids = look.held(semaphore)
+    # Only a BoundedSemaphore knows how many there can be.
+    others = getattr(semaphore, "_bound_value", None) != len(ids)
+    text = f"{type(semaphore).__name__}{held}"
+    return Wait("semaphore", text, ids, one_of=True, others=others)
 
 
 def _event(look: Describer, link: _Link, future: Any) -> Wait:
@@ -747,7 +865,13 @@ def _queue(look: Describer, link: _Link, future: Any) -> Wait:
 
 def _wait(look: Describer, link: _Link, future: Any) -> Wait | None:
     futures = link.local("fs")
-    return None if futures is None else look.of_several("wait", futures)
+    if futures is None:
+        return None
+    if link.local("return_when") != asyncio.FIRST_COMPLETED:
+        return look.of_several("wait", futures)
+    wait = look.of_several("the first", futures)
+    others = any(not isinstance(one, asyncio.Task) for one in futures if not one.done())
+    return dataclasses.replace(wait, one_of=True, others=others)
 
 
 def _wait_for(look: Describer, link: _Link, future: Any) -> Wait | None:
@@ -760,7 +884,7 @@ def _wait_for(look: Describer, link: _Link, future: Any) -> Wait | None:
 def _task_group(look: Describer, link: _Link, future: Any) -> Wait | None:
     group = link.local("self")
     tasks = getattr(group, "_tasks", None)
-    return None if not tasks else look.of_several("TaskGroup", list(tasks))
+    return None if not tasks else look.of_several("TaskGroup", tasks)
 
 
 def _read(look: Describer, link: _Link, future: Any) -> Wait:

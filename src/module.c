@@ -14,6 +14,7 @@
 #include "diag/blocking.h"
 #include "diag/stall.h"
 #include "diag/knock.h"
+#include "diag/leaks.h"
 #include "diag/waits.h"
 #include "io/dgram.h"
 #include "io/pipe.h"
@@ -147,6 +148,7 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_misuse_methods) < 0 ||
         PyModule_AddFunctions(module, al_knock_methods) < 0 ||
         PyModule_AddFunctions(module, al_waits_methods) < 0 ||
+        PyModule_AddFunctions(module, al_leaks_methods) < 0 ||
         PyModule_AddFunctions(module, al_virtual_methods) < 0 ||
         al_virtual_init_type(module, st) < 0 || al_stack_init(module, st) < 0 ||
         al_handle_init_types(module, st) < 0 || al_future_init_types(module, st) < 0 ||

@@ -362,6 +362,19 @@ async def a_dump():
     task.cancel()
 
 
+@covers("diag/leaks")
+async def a_task_that_nothing_can_wake():
+    async def forgotten():
+        await asyncio.get_running_loop().create_future()
+
+    task = asyncio.create_task(forgotten())
+    await asyncio.sleep(0)
+    text = io.StringIO()
+    aioloop.dump(text, leaks=True)
+    assert "LEAK: 1 task waits for" in text.getvalue()
+    task.cancel()
+
+
 @covers("diag/knock")
 def a_dump_by_a_signal():
     code = """if True:

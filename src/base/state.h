@@ -120,6 +120,9 @@
     X(_process_events)                                                                 \
     X(_selector)                                                                       \
     X(select)                                                                          \
+    X(cr_suspended)                                                                    \
+    X(gi_suspended)                                                                    \
+    X(ag_suspended)                                                                    \
     X(_scheduled)                                                                      \
     X(_when)                                                                           \
     X(_cancelled)                                                                      \

@@ -250,6 +250,9 @@ def test_tasks_that_are_alive_at_the_end(reported):
     assert HOSTILE.replace("\x07", "\u2407") in page.text
     assert "DEADLOCK: " in page.text
     assert tasks["deadlocks"][0] in page.text
+    (leak,) = tasks["leaks"]
+    assert leak.startswith("LEAK: 6 tasks wait for Queue.get")
+    assert leak.split(" any more")[0] in page.text
     assert "who waits for whom" in page.text.lower()
 
 
