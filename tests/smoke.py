@@ -362,6 +362,15 @@ async def a_dump():
     task.cancel()
 
 
+@covers("core/virtual")
+def a_clock_of_a_test():
+    import aioloop.testing
+
+    with asyncio.Runner(loop_factory=aioloop.testing.new_event_loop) as runner:
+        runner.run(asyncio.sleep(3600))
+        assert runner.get_loop().time() == 3600
+
+
 @covers("diag/leaks")
 async def a_task_that_nothing_can_wake():
     async def forgotten():
