@@ -4,6 +4,7 @@
 #include "core/debug.h"
 #include "core/handle.h"
 #include "core/misuse.h"
+#include "core/order.h"
 #include "core/poll.h"
 #include "core/stack.h"
 #include "core/standin.h"
@@ -150,6 +151,7 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_waits_methods) < 0 ||
         PyModule_AddFunctions(module, al_leaks_methods) < 0 ||
         PyModule_AddFunctions(module, al_virtual_methods) < 0 ||
+        PyModule_AddFunctions(module, al_order_methods) < 0 ||
         al_virtual_init_type(module, st) < 0 || al_stack_init(module, st) < 0 ||
         al_handle_init_types(module, st) < 0 || al_future_init_types(module, st) < 0 ||
         al_task_init_types(module, st) < 0 || al_registry_init(module, st) < 0 ||

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import _core, _loop
 from .._loop import Loop
+from . import _errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,6 +140,8 @@ def _run_in_executor(
     loop._check_closed()
     if executor is None:
         executor = _default_executor(loop)
+    if isinstance(executor, ThreadPoolExecutor):
+        _errors.known_executors.add(executor)
     job = _Submitting(executor, loop, clock)
     try:
         return type(loop).run_in_executor(loop, job, func, *args)  # type: ignore
@@ -184,14 +187,19 @@ _STANDINS = {
 }
 
 
-def _attach(loop: Loop, clock: Clock) -> None:
+def attach(loop: Loop, clock: Clock, latest: float | None = None) -> None:
     """Give the loop the clock; its timers keep their distances."""
     if _clocks.get(loop) is not None:
         raise RuntimeError(f"the time of {loop!r} is virtual already")
     ref = weakref.ref(loop)
     for name, function in _STANDINS.items():
         setattr(loop, name, functools.partial(function, ref, clock))
-    _core._set_clock(loop, clock)
+    _core._set_clock(
+        loop,
+        clock,
+        functools.partial(_errors.stuck, ref),
+        -1 if latest is None else round(latest * 1e9),
+    )
     clock._loops.add(loop)
     _clocks[loop] = clock
 
@@ -202,34 +210,13 @@ def _detach(loop: Loop) -> None:
         loop.__dict__.pop(name, None)
     clock = _clocks.pop(loop)
     clock._loops.discard(loop)
-    _core._set_clock(loop, None)
+    _core._set_clock(loop, None, None, -1)
 
 
 _clocks: weakref.WeakKeyDictionary[Loop, Clock] = weakref.WeakKeyDictionary()
 
 
 # What programs call.
-
-
-def new_event_loop(
-    *,
-    start: float = 0.0,
-    autojump: float | None = 0.0,
-    clock: Clock | None = None,
-) -> Loop:
-    """Return a new loop with virtual time. It is not made the current one.
-
-    It is a loop factory, as ``asyncio.Runner(loop_factory=...)`` takes one. ``start``
-    and ``autojump`` are those of the Clock that is made for it; or ``clock`` is one
-    that you have, which may have served another loop before.
-    """
-    if clock is None:
-        clock = Clock(start, autojump)
-    elif not isinstance(clock, Clock):
-        raise TypeError(f"a Clock was expected, got {clock!r}")
-    loop = Loop()
-    _attach(loop, clock)
-    return loop
 
 
 @contextlib.contextmanager
@@ -245,22 +232,22 @@ def virtual_time(start: float = 0.0, autojump: float | None = 0.0) -> Iterator[C
     attached: list[weakref.ref[Loop]] = []
     thread = threading.get_ident()
 
-    def attach(loop: Loop) -> None:
+    def attach_new(loop: Loop) -> None:
         if threading.get_ident() == thread and loop not in _clocks:
-            _attach(loop, clock)
+            attach(loop, clock)
             attached.append(weakref.ref(loop))
 
     running = asyncio._get_running_loop()
     if running is not None:
         if not isinstance(running, Loop):
             raise RuntimeError(f"an aioloop loop is needed, not {running!r}")
-        _attach(running, clock)
+        attach(running, clock)
         attached.append(weakref.ref(running))
-    _loop.on_new_loop.append(attach)
+    _loop.on_new_loop.append(attach_new)
     try:
         yield clock
     finally:
-        _loop.on_new_loop.remove(attach)
+        _loop.on_new_loop.remove(attach_new)
         for ref in attached:
             loop = ref()
             if loop is not None and not loop.is_closed():

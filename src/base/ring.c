@@ -161,3 +161,52 @@ al_ring_reverse_tail(al_ring *ring, size_t n)
         }
     }
 }
+
+/* A slot with what belongs to it. */
+typedef struct {
+    al_slot slot;
+    PyObject *note;
+    int64_t stamp;
+} whole_slot;
+
+static whole_slot
+get_whole(const al_ring *ring, size_t i)
+{
+    size_t at = (ring->head + i) & ring->mask;
+    return (whole_slot){
+        ring->slots[at],
+        ring->notes == NULL ? NULL : ring->notes[at],
+        ring->stamps == NULL ? 0 : ring->stamps[at],
+    };
+}
+
+static void
+put_whole(al_ring *ring, size_t i, whole_slot whole)
+{
+    size_t at = (ring->head + i) & ring->mask;
+    ring->slots[at] = whole.slot;
+    if (ring->notes != NULL) {
+        ring->notes[at] = whole.note;
+    }
+    if (ring->stamps != NULL) {
+        ring->stamps[at] = whole.stamp;
+    }
+}
+
+void
+al_ring_permute(al_ring *ring, size_t *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        /* One cycle; where it has been, from[j] is j. */
+        whole_slot first = get_whole(ring, i);
+        size_t j = i;
+        while (from[j] != i) {
+            size_t next = from[j];
+            put_whole(ring, j, get_whole(ring, next));
+            from[j] = j;
+            j = next;
+        }
+        put_whole(ring, j, first);
+        from[j] = j;
+    }
+}

@@ -60,6 +60,9 @@ void al_ring_drop_stamps(al_ring *ring);
 void al_ring_free(al_ring *ring);
 /* Reverses the order of the newest `n` slots. */
 void al_ring_reverse_tail(al_ring *ring, size_t n);
+/* Gives the oldest `n` slots, notes and stamps another order: the i-th becomes the one that
+ * was the from[i]-th, each once.  `from` is used up. */
+void al_ring_permute(al_ring *ring, size_t *from, size_t n);
 
 static inline size_t
 al_ring_len(const al_ring *ring)

@@ -40,7 +40,8 @@ int
 al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_interval)
 {
     switches &= AL_DEBUG_ALL & ~(unsigned)AL_DEBUG_ORIGINS;
-    switches |= loop->debug.switches & (AL_DEBUG_METER | AL_DEBUG_CLOCK);
+    switches |=
+        loop->debug.switches & (AL_DEBUG_METER | AL_DEBUG_CLOCK | AL_DEBUG_ORDER);
     if (origin_depth > 0) {
         switches |= AL_DEBUG_ORIGINS | (origin_interval > 1 ? AL_DEBUG_SAMPLES : 0u);
     }

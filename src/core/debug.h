@@ -28,18 +28,19 @@ enum {
                               * logs: loop._debug, loop.get_debug() */
     AL_DEBUG_ORIGINS = 256,  /* `origin_depth` is not 0 */
     AL_DEBUG_SAMPLES = 512,  /* ... and `origin_interval` is more than 1 */
-    AL_DEBUG_METER = 1024,   /* loop.metering, which is no part of debug mode: meter.h */
-    AL_DEBUG_CLOCK = 2048,   /* the loop's clock is a test's, no part of it either:
+    AL_DEBUG_METER = 1024, /* loop.metering, which is no part of debug mode: meter.h */
+    AL_DEBUG_CLOCK = 2048, /* the loop's clock is a test's, no part of it either:
                               * virtual.h */
     AL_DEBUG_CANCELS = 4096, /* tracebacks of Task.cancel() */
     AL_DEBUG_DEADLOCKS = 8192,
+    AL_DEBUG_ORDER = 16384, /* the order of slots is a test's, like the clock: order.h */
     AL_DEBUG_ALL = 511 | AL_DEBUG_CANCELS | AL_DEBUG_DEADLOCKS,
     /* What makes al_debug_run time a slot, and what needs it at all; what times polls. */
     AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS |
         AL_DEBUG_METER,
     AL_DEBUG_POLLS = AL_DEBUG_SLOW_SELECTOR | AL_DEBUG_METER | AL_DEBUG_DEADLOCKS,
     AL_DEBUG_RUNS = AL_DEBUG_TIMED | AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
-        AL_DEBUG_FDS | AL_DEBUG_SAMPLES,
+        AL_DEBUG_FDS | AL_DEBUG_SAMPLES | AL_DEBUG_ORDER,
     /* What needs al_debug_push_steal. */
     AL_DEBUG_PUSHES = AL_DEBUG_WAKEUPS | AL_DEBUG_THREADS,
 };

@@ -396,6 +396,10 @@ run_ready_debug(al_loop *loop, size_t todo)
     if ((loop->debug.switches & AL_DEBUG_METER) != 0) {
         al_meter_gathered(loop, began);
     }
+    if ((loop->debug.switches & AL_DEBUG_ORDER) != 0 &&
+        al_order_begin(loop, &todo) < 0) { /* escapes */
+        return -1;
+    }
     while (todo-- > 0 && al_ring_len(&loop->ready) > 0 && status == 0) {
         loop->debug.pushed = al_ring_head_stamp(&loop->ready);
         PyObject *note = al_ring_take_note(&loop->ready);

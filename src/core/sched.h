@@ -20,6 +20,7 @@
 #include "core/fds.h"
 #include "core/look.h"
 #include "core/meter.h"
+#include "core/order.h"
 #include "core/override.h"
 #include "core/stack.h"
 #include "core/timer.h"
@@ -81,6 +82,7 @@ typedef struct al_loop {
         *tasks; /* head of the intrusive list of pending tasks (3.11-3.13) */
 
     al_virtual *virtual; /* a test's clock; NULL: the kernel's */
+    al_order *order;     /* a test's order; NULL: first in, first out */
 } al_loop;
 
 /* obj as a loop of ours, or NULL (no exception).  Borrowed. */

@@ -22,6 +22,8 @@ struct al_virtual {
     /* The same since when this timer is the next one, while `held`. */
     int64_t waited_since;
     uint64_t waited_for; /* its number, or NOBODY */
+    int64_t last;        /* ns on the clock: it does not pass this, or NEVER: it may */
+    PyObject *stuck;     /* what to call when nothing can happen, or `last` comes */
 };
 
 enum { NEVER = -1 };
@@ -229,7 +231,7 @@ static int64_t
 patience(al_loop *loop, int64_t distance)
 {
     al_virtual *virtual = loop->virtual;
-    int64_t now = loop->look.polled_at, autojump = virtual->clock->autojump;
+    int64_t now = al_poll_clock(), autojump = virtual->clock->autojump;
     if (virtual->idle_head != loop->ready.head || virtual->idle_since == 0) {
         virtual->idle_head = loop->ready.head;
         virtual->idle_since = now;
@@ -251,6 +253,18 @@ patience(al_loop *loop, int64_t distance)
         left = Py_MIN(distance, autojump) - (now - virtual->idle_since);
     }
     return Py_MAX(left, 0);
+}
+
+/* Looks at the selector, seldom where nobody watches a file: all that can be seen then are
+ * signals, and other threads get the GIL. */
+static int
+look(al_loop *loop)
+{
+    const al_look *last = &loop->look;
+    return al_look_has_watchers(last) || last->must ||
+                   al_poll_clock() - last->polled_at >= last->seldom
+               ? al_sched_poll(loop, 0) /* escapes */
+               : 0;
 }
 
 /* What was scheduled since `limit` was computed may come before. */
@@ -281,10 +295,52 @@ is_busy(const al_loop *loop)
            al_poll_logged(loop->poll, 0, &fd, &events);
 }
 
+/* Tells the test that nothing can happen any more, or that too much time has passed.
+ * Returns how many real nanoseconds to wait before it is told again, NEVER: not again;
+ * or -2 with the exception that it has raised.  Escapes. */
+static int64_t
+tell_stuck(al_loop *loop, bool late)
+{
+    if (loop->virtual->stuck == NULL) {
+        return NEVER;
+    }
+    PyObject *function = Py_NewRef(loop->virtual->stuck);
+    PyObject *answer =
+        PyObject_CallOneArg(function, late ? Py_True : Py_False); /* escapes */
+    Py_DECREF(function);
+    if (answer == NULL) {
+        return -2;
+    }
+    double seconds = answer == Py_None ? -1. : PyFloat_AsDouble(answer); /* escapes */
+    Py_DECREF(answer);
+    return PyErr_Occurred() ? -2 : seconds < 0 ? NEVER : llround(seconds * 1e9);
+}
+
+/* There is no timer: waits for the outside, if there is any. */
+static int
+wait_for_outside(al_loop *loop)
+{
+    int64_t wait = NEVER;
+    if (loop->virtual->held == 0 && !al_look_has_watchers(&loop->look)) {
+        wait = tell_stuck(loop, false); /* escapes */
+    }
+    return wait == -2                        ? -1
+           : wait != NEVER || !is_busy(loop) ? al_sched_poll(loop, wait) /* escapes */
+                                             : 0;
+}
+
+/* The clock's next time would be later than the test allows.  0 or -1.  Escapes. */
+static int
+come_too_far(al_loop *loop)
+{
+    loop->virtual->last = NEVER; /* The program's clean-up may take its time. */
+    return tell_stuck(loop, true) == -2 ? -1 : 0; /* escapes */
+}
+
 int
 al_virtual_wait(al_loop *loop, int64_t limit)
 {
-    if (al_sched_poll(loop, 0) < 0) { /* escapes */
+    if (look(loop) < 0) { /* escapes */
         return -1;
     }
     if (limit == 0 || is_busy(loop)) {
@@ -296,14 +352,20 @@ al_virtual_wait(al_loop *loop, int64_t limit)
     if (limit == 0 || is_busy(loop)) {
         return 0;
     }
+    if (limit < 0) {
+        return wait_for_outside(loop); /* escapes */
+    }
     al_clock *clock = loop->virtual->clock;
-    int64_t wait = limit < 0 ? NEVER : patience(loop, limit);
+    int64_t wait = patience(loop, limit);
     if (wait != 0) {
         return al_sched_poll(loop, wait); /* escapes */
     }
     if (limit > INT64_MAX - clock->now) {
         PyErr_SetString(PyExc_OverflowError, "the virtual clock has come to its end");
         return -1;
+    }
+    if (loop->virtual->last != NEVER && limit > loop->virtual->last - clock->now) {
+        return come_too_far(loop); /* escapes */
     }
     clock->now += limit;
     clock->jumps++;
@@ -317,19 +379,28 @@ al_virtual_traverse(const al_loop *loop, visitproc visit, void *arg)
 {
     if (loop->virtual != NULL) {
         Py_VISIT(loop->virtual->clock);
+        Py_VISIT(loop->virtual->stuck);
     }
     return 0;
+}
+
+/* Escapes. */
+static void
+release(al_virtual *virtual)
+{
+    if (virtual != NULL) {
+        Py_DECREF(virtual->clock); /* escapes */
+        Py_XDECREF(virtual->stuck);
+        PyMem_Free(virtual);
+    }
 }
 
 void
 al_virtual_free(al_loop *loop)
 {
     al_virtual *virtual = loop->virtual;
-    if (virtual != NULL) {
-        loop->virtual = NULL;
-        Py_DECREF(virtual->clock); /* escapes */
-        PyMem_Free(virtual);
-    }
+    loop->virtual = NULL;
+    release(virtual); /* escapes */
 }
 
 /* --- for aioloop.testing ---------------------------------------------------------------- */
@@ -357,18 +428,25 @@ shift_timers(al_loop *loop, double by)
     }
 }
 
-PyDoc_STRVAR(set_clock_doc,
-             "_set_clock($module, loop, clock, /)\n--\n\n"
-             "Give the loop a VirtualClock, or with None the kernel's time again. Its\n"
-             "timers keep their distances.");
+PyDoc_STRVAR(
+    set_clock_doc,
+    "_set_clock($module, loop, clock, stuck, last, /)\n--\n\n"
+    "Give the loop a VirtualClock, or with None the kernel's time again. Its\n"
+    "timers keep their distances.\n\n"
+    "stuck(False) is called when nothing can happen any more, and\n"
+    "stuck(True) once instead of passing `last` nanoseconds (below 0: never).\n"
+    "It returns how many real seconds to wait before it is asked again, or\n"
+    "None; what it raises leaves run_forever().");
 
 static PyObject *
 core_set_clock(PyObject *module, PyObject *args)
 {
     const al_state *st = al_state_of_module(module);
     al_loop *loop;
-    PyObject *clock;
-    if (!PyArg_ParseTuple(args, "O!O:_set_clock", st->EventLoop_type, &loop, &clock)) {
+    PyObject *clock, *stuck;
+    long long last;
+    if (!PyArg_ParseTuple(args, "O!OOL:_set_clock", st->EventLoop_type, &loop, &clock,
+                          &stuck, &last)) {
         return NULL;
     }
     if (clock != Py_None && !PyObject_TypeCheck(clock, st->VirtualClock_type)) {
@@ -384,6 +462,8 @@ core_set_clock(PyObject *module, PyObject *args)
         }
         made->clock = (al_clock *)Py_NewRef(clock);
         made->waited_for = NOBODY;
+        made->last = last < 0 ? NEVER : last;
+        made->stuck = stuck == Py_None ? NULL : Py_NewRef(stuck);
     }
     al_virtual *old = loop->virtual;
     loop->virtual = made;
@@ -393,10 +473,7 @@ core_set_clock(PyObject *module, PyObject *args)
     shift_timers(loop, al_sched_clock(loop) - before);
     al_override_timers_moved(loop);
     al_look_must(&loop->look);
-    if (old != NULL) {
-        Py_DECREF(old->clock); /* escapes */
-        PyMem_Free(old);
-    }
+    release(old); /* escapes */
     Py_RETURN_NONE;
 }
 

@@ -110,6 +110,7 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
         Py_VISIT(slot->extra);
     }
     int status = al_virtual_traverse(self, visit, arg);
+    status = status != 0 ? status : al_order_traverse(self, visit, arg);
     status = status != 0 ? status : al_timers_traverse(&self->timers, visit, arg);
     return status != 0 ? status : al_fds_traverse(&self->fds, visit, arg);
 }
@@ -121,6 +122,7 @@ loop_clear(al_loop *self)
     Py_CLEAR(self->debug.current_handle);
     Py_CLEAR(self->task_factory);
     al_virtual_free(self); /* escapes */
+    al_order_free(self);   /* escapes */
     al_meter_forget(self); /* escapes */
     if (self->ready.slots != NULL) {
         al_ring_clear(&self->ready);
