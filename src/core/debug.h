@@ -33,7 +33,8 @@ enum {
                               * virtual.h */
     AL_DEBUG_CANCELS = 4096, /* tracebacks of Task.cancel() */
     AL_DEBUG_DEADLOCKS = 8192,
-    AL_DEBUG_ORDER = 16384, /* the order of slots is a test's, like the clock: order.h */
+    AL_DEBUG_ORDER =
+        16384, /* the order of slots is a test's, like the clock: order.h */
     AL_DEBUG_ALL = 511 | AL_DEBUG_CANCELS | AL_DEBUG_DEADLOCKS,
     /* What makes al_debug_run time a slot, and what needs it at all; what times polls. */
     AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS |

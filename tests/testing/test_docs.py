@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs/testing.md"
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.M)
+PROGRAMS = re.findall(
+    r"(?<!-->\n)^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.M
+)
 
 
 @pytest.mark.parametrize("source", PROGRAMS, ids=range(len(PROGRAMS)))
