@@ -20,7 +20,7 @@ own_tests = tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks te
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard portable leaks suites bench docs sdist test-all clean set-up
+.PHONY: run test help build format lint asan hard portable leaks suites plugs bench docs sdist test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -67,6 +67,9 @@ leaks: build ## The leak tests: references, memory blocks, descriptors
 
 suites: build ## The test-suites of anyio, aiohttp, aioquic, tornado, uvicorn (minutes each)
 	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py $(ARGS)
+
+plugs: build ## Every plug point of docs/plugs.md with the real server or program (minutes)
+	@AIOLOOP_PLUGS=1 $(pytest) tests/plugs $(ARGS)
 
 bench: build ## The benchmarks against asyncio and the rival loops
 	@.ci/set-up rivals || echo "bench: not every rival loop is here" >&2

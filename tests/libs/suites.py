@@ -88,21 +88,10 @@ class Suite:
     def _fetched(self):
         """Return the folder with the library's sources and, beside them, packages."""
         needs = zlib.crc32(repr((self.needs, self.package)).encode())
-        cache = cache_folder() / "suites"
-        kept = cache / f"{self.tag}-{sys.implementation.cache_tag}-{needs:08x}"
-        cache.mkdir(parents=True, exist_ok=True)
-        with open(kept.with_name(f"{kept.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not kept.is_dir():
-                with tempfile.TemporaryDirectory(dir=cache) as place:
-                    fetched = Path(place) / "fetched"
-                    self._fetch(fetched)
-                    fetched.rename(kept)
-        return kept
+        name = f"{self.tag}-{sys.implementation.cache_tag}-{needs:08x}"
+        return kept_folder(cache_folder() / "suites" / name, self._fetch)
 
     def _fetch(self, place):
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-        pip += ["--retries", "1", "--timeout", "15"]
         archives = place / "archives"
         library = f"{self.name}=={self.version}"
         for command in (
@@ -111,11 +100,7 @@ class Suite:
             ["download", "--no-binary", self.name, "--no-deps", "-d", archives]
             + [library],
         ):
-            done = subprocess.run([*pip, *command], capture_output=True, text=True)
-            if done.returncode != 0:
-                pytest.skip(
-                    f"{self.name}'s tests NOT RUN, pip cannot fetch them: {done.stderr}"
-                )
+            pip(command, f"{self.name}'s tests")
         (archive,) = archives.iterdir()
         with tarfile.open(archive) as opened:
             opened.extractall(place / "extracted", filter="data")
@@ -123,6 +108,28 @@ class Suite:
         source.rename(place / "source")
         if self.package:
             shutil.rmtree(place / "source" / self.package)
+
+
+def pip(command, what):
+    """Run pip; skip the test if it cannot fetch what the test needs."""
+    start = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    start += ["--retries", "1", "--timeout", "15"]
+    done = subprocess.run([*start, *command], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"{what} NOT RUN, pip cannot fetch them: {done.stderr}")
+
+
+def kept_folder(kept, fill):
+    """Return a folder that outlives the run; ``fill`` fetches what is in it."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with open(kept.with_name(f"{kept.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.is_dir():
+            with tempfile.TemporaryDirectory(dir=kept.parent) as place:
+                fetched = Path(place) / "fetched"
+                fill(fetched)
+                fetched.rename(kept)
+    return kept
 
 
 def cache_folder():

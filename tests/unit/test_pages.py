@@ -22,6 +22,7 @@ import pytest
 
 from benchmarks import pictures
 from tests.conftest import LIMIT
+from tests.plugs.test_servers import SERVERS
 
 TREE = Path(__file__).parents[2]
 EXAMPLES = TREE / "docs" / "examples"
@@ -232,6 +233,12 @@ def run_program(words, folder):
     assert (done.returncode, done.stdout) == (0, "aioloop._loop\n"), done.stderr
 
 
+def find_plug(words, folder):
+    """A server on its plug point: a test of tests/plugs runs it, under load."""
+    start = " ".join(words[1:-1])
+    assert any(command.startswith(start) for _, command, *_ in SERVERS.values())
+
+
 def run_server(words, folder):
     """uvicorn: an application that ends its server."""
     pytest.importorskip("uvicorn")
@@ -279,6 +286,7 @@ def install(words, folder):
 
 RULES = {
     r"make ": ask_make,
+    r"python -m aioloop(\.| .*-m (fastapi|hypercorn|litestar|uvicorn) )": find_plug,
     r"python -m aioloop\b": run_program,
     r"python -m (benchmarks|tests\.upstream)\b": ask_for_help,
     r"python -m asyncio ": ask_asyncio,
