@@ -23,10 +23,12 @@ from ._errors import (
     TooManySteps,
     TooMuchTime,
 )
+from ._faults import Faults
 from ._run import current_seed, explore, new_event_loop, run
 
 __all__ = [
     "Clock",
+    "Faults",
     "LeakedTasks",
     "SimulationError",
     "SleepForever",

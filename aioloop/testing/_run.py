@@ -14,6 +14,7 @@ from .. import _core
 from .._loop import Loop
 from . import _errors
 from ._clock import Clock, attach
+from ._faults import Faults, injected_into, spare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -52,6 +53,7 @@ def new_event_loop(
     length: int = 100,
     max_steps: int | None = None,
     max_virtual_seconds: float | None = None,
+    faults: Faults | None = None,
 ) -> Loop:
     """Return a new loop with virtual time. It is not made the current one.
 
@@ -68,7 +70,8 @@ def new_event_loop(
 
     What goes on for more than ``max_steps`` callbacks and steps, or would be later than
     ``max_virtual_seconds`` after the start, ends with TooManySteps or TooMuchTime; and
-    where nothing can happen any more, SleepForever is raised.
+    where nothing can happen any more, SleepForever is raised. ``faults`` are what else
+    goes wrong.
 
     ValueError is raised for another order, TypeError for what is no number.
     """
@@ -84,13 +87,15 @@ def new_event_loop(
         raise ValueError(f"max_steps is at least 1, not {max_steps!r}")
     if max_virtual_seconds is not None and not max_virtual_seconds >= 0:
         raise ValueError(f"max_virtual_seconds is {max_virtual_seconds!r}")
-    if seed is None and order != "fifo":
+    if faults is not None and not isinstance(faults, Faults):
+        raise TypeError(f"Faults were expected, got {faults!r}")
+    if seed is None and (order != "fifo" or faults is not None):
         seed = _draw_seed()
     latest = None if max_virtual_seconds is None else clock.time() + max_virtual_seconds
     loop = Loop()
     loop.debug_options = dataclasses.replace(loop.debug_options, source_tracebacks=True)
     attach(loop, clock, latest)
-    if order != "fifo" or max_steps is not None:
+    if order != "fifo" or max_steps is not None or faults is not None:
         ref = weakref.ref(loop)
         exceeded = functools.partial(_errors.too_many_steps, ref, max_steps)
         _core._set_order(
@@ -104,6 +109,8 @@ def new_event_loop(
         )
     if seed is not None:
         _seed_of[loop] = seed
+    if faults is not None:
+        faults._inject(loop, seed)
     return loop
 
 
@@ -137,6 +144,7 @@ def run(
     with asyncio.Runner(loop_factory=factory) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, Loop)
+        spare(loop, main)
         try:
             result = runner.run(main)
             left = asyncio.all_tasks(loop)
@@ -147,7 +155,10 @@ def run(
                 raise _errors.complain(_errors.LeakedTasks, loop, what, left)
         except Exception as error:
             if loop in _seed_of:
-                error.add_note(f"order={options['order']!r}, seed={_seed_of[loop]}")
+                order = options.get("order", "fifo")
+                error.add_note(f"order={order!r}, seed={_seed_of[loop]}")
+            for fault in injected_into(loop):
+                error.add_note(fault)
             raise
         return result
 

@@ -26,6 +26,9 @@ struct al_order {
     uint64_t random;
     uint64_t steps, most_steps; /* slots that have run; UINT64_MAX: no limit */
     PyObject *exceeded;         /* what to call then, or NULL */
+    uint64_t task_steps;        /* of these, steps of tasks */
+    uint64_t inject_at;         /* before this one of them ... */
+    PyObject *inject;           /* ... this is called with the task, or NULL */
 
     /* For one iteration. */
     size_t capacity;  /* of these three */
@@ -382,6 +385,35 @@ exceed(al_loop *loop)
     return result == NULL ? -1 : 0;
 }
 
+/* Calls the function that wants to see the task whose step comes; it sees the next one, too,
+ * if it returns what is false.  0 or -1.  Escapes. */
+static int
+inject(al_loop *loop, size_t todo)
+{
+    al_order *order = loop->order;
+    PyObject *task = NULL;
+    for (size_t i = 0; i < todo && i < al_ring_len(&loop->ready) && task == NULL; i++) {
+        PyObject *next = task_of(loop->st, al_ring_at(&loop->ready, i));
+        if (next != NULL && order->task_steps++ >= order->inject_at) {
+            task = Py_NewRef(next);
+        }
+    }
+    if (task == NULL) {
+        return 0;
+    }
+    PyObject *function = Py_NewRef(order->inject);
+    al_sched_settle(loop);                                    /* escapes */
+    PyObject *answer = PyObject_CallOneArg(function, task);   /* escapes */
+    int done = answer == NULL ? -1 : PyObject_IsTrue(answer); /* escapes */
+    Py_XDECREF(answer);
+    Py_DECREF(function);
+    Py_DECREF(task); /* escapes */
+    if (done > 0 && loop->order == order) {
+        Py_CLEAR(order->inject); /* escapes */
+    }
+    return done < 0 ? -1 : 0;
+}
+
 int
 al_order_begin(al_loop *loop, size_t *todo)
 {
@@ -398,6 +430,9 @@ al_order_begin(al_loop *loop, size_t *todo)
     else if (order->strategy == SEEDED && n > 1) {
         status = interleave(loop, n);
     }
+    if (status == 0 && loop->order == order && order->inject != NULL) {
+        status = inject(loop, *todo); /* escapes */
+    }
     if (loop->order == order) {
         order->steps += *todo;
     }
@@ -409,6 +444,7 @@ al_order_traverse(const al_loop *loop, visitproc visit, void *arg)
 {
     if (loop->order != NULL) {
         Py_VISIT(loop->order->exceeded);
+        Py_VISIT(loop->order->inject);
     }
     return 0;
 }
@@ -421,6 +457,7 @@ release(al_order *order)
         Py_XDECREF(order->ranks[i].reference);
     }
     Py_XDECREF(order->exceeded); /* escapes */
+    Py_XDECREF(order->inject);
     PyMem_Free(order->from);
     PyMem_Free(order->lanes);
     PyMem_Free(order->ranks);
@@ -503,6 +540,32 @@ core_set_order(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(
+    inject_doc,
+    "_inject($module, loop, function, number, /)\n--\n\n"
+    "Call function(task) before the step of a task with this number, and before\n"
+    "each later one until it returns True. Needs _set_order().");
+
+static PyObject *
+core_inject(PyObject *module, PyObject *args)
+{
+    al_loop *loop;
+    PyObject *function;
+    long long number;
+    if (!PyArg_ParseTuple(args, "O!OL:_inject",
+                          al_state_of_module(module)->EventLoop_type, &loop, &function,
+                          &number)) {
+        return NULL;
+    }
+    if (loop->order == NULL || number < 0) {
+        PyErr_SetString(PyExc_ValueError, "an order and a number are needed");
+        return NULL;
+    }
+    loop->order->inject_at = (uint64_t)number;
+    Py_XSETREF(loop->order->inject, Py_NewRef(function)); /* escapes */
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(steps_doc, "_steps($module, loop, /)\n--\n\n"
                         "How many slots the loop has run since _set_order(), or None.");
 
@@ -518,6 +581,7 @@ core_steps(PyObject *module, PyObject *arg)
 
 PyMethodDef al_order_methods[] = {
     {"_set_order", core_set_order, METH_VARARGS, set_order_doc},
+    {"_inject", core_inject, METH_VARARGS, inject_doc},
     {"_steps", core_steps, METH_O, steps_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -21,6 +21,9 @@
  *   task can stay behind for long.  A lane that has run FAIR times in a row falls
  *   below all, too, or a task that polls would run alone for ever.
  *
+ * A cancellation may be injected, too: before the step of a task with a given number, all
+ * tasks' steps being counted, a function of the test's is called with that task.
+ *
  * The scheduler asks al_order_begin where debug mode branches off (AL_DEBUG_ORDER). */
 #ifndef AL_CORE_ORDER_H
 #define AL_CORE_ORDER_H

@@ -470,3 +470,59 @@ def test_explore_returns_what_failed():
     assert sorted(found) == [0, 3, 6]
     assert all(isinstance(error, AssertionError) for error in found.values())
     assert list(testing.explore(main, seeds=range(1, 9), first=True)) == [3]
+
+
+# Cancellation.
+
+
+async def two_users_of_a_lock(release):
+    lock = asyncio.Lock()
+
+    async def worker():
+        await lock.acquire()
+        try:
+            await asyncio.sleep(1)
+        except BaseException:
+            if release:
+                lock.release()
+            raise
+        lock.release()
+
+    workers = [asyncio.create_task(worker()) for _ in range(3)]
+    done, pending = await asyncio.wait(workers)
+    assert not lock.locked()
+    return sum(task.cancelled() for task in done)
+
+
+@pytest.mark.parametrize("order", ["fifo", *STRATEGIES])
+def test_a_cancellation_that_leaks_a_lock_is_found(order):
+    found = testing.explore(
+        lambda: two_users_of_a_lock(release=False),
+        order=order,
+        seeds=range(30),
+        faults=testing.Faults(cancel=range(10)),
+    )
+    assert found
+    for seed, error in found.items():
+        assert isinstance(error, (AssertionError, testing.SleepForever))
+        assert f"seed={seed}" in error.__notes__[-2]
+        assert "was cancelled at" in error.__notes__[-1]
+        assert "in worker" in error.__notes__[-1]
+
+
+@pytest.mark.parametrize("order", ["fifo", *STRATEGIES])
+def test_one_task_is_cancelled_and_never_the_test(order):
+    counts = set()
+    for number in range(15):
+        main = two_users_of_a_lock(release=True)
+        faults = testing.Faults(cancel=number)
+        counts.add(testing.run(main, order=order, seed=1, faults=faults))
+    assert counts == {0, 1}
+
+
+def test_what_faults_are():
+    with pytest.raises(TypeError, match="Faults were expected"):
+        testing.new_event_loop(faults=7)
+    with pytest.raises(ValueError):
+        testing.new_event_loop(faults=testing.Faults(cancel=-1))
+    assert testing.run(asyncio.sleep(1, 7), faults=testing.Faults()) == 7
