@@ -9,6 +9,8 @@ import os
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from . import _frames
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -51,8 +53,10 @@ class Use:
 
     @property
     def place(self) -> str:
-        """Return "file:line in name", or the name alone."""
-        return f"{self.file}:{self.line} in {self.name}" if self.file else self.name
+        """Return "file:line in name", or the name alone, as a stall report does."""
+        if not self.file:
+            return self.name
+        return f"{_frames.short(self.file)}:{self.line} in {self.name}"
 
     def __str__(self) -> str:
         text = (

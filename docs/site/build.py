@@ -56,12 +56,7 @@ GROUPS = {
     ),
 }
 MODULES = {
-    "Testing": (
-        "testing.new_event_loop",
-        "testing.virtual_time",
-        "testing.current_clock",
-        "testing.Clock",
-    ),
+    "Testing": tuple(f"testing.{name}" for name in aioloop.testing.__all__),
     "Dashboards": ("prometheus.LoopCollector", "opentelemetry.observe"),
 }
 
