@@ -12,6 +12,8 @@ An asyncio program comes to this loop in one of five ways:
    asyncio has policies. Python 3.14 and later warn about them.
 5. ``python -m aioloop program.py`` runs an unchanged program, also with
    ``-m module`` and ``-c code``; ``--debug`` turns on asyncio's debug mode.
+
+PYTEST_DONT_REWRITE: pytest would warn that it cannot rewrite what is imported already.
 """
 
 from __future__ import annotations

@@ -223,21 +223,25 @@ class Reporter:
         where = place or _scheduled_words(loop)
         if where not in self._places:
             self._places.add(where)
-            _log(loop, event, args, frames, place)
+            self._tell(loop, event, args, frames, place)
         return True
 
-
-def _log(
-    loop: Any, event: str, args: tuple, frames: tuple[Frame, ...], place: Frame | None
-) -> None:
-    sentence, details = _describe(loop, event, args, place)
-    details["stack"] = [
-        {"file": filename, "line": line, "function": function}
-        for filename, line, function in frames
-    ]
-    asyncio.log.logger.warning(  # type: ignore[attr-defined]
-        "%s", sentence, extra={"blocking_call": details}
-    )
+    def _tell(
+        self,
+        loop: Any,
+        event: str,
+        args: tuple,
+        frames: tuple[Frame, ...],
+        place: Frame | None,
+    ) -> None:
+        sentence, details = _describe(loop, event, args, place)
+        details["stack"] = [
+            {"file": filename, "line": line, "function": function}
+            for filename, line, function in frames
+        ]
+        asyncio.log.logger.warning(  # type: ignore[attr-defined]
+            "%s", sentence, extra={"blocking_call": details}
+        )
 
 
 def _describe(

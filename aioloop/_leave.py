@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from . import _core
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -34,6 +35,9 @@ _PHASES = {
     "shutdown_asyncgens": "generators",
     "shutdown_default_executor": "executor",
 }
+# What is called with the tasks that are cancelled because the loop is left.
+on_cancelled: list[Callable[[list[Any]], None]] = []
+
 _RUN_UNTIL_COMPLETE = base_events.BaseEventLoop.run_until_complete.__code__
 
 
@@ -57,6 +61,9 @@ def run_begins(loop: Loop, caller: FrameType | None) -> None:
         return
     loop._run_until = future = caller.f_locals.get("future")
     phase = _phase(future)
+    if phase == "tasks":
+        for function in on_cancelled:
+            function(future._children)
     if phase is None:
         loop._leaving = None
     elif loop._shutdown_threshold is not None and _has_work(loop, phase):

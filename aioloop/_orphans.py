@@ -18,7 +18,7 @@ from ._blocking import _responsible
 from ._frames import place as place_words
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from contextvars import Context
     from traceback import StackSummary
     from typing import Any, TypeVar
@@ -88,6 +88,7 @@ class Orphan:
 
 
 _found: dict[tuple[object, ...], Orphan] = {}
+on_orphan: list[Callable[[Orphan], None]] = []  # What is called with each one.
 
 
 def orphans() -> list[Orphan]:
@@ -110,6 +111,8 @@ def _on_misuse(loop: Any, kind: str, obj: Any, created: StackSummary | None) -> 
     what, name, at = _DESCRIBE[kind](obj)
     if made_at is None and kind == "closed_descriptors":
         made_at = _place_created(getattr(obj[1], "_source_traceback", None))
+    for function in on_orphan:
+        function(Orphan(kind, what, _words(made_at), _words(at), 1))
     key = kind, name, made_at or at
     known = _found.get(key)
     if known is not None:
