@@ -29,6 +29,7 @@ PACKAGES = {
     "aiohttp": ["aiohttp==3.14.5"],
     "discord": ["discord.py==2.7.1"],
     "dask": ["distributed==2026.8.0"],
+    "jupyter": ["ipykernel==7.4.0", "jupyter_client>=8.6"] + ["ipython>=9"],
     "nest_asyncio": ["nest_asyncio==1.6.0"],
     "nest_asyncio2": ["nest_asyncio2==1.7.4"],
 }

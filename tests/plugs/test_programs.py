@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import subprocess
 import sys
@@ -67,6 +68,27 @@ def test_dask_cluster_of_spawned_workers(tmp_path):
     done = run(f"{PROGRAMS}/cluster.py", "dask", tmp_path)
     assert done.stdout.splitlines() == [f"['{OURS}', '{OURS}']", "9900"], done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_jupyter_kernel(tmp_path):
+    """Its main thread and its service threads; ``{connection_file}`` is Jupyter's."""
+    kernel = ["-m", "aioloop", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command = f"{PROGRAMS}/kernel_client.py {shlex.quote(json.dumps(kernel))}"
+    done = run(command, "jupyter", tmp_path)
+    loops, *rest = done.stdout.splitlines() or [done.stderr]
+    assert json.loads(loops) == dict.fromkeys(["main", "control", "iopub"], OURS)
+    assert rest == ["190", "1000"], done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_ipython(tmp_path):
+    code = (
+        "import asyncio; await asyncio.sleep(0.001); "
+        "print(type(asyncio.get_running_loop()).__module__)"
+    )
+    command = f"-m aioloop -m IPython --no-banner -c {shlex.quote(code)}"
+    done = run(command, "jupyter", tmp_path)
+    assert done.stdout == "aioloop._loop\n", done.stderr
 
 
 @pytest.mark.parametrize("when", ["before", "while running"])

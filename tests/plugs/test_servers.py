@@ -86,6 +86,40 @@ SERVERS = {
             "granian as uvloop": "as_uvloop",
         }.items()
     },
+    # What --children gives to processes that are spawned.
+    "uvicorn --children": (
+        "uvicorn",
+        "-m aioloop --children -m uvicorn --loop none --workers 2 " + ASGI,
+        2,
+        BY_SIGNAL,
+    ),
+    "hypercorn --children": (
+        "hypercorn",
+        "-m aioloop --children -m hypercorn -w 2 -b 127.0.0.1:{port} asgi_app:app",
+        2,
+        (0,),
+    ),
+    "granian --children": (
+        "granian",
+        "-m aioloop --children --as-uvloop -m granian --loop uvloop --interface asgi "
+        "--workers 2 --port {port} asgi_app:app",
+        2,
+        (0,),
+    ),
+    "fastapi --children": (
+        "fastapi",
+        "-m aioloop --children --as-uvloop -m fastapi run --workers 2 "
+        f"--host 127.0.0.1 --port {{port}} {PROGRAMS}/fastapi_app.py",
+        2,
+        BY_SIGNAL,
+    ),
+    "sanic --children": (
+        "sanic",
+        f"-m aioloop --children --as-uvloop {PROGRAMS}/sanic_app.py {{port}} "
+        "unchanged 2",
+        2,
+        (),
+    ),
     "daphne": (
         "daphne",
         "-m aioloop -m daphne -b 127.0.0.1 -p {port} asgi_app:app",
