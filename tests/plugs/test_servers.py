@@ -186,10 +186,16 @@ def test_server(name, tmp_path):
         check(server, processes, statuses, by)
 
 
-def test_robyn(tmp_path):
-    command = f"-m aioloop --as-uvloop {PROGRAMS}/robyn_app.py"
+@pytest.mark.parametrize(
+    ("options", "processes"),
+    [("", 1), ("--children", 2)],
+    ids=["one process", "processes"],
+)
+def test_robyn(options, processes, tmp_path):
+    command = f"-m aioloop {options} --as-uvloop {PROGRAMS}/robyn_app.py "
+    command += f"--processes {processes}"
     with serving(command, "robyn", tmp_path, ROBYN_PORT="{port}") as server:
-        check(server)
+        check(server, processes)
 
 
 def test_uvicorn_reloads(tmp_path):
