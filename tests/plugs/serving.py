@@ -45,6 +45,8 @@ class Server:
 
     def __init__(self, command, name, folder, port, **variables):
         self.port = port
+        formatted = {key: value.format(port=port) for key, value in variables.items()}
+        env = environment(name, folder, **formatted)
         self._said = open(folder / f"said-{port}", "w+")
         self._process = subprocess.Popen(
             [sys.executable, *shlex.split(command.format(port=port))],
@@ -52,11 +54,7 @@ class Server:
             stdout=self._said,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env=environment(
-                name,
-                folder,
-                **{key: value.format(port=port) for key, value in variables.items()},
-            ),
+            env=env,
             start_new_session=True,
         )
 

@@ -6,6 +6,7 @@ of it is skipped.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -206,6 +207,7 @@ def test_uvicorn_reloads(tmp_path):
     text = (PROGRAMS / "asgi_app.py").read_text()
     program.write_text(text)
     command = PLUG + f"--reload --reload-dir {folder} --app-dir {folder} "
+    command += "--reload-delay 1 "
     command += "--host 127.0.0.1 --port {port} changing_app:app"
     with serving(command, "uvicorn", tmp_path) as server:
         answers = load(server)
@@ -213,6 +215,11 @@ def test_uvicorn_reloads(tmp_path):
         (pid,) = {answer["pid"] for answer in answers}
         program.write_text(text + "\n# changed\n")
         began = time.monotonic()
+        while "Reloading" not in server.said():
+            # What changes before its first look is no change.
+            os.utime(program)
+            assert time.monotonic() - began < LIMIT, server.said()
+            time.sleep(0.1)
         while server.said().count("Application startup complete") < 2:
             assert time.monotonic() - began < LIMIT, server.said()
             time.sleep(0.02)
