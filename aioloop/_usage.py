@@ -183,16 +183,18 @@ def recent(loop: Loop, most: int = SLOTS) -> list[dict[str, Any]]:
     """Return the flight recorder's last slots, oldest first; see
     Loop.recent_callbacks.
     """
-    names = [describe(entry[2], KINDS[entry[1]]) for entry in loop._read_usage()]
+    records = loop._read_records(most)  # before the table: it has all that are in them
+    kinds = [(entry[2], KINDS[entry[1]]) for entry in loop._read_usage()]
+    owners = [(kind, *describe(what, kind)) for what, kind in kinds]
     found = []
-    for began, took, delay, number, kind in loop._read_records(most):
-        name, file, line = names[number]
+    for began, took, delay, number in records:
+        kind, name, file, line = owners[number]
         found.append(
             {
                 "when": began / 1e9,
                 "duration": took / 1e9,
                 "queue_delay": delay / 1e9,
-                "kind": KINDS[kind],
+                "kind": kind,
                 "name": name,
                 "file": file,
                 "line": line,

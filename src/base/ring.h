@@ -31,6 +31,9 @@ typedef struct {
     PyObject *extra; /* owned or NULL */
 } al_slot;
 
+/* When a slot was pushed, if that is not known: long after it runs. */
+#define AL_NO_STAMP INT64_MAX
+
 typedef struct {
     al_slot *slots;
     size_t mask; /* capacity - 1 */
@@ -160,12 +163,14 @@ al_ring_stamp(al_ring *ring, int64_t now)
     if (AL_UNLIKELY(ring->stamps == NULL)) {
         return;
     }
-    if (AL_UNLIKELY(ring->tail - ring->stamped > al_ring_len(ring))) {
-        ring->stamped = ring->head; /* Some were taken out before. */
+    size_t at = ring->stamped, mask = ring->mask;
+    if (AL_UNLIKELY(ring->tail - at > al_ring_len(ring))) {
+        at = ring->head; /* Some were taken out before. */
     }
-    for (; ring->stamped != ring->tail; ring->stamped++) {
-        ring->stamps[ring->stamped & ring->mask] = now;
+    for (; at != ring->tail; at++) {
+        ring->stamps[at & mask] = now;
     }
+    ring->stamped = at;
 }
 
 /* Gives the newest slot, which has a stamp, another one. */
@@ -177,11 +182,11 @@ al_ring_stamp_newest(al_ring *ring, int64_t now)
     }
 }
 
-/* The stamp of the oldest slot, or 0. */
+/* The stamp of the oldest slot, or AL_NO_STAMP. */
 static inline int64_t
 al_ring_head_stamp(const al_ring *ring)
 {
-    return ring->stamps == NULL ? 0 : ring->stamps[ring->head & ring->mask];
+    return ring->stamps == NULL ? AL_NO_STAMP : ring->stamps[ring->head & ring->mask];
 }
 
 /* Takes the oldest slot, whose note must have been taken; the caller owns its objects.

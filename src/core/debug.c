@@ -582,9 +582,9 @@ done:
 static inline void
 meter_callback(al_loop *loop, const al_slot *slot, int64_t began, int64_t ended)
 {
-    al_running *running = &loop->debug.running;
-    al_meter_ran(loop, slot, running->entry, running->pushed, began, ended);
-    running->pushed = 0; /* It waited once. */
+    al_metered *metered = &loop->debug.running.metered;
+    al_meter_ran(loop, slot, *metered, began, ended);
+    metered->pushed = AL_NO_STAMP; /* It waited once. */
 }
 
 /* Somebody has replaced loop.time: that clock it is, before and after, as in asyncio. */
@@ -676,9 +676,16 @@ begin_sample(al_loop *loop, PyThreadState *tstate)
     return before;
 }
 
-/* `inline` is for link-time optimization: two callers and no hint, and it stays a call. */
-inline int
-al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
+/* Whether nobody but the meter looks at slots. */
+static inline bool
+is_metered_only(const al_loop *loop)
+{
+    return (loop->debug.switches & AL_DEBUG_RUNS) == AL_DEBUG_METER &&
+           !loop->overrides.time;
+}
+
+static int
+run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note)
 {
     int status, depth = -1, sampled = 0;
     PyThreadState *tstate = NULL;
@@ -690,11 +697,10 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
     }
     al_running outer = loop->debug.running;
     uint64_t serial = ++loop->debug.slots;
-    struct al_usage_entry *entry = (loop->debug.switches & AL_DEBUG_METER) != 0
-                                       ? al_meter_begin(loop, slot) /* escapes */
-                                       : NULL;
-    loop->debug.running = (al_running){*slot, note, serial, entry, loop->debug.pushed};
-    loop->debug.pushed = 0;
+    al_metered metered = (loop->debug.switches & AL_DEBUG_METER) != 0
+                             ? al_meter_begin(loop, slot) /* escapes */
+                             : AL_NOT_METERED;
+    loop->debug.running = (al_running){*slot, note, serial, metered};
     if ((loop->debug.switches & AL_DEBUG_TIMED) == 0) {
         status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
     }
@@ -715,11 +721,26 @@ al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
     return status;
 }
 
+/* `inline` is for link-time optimization: two callers and no hint, and it stays a call. */
+inline int
+al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
+{
+    return AL_LIKELY(is_metered_only(loop))
+               ? al_meter_run(loop, slot)
+               : run_in_debug_mode(loop, slot, note); /* escapes */
+}
+
 int
 al_debug_next(al_loop *loop)
 {
-    if (AL_LIKELY((loop->debug.switches & AL_DEBUG_TIMED) == 0) ||
-        loop->debug.running.slot.run == NULL || loop->overrides.time) {
+    if (AL_LIKELY((loop->debug.switches & AL_DEBUG_TIMED) == 0)) {
+        return 0;
+    }
+    if (is_metered_only(loop)) {
+        al_meter_next(loop);
+        return 0;
+    }
+    if (loop->debug.running.slot.run == NULL || loop->overrides.time) {
         return 0;
     }
     return time_callback(loop, &loop->debug.running.slot,

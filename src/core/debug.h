@@ -12,6 +12,7 @@
 
 #include "base/ring.h"
 #include "base/state.h"
+#include "core/meter.h"
 #include "core/stack.h"
 
 struct al_loop;
@@ -42,6 +43,8 @@ enum {
     AL_DEBUG_POLLS = AL_DEBUG_SLOW_SELECTOR | AL_DEBUG_METER | AL_DEBUG_DEADLOCKS,
     AL_DEBUG_RUNS = AL_DEBUG_TIMED | AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
         AL_DEBUG_FDS | AL_DEBUG_SAMPLES | AL_DEBUG_ORDER,
+    /* What call_soon and its kin check. */
+    AL_DEBUG_CHECKS = AL_DEBUG_THREADS | AL_DEBUG_CALLBACKS,
     /* What needs al_debug_push_steal. */
     AL_DEBUG_PUSHES = AL_DEBUG_WAKEUPS | AL_DEBUG_THREADS,
 };
@@ -49,12 +52,10 @@ enum {
 /* The slot being run, a copy: the C stack that it is on may be a greenlet's, and be copied
  * away.  Whoever runs it owns the objects. */
 typedef struct {
-    al_slot slot;    /* slot.run is NULL where none runs */
-    PyObject *note;  /* its note, or NULL */
-    uint64_t serial; /* its number among all slots, or 0 */
-    struct al_usage_entry
-        *entry;     /* of AL_DEBUG_METER: who is charged for it, or NULL */
-    int64_t pushed; /* ... and when it was queued, ns, or 0 */
+    al_slot slot;       /* slot.run is NULL where none runs */
+    PyObject *note;     /* its note, or NULL */
+    uint64_t serial;    /* its number among all slots, or 0 */
+    al_metered metered; /* of AL_DEBUG_METER */
 } al_running;
 
 typedef struct {
@@ -72,7 +73,7 @@ typedef struct {
     int64_t poll_began; /* ns: the poll that lasts; 0: it is not timed */
     bool may_be_asleep; /* ... and would last for ever: see al_debug_poll_begins */
     size_t seen_asleep; /* the ring's head, plus 1, when it was looked into; 0: never */
-    int64_t pushed;     /* ns: when the slot to be run was queued, or 0: unknown */
+    int64_t pushed;     /* ns: when the slot to be run was queued, or AL_NO_STAMP */
     int64_t slow_reported; /* ns of this iteration in slots reported as slow */
     al_running running;
     uint64_t slots;           /* have begun */
@@ -126,7 +127,7 @@ int al_debug_check_callback(struct al_loop *loop, PyObject *callback,
 int al_debug_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
                         PyObject *arg, PyObject *extra);
 
-/* Runs a slot and times it.  Result as al_run_fn. */
+/* Runs a slot for whoever has a switch of AL_DEBUG_RUNS.  Result as al_run_fn. */
 int al_debug_run(struct al_loop *loop, const al_slot *slot, PyObject *note);
 
 /* For slots that do what is several callbacks in asyncio.  The slot that runs has done one

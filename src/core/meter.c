@@ -1,6 +1,7 @@
 /* meter.c: see meter.h. */
 #include "core/meter.h"
 
+#include "core/cycles.h"
 #include "core/handle.h"
 #include "core/poll.h"
 #include "core/recorder.h"
@@ -15,46 +16,43 @@ static const int64_t bounds[AL_METER_BUCKETS] = {
     1000000000, 2000000000, 5000000000, 10000000000, INT64_MAX,
 };
 
+/* So many records are added up at once. */
+enum { BATCH = 256 };
+
 struct al_meter {
+    al_cycles cycles;
+    al_metered running; /* by al_meter_run */
+    uint64_t added;     /* so many of the recorder's records are in the numbers */
     al_histogram queue_delay, callback_duration, timer_lateness;
     int64_t active, idle, gil; /* ns, of phases that are over */
     int64_t mark;              /* ns: since then it is active; 0: it does not run */
     size_t most_ready;
-    /* For a number of n bits, the first bound that is not below 1 << (n - 1): between
-     * two powers of two there is one bound at most. */
-    uint8_t first[65];
+    /* For a number whose highest bit is n, the first bound that is not below 1 << n:
+     * between two powers of two there is one bound at most. */
+    uint8_t first[64];
     al_usage usage;
     al_recorder recorder;
 };
 
 /* --- histograms --------------------------------------------------------------------------- */
 
-static int
-count_bits(uint64_t number)
-{
-    return number == 0 ? 0 : 64 - __builtin_clzll(number);
-}
-
 static void
 fill_first(al_meter *meter)
 {
-    for (int bits = 0; bits <= 64; bits++) {
-        uint64_t least = bits == 0 ? 0 : (uint64_t)1 << (bits - 1);
-        uint8_t i = 0;
-        while (i < AL_METER_BUCKETS - 1 && (uint64_t)bounds[i] < least) {
+    uint8_t i = 0;
+    for (int bit = 0; bit < 64; bit++) {
+        while (i < AL_METER_BUCKETS - 1 && (uint64_t)bounds[i] < (uint64_t)1 << bit) {
             i++;
         }
-        meter->first[bits] = i;
+        meter->first[bit] = i;
     }
 }
 
+/* ns is not negative. */
 static inline void
 observe(const al_meter *meter, al_histogram *histogram, int64_t ns)
 {
-    if (AL_UNLIKELY(ns < 0)) {
-        ns = 0; /* Two processors' clocks, or a coarse reading before. */
-    }
-    size_t i = meter->first[count_bits((uint64_t)ns)];
+    size_t i = meter->first[63 - __builtin_clzll((uint64_t)ns | 1)];
     i += ns > bounds[i];
     histogram->counts[i]++;
     histogram->sum += ns;
@@ -80,6 +78,8 @@ al_meter_set(al_loop *loop, bool on)
             return -1;
         }
         fill_first(loop->meter);
+        al_cycles_init(&loop->meter->cycles);
+        loop->meter->running = AL_NOT_METERED;
         al_usage_init(&loop->meter->usage);
         al_recorder_init(&loop->meter->recorder);
     }
@@ -164,24 +164,30 @@ al_meter_gathered(al_loop *loop, int64_t now)
     al_ring_stamp(&loop->ready, now);
 }
 
-struct al_usage_entry *
-al_meter_begin(al_loop *loop, const al_slot *slot)
+/* A timer is about to run, by the loop's own clock: how late it is. */
+static void
+observe_lateness(al_loop *loop, const al_handle *timer)
 {
-    return al_usage_find(&loop->meter->usage, loop, slot);
+    double late = (double)al_sched_slot_begins(loop) - timer->when * 1e9;
+    if (late < 9e18) {
+        observe(loop->meter, &loop->meter->timer_lateness,
+                late > 0 ? (int64_t)late : 0);
+    }
 }
 
-/* How late a timer is, or -1 if the slot is none of the loop's own time. */
-static inline int64_t
-lateness(const al_loop *loop, const al_slot *slot, int64_t began)
+inline al_metered
+al_meter_begin(al_loop *loop, const al_slot *slot)
 {
-    if (slot->run != al_handle_run ||
-        !Py_IS_TYPE(slot->self, loop->st->TimerHandle_type) || loop->overrides.time ||
-        loop->virtual != NULL) {
-        return -1;
+    al_metered what = {.pushed = loop->debug.pushed,
+                       .entry = al_usage_find(&loop->meter->usage, loop, slot)};
+    loop->debug.pushed = AL_NO_STAMP;
+    if (slot->run == al_handle_run &&
+        AL_UNLIKELY(Py_IS_TYPE(slot->self, loop->st->TimerHandle_type)) &&
+        what.entry != AL_USAGE_NOBODY && !loop->overrides.time &&
+        loop->virtual == NULL) {
+        observe_lateness(loop, (const al_handle *)slot->self);
     }
-    const al_handle *handle = (const al_handle *)slot->self;
-    double late = (double)began - handle->when * 1e9;
-    return handle->cancelled || !(late < 9e18) ? -1 : late > 0 ? (int64_t)late : 0;
+    return what;
 }
 
 static AL_COLD void
@@ -193,48 +199,104 @@ take_sample(al_loop *loop, int64_t now)
                        (al_sample){now, active, meter->idle, meter->gil});
 }
 
-/* Whether a task's step has queued the next one, the last thing that a step does. */
-static inline bool
-is_own_next_step(const al_loop *loop, const al_slot *slot)
+/* Adds up what has been recorded. */
+static __attribute__((noinline)) void
+add_up(al_meter *meter)
 {
-    const al_ring *ready = &loop->ready;
-    if (al_ring_len(ready) == 0) {
-        return false;
+    const al_recorder *recorder = &meter->recorder;
+    uint64_t end = recorder->count;
+    for (uint64_t i = meter->added; i != end; i++) {
+        const al_record *record = &recorder->records[i % AL_RECORDER_SLOTS];
+        int64_t took = record->ended - record->began, delay = al_record_delay(record);
+        al_usage_add(&meter->usage, record->entry, took, delay, record->self_wake);
+        observe(meter, &meter->callback_duration, took);
+        if (AL_LIKELY(record->pushed != AL_NO_STAMP)) {
+            observe(meter, &meter->queue_delay, delay);
+        }
     }
-    const al_slot *newest = &ready->slots[(ready->tail - 1) & ready->mask];
-    return newest->self == slot->self && newest->run == loop->st->task_step;
+    meter->added = end;
 }
 
-void
-al_meter_ran(al_loop *loop, const al_slot *slot, struct al_usage_entry *entry,
-             int64_t pushed, int64_t began, int64_t ended)
+/* Whether a task's step has queued the next one, the last thing that a step does. */
+static inline bool
+is_own_next_step(const al_loop *loop, const PyObject *self)
+{
+    const al_ring *ready = &loop->ready;
+    const al_slot *newest = &ready->slots[(ready->tail - 1) & ready->mask];
+    return al_ring_len(ready) > 0 && newest->self == self &&
+           newest->run == loop->st->task_step;
+}
+
+/* A slot, or one of the several callbacks that it is, has run. */
+static inline void
+record(al_loop *loop, const PyObject *self, al_metered what, int64_t began,
+       int64_t ended)
 {
     al_meter *meter = loop->meter;
     al_ring_stamp(&loop->ready, began);
-    if (AL_UNLIKELY(entry == NULL)) {
+    if (AL_UNLIKELY(what.entry == AL_USAGE_NOBODY)) {
         return; /* It was cancelled, or has turned the meter on. */
     }
-    int64_t took = ended - began, delay = pushed == 0 ? 0 : began - pushed;
-    if (is_own_next_step(loop, slot)) {
+    bool self_wake = is_own_next_step(loop, self);
+    if (self_wake) {
         al_ring_stamp_newest(&loop->ready, ended);
-        entry->self_wakes++;
     }
-    al_usage_add(&meter->usage, entry, took, delay);
-    al_recorder_add(
-        &meter->recorder,
-        (al_record){began, took, delay, (uint32_t)(entry - meter->usage.entries),
-                    (uint32_t)entry->kind});
+    al_recorder_add(&meter->recorder,
+                    (al_record){began, ended, what.pushed, what.entry, self_wake});
+    if (AL_UNLIKELY(meter->recorder.count % BATCH == 0)) {
+        add_up(meter);
+    }
     if (AL_UNLIKELY(ended >= meter->recorder.next_sample)) {
         take_sample(loop, ended);
     }
-    observe(meter, &meter->callback_duration, took);
-    if (pushed != 0) {
-        observe(meter, &meter->queue_delay, delay);
+}
+
+void
+al_meter_ran(al_loop *loop, const al_slot *slot, al_metered what, int64_t began,
+             int64_t ended)
+{
+    /* In debug mode the clock may be a coarse one, which is behind. */
+    record(loop, slot->self, what, began, ended > began ? ended : began);
+}
+
+/* The loop's running slot or callback has ended at the time that is returned, and the next
+ * one begins. */
+static inline int64_t
+end_slot(al_loop *loop, int64_t began)
+{
+    int64_t now = al_cycles_now(&loop->meter->cycles);
+    now = AL_LIKELY(now > began) ? now : began;
+    loop->debug.slot_began = now;
+    return now;
+}
+
+/* `inline` is for link-time optimization, as at al_debug_run. */
+inline int
+al_meter_run(al_loop *loop, const al_slot *slot)
+{
+    al_meter *meter = loop->meter;
+    al_metered outer = meter->running, what = al_meter_begin(loop, slot); /* escapes */
+    int64_t began = al_sched_slot_begins(loop);
+    meter->running = what;
+    int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
+    meter->running = outer;
+    if (AL_UNLIKELY(status < 0 || (loop->debug.switches & AL_DEBUG_METER) == 0)) {
+        return status;
     }
-    int64_t late = lateness(loop, slot, began);
-    if (late >= 0) {
-        observe(meter, &meter->timer_lateness, late);
+    if (AL_UNLIKELY(loop->debug.slot_began > began)) {
+        began = loop->debug.slot_began; /* al_meter_next */
+        what.pushed = AL_NO_STAMP;
     }
+    record(loop, slot->self, what, began, end_slot(loop, began));
+    return status;
+}
+
+void
+al_meter_next(al_loop *loop)
+{
+    int64_t began = al_sched_slot_begins(loop);
+    record(loop, NULL, loop->meter->running, began, end_slot(loop, began));
+    loop->meter->running.pushed = AL_NO_STAMP; /* It waited once. */
 }
 
 /* --- readings ----------------------------------------------------------------------------- */
@@ -361,6 +423,9 @@ al_meter_read(al_loop *loop)
     if (dict == NULL) {
         return NULL;
     }
+    if (loop->meter != NULL) {
+        add_up(loop->meter);
+    }
     if (put_steal(dict, "when", PyLong_FromLongLong(now)) < 0 ||
         put_steal(dict, "bounds", make_bounds()) < 0 || put_counts(dict, loop) < 0 ||
         (loop->meter != NULL && put_times(dict, loop, now) < 0)) {
@@ -373,6 +438,7 @@ void
 al_meter_window(al_loop *loop, bool open)
 {
     if (loop->meter != NULL) {
+        add_up(loop->meter);
         (open ? al_usage_open_window : al_usage_close_window)(&loop->meter->usage);
     }
 }
@@ -380,7 +446,11 @@ al_meter_window(al_loop *loop, bool open)
 PyObject *
 al_meter_read_usage(al_loop *loop)
 {
-    return loop->meter == NULL ? PyList_New(0) : al_usage_read(&loop->meter->usage);
+    if (loop->meter == NULL) {
+        return PyList_New(0);
+    }
+    add_up(loop->meter);
+    return al_usage_read(&loop->meter->usage);
 }
 
 PyObject *

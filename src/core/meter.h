@@ -2,14 +2,16 @@
  *
  * Two sorts.  al_counts are counted always: each costs one addition where something much
  * dearer happens.  al_meter is there while loop.metering is on (AL_DEBUG_METER): it sees
- * each slot, from debug.c, and each wait; core/usage and core/recorder are parts of it.
+ * each slot, and each wait; core/usage and core/recorder are parts of it.  While the slot
+ * is in the caches it gets a record in core/recorder, and no more; histograms and usage are
+ * added up from 256 records at once, and before somebody reads them.
  * What programs lose is counted by core/misuse, and stalls by diag/stall.  All numbers
  * only grow, so that the difference of two readings is what happened between them; they
  * are written with the GIL held, by the loop's thread, and read with it held, by any; but
  * for stalls, which the ticker's thread counts.
  *
  * A slot's time is from the end of the slot before it to its own end, as in debug mode:
- * one reading of the precise clock.  Its queue delay begins when the clock was last
+ * one reading of a precise clock (core/cycles).  Its queue delay begins when the clock was last
  * read before it was queued: at the beginning of the slot that queued it, or at the end of
  * the poll.  That costs nothing where slots are queued; what the queueing slot had
  * done until then is counted too.  Only a task's own next step is known to be the last
@@ -21,7 +23,6 @@
 #include "base/state.h"
 
 struct al_loop;
-struct al_usage_entry;
 
 /* Since the loop was made. */
 typedef struct {
@@ -54,6 +55,14 @@ typedef struct {
 
 typedef struct al_meter al_meter;
 
+/* What is known of a slot before it runs. */
+typedef struct {
+    int64_t pushed; /* ns: when it was queued, or AL_NO_STAMP */
+    uint32_t entry; /* who is charged for it, a number in core/usage */
+} al_metered;
+
+#define AL_NOT_METERED ((al_metered){AL_NO_STAMP, UINT32_MAX})
+
 /* --- the switch ------------------------------------------------------------------------ */
 
 /* loop.metering = on.  The readings of before stay when it is turned off and grow on when
@@ -76,13 +85,16 @@ void al_meter_polled(struct al_loop *loop, int64_t timeout, int64_t began,
                      int64_t ended);
 /* An iteration begins to run its slots. */
 void al_meter_gathered(struct al_loop *loop, int64_t now);
-/* A slot is about to run: who will be charged for it.  NULL: nobody, it does nothing. */
-struct al_usage_entry *al_meter_begin(struct al_loop *loop, const al_slot *slot);
-/* It has run, or one of the several callbacks that it is.  `pushed`: when it was queued,
- * ns, or 0. */
-void al_meter_ran(struct al_loop *loop, const al_slot *slot,
-                  struct al_usage_entry *entry, int64_t pushed, int64_t began,
-                  int64_t ended);
+/* Runs a slot where nothing of debug mode is on.  Result as al_run_fn.  Escapes. */
+int al_meter_run(struct al_loop *loop, const al_slot *slot);
+/* The slot that al_meter_run runs has done one of its several callbacks. */
+void al_meter_next(struct al_loop *loop);
+
+/* The same for al_debug_run.  A slot, taken from the ring, is about to run. */
+al_metered al_meter_begin(struct al_loop *loop, const al_slot *slot);
+/* It has run, or one of the several callbacks that it is. */
+void al_meter_ran(struct al_loop *loop, const al_slot *slot, al_metered what,
+                  int64_t began, int64_t ended);
 
 /* --- readings, for Python -------------------------------------------------------------- */
 

@@ -34,8 +34,9 @@ al_recorder_read(const al_recorder *recorder, uint64_t most)
          i++) {
         const al_record *record = &recorder->records[i % AL_RECORDER_SLOTS];
         PyObject *item =
-            Py_BuildValue("(LLLII)", (long long)record->began, (long long)record->took,
-                          (long long)record->delay, record->entry, record->kind);
+            Py_BuildValue("(LLLI)", (long long)record->began,
+                          (long long)(record->ended - record->began),
+                          (long long)al_record_delay(record), record->entry);
         if (item == NULL || PyList_Append(list, item) < 0) {
             Py_CLEAR(list);
         }

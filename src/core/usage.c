@@ -4,14 +4,13 @@
 #include "core/handle.h"
 #include "core/sched.h"
 
-/* The table is open-addressed; a chain that is longer than this is given up. */
+/* A chain of places that is longer than this is given up. */
 enum { PROBES = 32 };
 
 void
 al_usage_init(al_usage *usage)
 {
     usage->count = 1; /* The first entry is that of all the rest. */
-    usage->window = 1;
     usage->entries[0].kind = AL_USAGE_LOOP;
 }
 
@@ -82,8 +81,9 @@ is_partial(const al_state *st, PyObject *callback)
     return (PyObject *)Py_TYPE(callback) == st->partial;
 }
 
-static inline owner
-owner_of_callback(const al_state *st, PyObject *callback)
+/* What a partial object calls in the end, or as far as four deep; borrowed. */
+static PyObject *
+function_of_partial(const al_state *st, PyObject *callback)
 {
     for (int depth = 0; depth < 4 && is_partial(st, callback); depth++) {
         PyObject *inner = PyObject_GetAttr(callback, st->str.func);
@@ -94,10 +94,19 @@ owner_of_callback(const al_state *st, PyObject *callback)
         Py_DECREF(inner); /* The partial object keeps it. */
         callback = inner;
     }
+    return callback;
+}
+
+static inline owner
+owner_of_callback(const al_state *st, PyObject *callback)
+{
+    if (AL_UNLIKELY(is_partial(st, callback))) {
+        callback = function_of_partial(st, callback);
+    }
     if (PyMethod_Check(callback)) {
         callback = PyMethod_GET_FUNCTION(callback);
     }
-    if (PyFunction_Check(callback)) {
+    if (AL_LIKELY(PyFunction_Check(callback))) {
         PyObject *code = PyFunction_GET_CODE(callback);
         return (owner){code, code, AL_USAGE_CALLBACK};
     }
@@ -129,8 +138,7 @@ owner_of(const al_loop *loop, const al_slot *slot)
         slot->run == st->stream_readable ? st->stream_protocol(slot->self) : NULL;
     if (protocol != NULL) {
         PyObject *type = (PyObject *)Py_TYPE(protocol);
-        /* Not the key that the type has as a callback. */
-        return (owner){(const char *)type + 1, type, AL_USAGE_PROTOCOL};
+        return (owner){type, type, AL_USAGE_PROTOCOL};
     }
     return (owner){(const void *)(uintptr_t)slot->run, NULL, AL_USAGE_LOOP};
 }
@@ -179,44 +187,55 @@ make_name(const al_loop *loop, const al_slot *slot, int kind)
     return name;
 }
 
-static AL_COLD al_usage_entry *
-add_entry(al_usage *usage, uint16_t *place, owner of, const al_loop *loop,
-          const al_slot *slot)
+/* The number of a new entry, whose place that is; 0 where there is no room. */
+static uint32_t
+add_entry(al_usage *usage, al_usage_place *place, uintptr_t key, owner of,
+          const al_loop *loop, const al_slot *slot)
 {
     if (usage->count == AL_USAGE_ENTRIES) {
-        return &usage->entries[0];
+        return 0;
     }
     PyObject *what =
         of.what != NULL ? Py_NewRef(of.what) : make_name(loop, slot, of.kind);
     if (what == NULL) {
-        return &usage->entries[0];
+        return 0;
     }
-    al_usage_entry *entry = &usage->entries[usage->count];
-    *entry = (al_usage_entry){.key = of.key, .what = what, .kind = of.kind};
-    *place = (uint16_t)usage->count++;
-    return entry;
+    uint32_t number = usage->count++;
+    usage->entries[number] = (al_usage_entry){.what = what, .kind = of.kind};
+    *place = (al_usage_place){key, number};
+    return number;
 }
 
-al_usage_entry *
-al_usage_find(al_usage *usage, al_loop *loop, const al_slot *slot)
+/* The key is not in its first place, i. */
+static AL_COLD uint32_t
+find_further(al_usage *usage, size_t i, uintptr_t key, owner of, const al_loop *loop,
+             const al_slot *slot)
+{
+    for (size_t end = i + PROBES; i < end; i++) {
+        al_usage_place *place = &usage->places[i % (2 * AL_USAGE_ENTRIES)];
+        if (place->key == key) {
+            return place->number;
+        }
+        if (place->key == 0) {
+            return add_entry(usage, place, key, of, loop, slot);
+        }
+    }
+    return 0;
+}
+
+inline uint32_t
+al_usage_find(al_usage *usage, const al_loop *loop, const al_slot *slot)
 {
     owner of = owner_of(loop, slot);
     if (AL_UNLIKELY(of.key == NULL)) {
-        return NULL;
+        return AL_USAGE_NOBODY;
     }
-    uint64_t hash = (uint64_t)(uintptr_t)of.key * 0x9E3779B97F4A7C15u;
-    size_t i = (size_t)(hash >> 53); /* 11 bits: 2 * AL_USAGE_ENTRIES */
-    for (int probe = 0; probe < PROBES; probe++, i++) {
-        uint16_t *place = &usage->slots[i % (2 * AL_USAGE_ENTRIES)];
-        if (*place == 0) {
-            return add_entry(usage, place, of, loop, slot);
-        }
-        al_usage_entry *entry = &usage->entries[*place];
-        if (AL_LIKELY(entry->key == of.key && entry->kind == of.kind)) {
-            return entry;
-        }
-    }
-    return &usage->entries[0];
+    /* Objects are aligned, so what is two kinds has two keys. */
+    uintptr_t key = (uintptr_t)of.key + (uintptr_t)of.kind;
+    size_t i = (size_t)((uint64_t)key * 0x9E3779B97F4A7C15u >> 53);
+    const al_usage_place *place = &usage->places[i]; /* 11 bits: 2 * ENTRIES */
+    return AL_LIKELY(place->key == key) ? place->number
+                                        : find_further(usage, i, key, of, loop, slot);
 }
 
 /* --- readings ------------------------------------------------------------------------- */
@@ -224,8 +243,13 @@ al_usage_find(al_usage *usage, al_loop *loop, const al_slot *slot)
 void
 al_usage_open_window(al_usage *usage)
 {
-    if (usage->windows_open++ == 0) {
-        usage->window++;
+    if (usage->windows_open++ > 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < usage->count; i++) {
+        al_usage_entry *entry = &usage->entries[i];
+        entry->longest = Py_MAX(entry->longest, entry->recent);
+        entry->recent = 0;
     }
 }
 
@@ -246,8 +270,7 @@ al_usage_read(const al_usage *usage)
         PyObject *item = Py_BuildValue(
             "(IiOKLLLLK)", i, entry->kind, entry->what == NULL ? Py_None : entry->what,
             (unsigned long long)entry->steps, (long long)entry->time,
-            (long long)entry->longest,
-            (long long)(entry->window == usage->window ? entry->recent : 0),
+            (long long)Py_MAX(entry->longest, entry->recent), (long long)entry->recent,
             (long long)entry->delay, (unsigned long long)entry->self_wakes);
         if (item == NULL || PyList_Append(list, item) < 0) {
             Py_CLEAR(list);

@@ -4,7 +4,7 @@
  * function that is called.  What has none goes by its type, by the definition of a C
  * function, or, for work of the loop's own (accepting, sending), by the C function that
  * runs it; data_received() goes by the class of the protocol.  An entry owns its code
- * object or type and stays for as long as the loop has its meter, so a pointer to it stays
+ * object or type and stays for as long as the loop has its meter, so its number stays
  * valid; 1023 can be told apart, and the first one stands for all that come later. */
 #ifndef AL_CORE_USAGE_H
 #define AL_CORE_USAGE_H
@@ -15,24 +15,29 @@
 struct al_loop;
 
 enum { AL_USAGE_ENTRIES = 1024 };
+#define AL_USAGE_NOBODY UINT32_MAX
 
 enum { AL_USAGE_TASK, AL_USAGE_CALLBACK, AL_USAGE_PROTOCOL, AL_USAGE_LOOP };
 
-typedef struct al_usage_entry {
-    const void *key;
+typedef struct {
     PyObject *what; /* owned: a code object, a type, or a str */
     int kind;
     uint64_t steps, self_wakes;
     int64_t time, delay;     /* ns */
-    int64_t longest, recent; /* ns: ever, and since al_usage_begin_window */
-    uint32_t window;         /* in which `recent` was measured */
+    int64_t longest, recent; /* ns: before the last window opened, and since then */
 } al_usage_entry;
 
+/* The table is open-addressed, by hash of the key; a free place has no key. */
 typedef struct {
+    uintptr_t key;   /* an address, and the kind in its low bits */
+    uint32_t number; /* of the entry */
+} al_usage_place;
+
+typedef struct {
+    al_usage_place places[2 * AL_USAGE_ENTRIES];
     al_usage_entry entries[AL_USAGE_ENTRIES];
-    uint16_t slots[2 * AL_USAGE_ENTRIES]; /* by hash: an entry's number, 0: none */
     uint32_t count;
-    uint32_t window, windows_open;
+    uint32_t windows_open;
 } al_usage;
 
 void al_usage_init(al_usage *usage);
@@ -40,25 +45,22 @@ int al_usage_traverse(const al_usage *usage, visitproc visit, void *arg);
 /* Entries lose what they are of; the numbers stay.  Escapes. */
 void al_usage_clear(al_usage *usage);
 
-/* The entry for a slot that is about to run, or NULL if it is cancelled. */
-al_usage_entry *al_usage_find(al_usage *usage, struct al_loop *loop,
-                              const al_slot *slot);
+/* The number of the entry for a slot that is about to run, or AL_USAGE_NOBODY if it is
+ * cancelled. */
+uint32_t al_usage_find(al_usage *usage, const struct al_loop *loop,
+                       const al_slot *slot);
 
 /* A slot has run for `took` ns after `delay` ns in the queue. */
 static inline void
-al_usage_add(const al_usage *usage, al_usage_entry *entry, int64_t took, int64_t delay)
+al_usage_add(al_usage *usage, uint32_t number, int64_t took, int64_t delay,
+             bool self_wake)
 {
+    al_usage_entry *entry = &usage->entries[number];
     entry->steps++;
+    entry->self_wakes += self_wake;
     entry->time += took;
     entry->delay += delay;
-    if (AL_UNLIKELY(took > entry->longest)) {
-        entry->longest = took;
-    }
-    if (AL_UNLIKELY(entry->window != usage->window)) {
-        entry->window = usage->window;
-        entry->recent = took;
-    }
-    else if (AL_UNLIKELY(took > entry->recent)) {
+    if (AL_UNLIKELY(took > entry->recent)) {
         entry->recent = took;
     }
 }

@@ -90,11 +90,12 @@ done:
     if (AL_UNLIKELY(status < 0)) {
         status = PyErr_Occurred() ? creation_failed(self, stream, protocol) : 0;
     }
-    else if (AL_LIKELY(al_loop_direct(loop) && loop->debug.running.slot.run == NULL)) {
+    else if (AL_LIKELY(al_loop_direct(loop) &&
+                       (loop->debug.switches & AL_DEBUG_RUNS) == 0)) {
         status = al_stream_begin(loop, stream, NULL, &made_context); /* escapes */
     }
     else if (al_loop_direct(loop)) {
-        /* Debug mode names it if it is slow. */
+        /* Debug mode names it if it is slow, and the meter counts it. */
         al_slot begin = {.run = al_stream_begin_run,
                          .self = (PyObject *)stream,
                          .extra = made_context};

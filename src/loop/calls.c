@@ -92,7 +92,7 @@ schedule_soon(al_loop *self, const al_signature *signature, PyObject *const *arg
     if (check_closed(self) < 0) {
         return NULL;
     }
-    if (AL_UNLIKELY(self->debug.switches) &&
+    if (AL_UNLIKELY(self->debug.switches & AL_DEBUG_CHECKS) &&
         check_debug(self, values[0], signature->function + sizeof("BaseEventLoop.") - 1,
                     !threadsafe) < 0) {
         return NULL;
@@ -243,7 +243,7 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     if (check_closed(self) < 0) {
         goto done;
     }
-    if (AL_UNLIKELY(self->debug.switches)) {
+    if (AL_UNLIKELY(self->debug.switches & (AL_DEBUG_CHECKS | AL_DEBUG_CLOCK))) {
         if (check_debug(self, values[1], "call_at", true) < 0) {
             goto done;
         }

@@ -7,6 +7,7 @@ import time
 import aioloop
 
 SLOTS = 4096
+CLOCKS_DIFFER = 5e-6
 
 
 def sleeper():
@@ -33,6 +34,34 @@ def test_what_ran_last_and_for_how_long():
         assert waited["when"] <= loop.time()
         assert waited["queue_delay"] >= 0.02
         assert (step["kind"], step["name"]) == ("task", waited["name"])
+
+    aioloop.run(main())
+
+
+def test_its_clock_is_that_of_the_loop():
+    """Whatever clock the recorder reads, callbacks that read loop.time() agree."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.metering = True
+        await asyncio.sleep(0)
+        times = []
+        done = loop.create_future()
+
+        def read():
+            times.append(loop.time())
+            if times[-1] > times[0] + 0.02:
+                done.set_result(None)
+            else:
+                loop.call_soon(read)
+
+        loop.call_soon(read)
+        await done
+        slots = [slot for slot in loop.recent_callbacks() if "read" in slot["name"]]
+        assert slots
+        for slot, seen in zip(reversed(slots), reversed(times), strict=False):
+            assert slot["when"] - CLOCKS_DIFFER < seen
+            assert seen < slot["when"] + slot["duration"] + CLOCKS_DIFFER
 
     aioloop.run(main())
 
