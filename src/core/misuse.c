@@ -120,14 +120,24 @@ al_misuse_note(const char *function, PyObject *first, PyObject *second)
     al_err_put_steal(raised);
 }
 
-PyObject *
-al_misuse_loop_origin(PyObject *loop)
+int
+al_misuse_tell_forked(al_loop *loop)
 {
     PyObject *module = PyImport_ImportModule("aioloop._orphans"); /* escapes */
     PyObject *origin =
         module == NULL ? NULL : PyObject_CallMethod(module, "_loop_origin", "O", loop);
+    /* ", made at app.py:3 in main,", or an empty text. */
+    int status =
+        origin == NULL
+            ? -1
+            : al_debug_warn(loop->st,
+                            "%r%s was carried through a fork: the child now has a "
+                            "selector of its own, but shares every open descriptor "
+                            "with its parent",
+                            (PyObject *)loop, origin); /* escapes */
+    Py_XDECREF(origin);
     Py_XDECREF(module);
-    return origin;
+    return status;
 }
 
 /* The loop that runs in this thread, or NULL.  New reference; leaves no exception. */

@@ -32,9 +32,8 @@ void al_misuse_tell_lost(al_loop *loop);
  * objects; the second may be NULL.  Escapes. */
 void al_misuse_note(const char *function, PyObject *first, PyObject *second);
 
-/* ", made at app.py:3 in main,", or an empty text.  New reference, or NULL with an
- * exception.  Escapes. */
-PyObject *al_misuse_loop_origin(PyObject *loop);
+/* Warns that a fork's child goes on with the loop of its parent.  0 or -1.  Escapes. */
+int al_misuse_tell_forked(al_loop *loop);
 
 /* One more.  `loop` is any loop object, or NULL; `created` is where obj was made, as a
  * StackSummary, or NULL.  A pending exception stays pending.  Escapes. */

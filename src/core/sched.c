@@ -107,17 +107,7 @@ adopt_after_fork(al_loop *loop)
         return -1;
     }
     loop->forks = loop->st->forks;
-    PyObject *origin = al_misuse_loop_origin((PyObject *)loop); /* escapes */
-    int status =
-        origin == NULL
-            ? -1
-            : al_debug_warn(loop->st,
-                            "%r%s was carried through a fork: the child now has a "
-                            "selector of its own, but shares every open descriptor "
-                            "with its parent",
-                            (PyObject *)loop, origin); /* escapes */
-    Py_XDECREF(origin);
-    return status;
+    return al_misuse_tell_forked(loop); /* escapes */
 }
 
 /* 0, or -1 with RuntimeError if the selector cannot be asked: a closed loop has none, and
@@ -401,12 +391,12 @@ run_ready_debug(al_loop *loop, size_t todo)
         return -1;
     }
     while (todo-- > 0 && al_ring_len(&loop->ready) > 0 && status == 0) {
-        loop->debug.pushed = al_ring_head_stamp(&loop->ready);
+        int64_t pushed = al_ring_head_stamp(&loop->ready);
         PyObject *note = al_ring_take_note(&loop->ready);
         al_slot slot = al_ring_pop(&loop->ready);
         part_from_last(loop, &slot);
-        status = al_debug_run(loop, &slot, note); /* escapes */
-        Py_DECREF(slot.self);                     /* escapes */
+        status = al_debug_run(loop, &slot, note, pushed); /* escapes */
+        Py_DECREF(slot.self);                             /* escapes */
         Py_XDECREF(slot.arg);
         Py_XDECREF(slot.extra);
         Py_XDECREF(note);
@@ -565,7 +555,7 @@ al_sched_run_slot(al_loop *loop, const al_slot *slot, PyObject *note)
     loop->debug.slot_began = 0;
     int status =
         (loop->debug.switches & AL_DEBUG_RUNS) != 0
-            ? al_debug_run(loop, slot, note)
+            ? al_debug_run(loop, slot, note, AL_NO_STAMP)
             : slot->run(loop, slot->self, slot->arg, slot->extra);      /* escapes */
     if (loop->cork.first != NULL && loop->st->flush_writes(loop) < 0) { /* escapes */
         status = -1;

@@ -44,13 +44,14 @@ tell_ticker(al_alarms *alarms)
     al_ticker_unlock(alarms->st);
 }
 
-/* Takes one out of the list that was due then: the caller owns it; or NULL. */
+/* Takes an alarm out of the list, that of the function, or with NULL one that is due at
+ * that time: the caller owns it; or NULL. */
 static al_alarm *
-take_due(al_alarms *alarms, int64_t now)
+take(al_alarms *alarms, const PyObject *function, int64_t now)
 {
     for (al_alarm **link = &alarms->first; *link != NULL; link = &(*link)->next) {
         al_alarm *alarm = *link;
-        if (alarm->due <= now) {
+        if (function != NULL ? alarm->function == function : alarm->due <= now) {
             *link = alarm->next;
             return alarm;
         }
@@ -63,7 +64,7 @@ act(al_ticker_user *user)
 {
     al_alarms *alarms = (al_alarms *)user;
     int64_t now = al_poll_clock(); /* What they set themselves is later. */
-    for (al_alarm *alarm; (alarm = take_due(alarms, now)) != NULL;) {
+    for (al_alarm *alarm; (alarm = take(alarms, NULL, now)) != NULL;) {
         PyObject *result = PyObject_CallNoArgs(alarm->function); /* escapes */
         if (result == NULL) {
             PyErr_WriteUnraisable(alarm->function); /* escapes */
@@ -105,7 +106,7 @@ al_alarm_clear(al_state *st)
 {
     al_alarms *alarms = st->alarms;
     for (al_alarm *alarm;
-         alarms != NULL && (alarm = take_due(alarms, INT64_MAX)) != NULL;) {
+         alarms != NULL && (alarm = take(alarms, NULL, INT64_MAX)) != NULL;) {
         Py_DECREF(alarm->function); /* escapes */
         PyMem_RawFree(alarm);
     }
@@ -139,20 +140,6 @@ alarms_of(al_state *st)
     return st->alarms;
 }
 
-/* Takes a function's alarm out of the list: the caller owns it; or NULL. */
-static al_alarm *
-take(al_alarms *alarms, const PyObject *function)
-{
-    for (al_alarm **link = &alarms->first; *link != NULL; link = &(*link)->next) {
-        al_alarm *alarm = *link;
-        if (alarm->function == function) {
-            *link = alarm->next;
-            return alarm;
-        }
-    }
-    return NULL;
-}
-
 PyDoc_STRVAR(set_alarm_doc,
              "_set_alarm($module, function, seconds, /)\n--\n\n"
              "Call function() in so many seconds, in a thread of its own.\n\n"
@@ -174,7 +161,7 @@ core_set_alarm(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (alarms == NULL) {
         return NULL;
     }
-    al_alarm *alarm = take(alarms, function);
+    al_alarm *alarm = take(alarms, function, 0);
     if (alarm != NULL) {
         Py_DECREF(alarm->function); /* no last reference: the caller has one */
         PyMem_RawFree(alarm);
