@@ -685,7 +685,7 @@ is_metered_only(const al_loop *loop)
 }
 
 static int
-run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note)
+run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note, int64_t pushed)
 {
     int status, depth = -1, sampled = 0;
     PyThreadState *tstate = NULL;
@@ -698,7 +698,7 @@ run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note)
     al_running outer = loop->debug.running;
     uint64_t serial = ++loop->debug.slots;
     al_metered metered = (loop->debug.switches & AL_DEBUG_METER) != 0
-                             ? al_meter_begin(loop, slot) /* escapes */
+                             ? al_meter_begin(loop, slot, pushed) /* escapes */
                              : AL_NOT_METERED;
     loop->debug.running = (al_running){*slot, note, serial, metered};
     if ((loop->debug.switches & AL_DEBUG_TIMED) == 0) {
@@ -723,11 +723,11 @@ run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note)
 
 /* `inline` is for link-time optimization: two callers and no hint, and it stays a call. */
 inline int
-al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note)
+al_debug_run(al_loop *loop, const al_slot *slot, PyObject *note, int64_t pushed)
 {
     return AL_LIKELY(is_metered_only(loop))
-               ? al_meter_run(loop, slot)
-               : run_in_debug_mode(loop, slot, note); /* escapes */
+               ? al_meter_run(loop, slot, pushed)
+               : run_in_debug_mode(loop, slot, note, pushed); /* escapes */
 }
 
 int
@@ -756,7 +756,7 @@ al_debug_run_next(al_loop *loop, const al_slot *slot)
     int status = al_debug_next(loop);                     /* escapes */
     Py_CLEAR(loop->debug.current_handle);                 /* escapes */
     if (status == 0) {
-        status = al_debug_run(loop, slot, note); /* escapes */
+        status = al_debug_run(loop, slot, note, AL_NO_STAMP); /* escapes */
     }
     Py_XDECREF(note);
     return status;

@@ -73,7 +73,6 @@ typedef struct {
     int64_t poll_began; /* ns: the poll that lasts; 0: it is not timed */
     bool may_be_asleep; /* ... and would last for ever: see al_debug_poll_begins */
     size_t seen_asleep; /* the ring's head, plus 1, when it was looked into; 0: never */
-    int64_t pushed;     /* ns: when the slot to be run was queued, or AL_NO_STAMP */
     int64_t slow_reported; /* ns of this iteration in slots reported as slow */
     al_running running;
     uint64_t slots;           /* have begun */
@@ -127,8 +126,10 @@ int al_debug_check_callback(struct al_loop *loop, PyObject *callback,
 int al_debug_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
                         PyObject *arg, PyObject *extra);
 
-/* Runs a slot for whoever has a switch of AL_DEBUG_RUNS.  Result as al_run_fn. */
-int al_debug_run(struct al_loop *loop, const al_slot *slot, PyObject *note);
+/* Runs a slot for whoever has a switch of AL_DEBUG_RUNS; `pushed` is when it was queued,
+ * ns, or AL_NO_STAMP.  Result as al_run_fn. */
+int al_debug_run(struct al_loop *loop, const al_slot *slot, PyObject *note,
+                 int64_t pushed);
 
 /* For slots that do what is several callbacks in asyncio.  The slot that runs has done one
  * of them: if that was slow it is logged.  0 or -1.  Escapes. */

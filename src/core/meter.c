@@ -176,11 +176,10 @@ observe_lateness(al_loop *loop, const al_handle *timer)
 }
 
 inline al_metered
-al_meter_begin(al_loop *loop, const al_slot *slot)
+al_meter_begin(al_loop *loop, const al_slot *slot, int64_t pushed)
 {
-    al_metered what = {.pushed = loop->debug.pushed,
+    al_metered what = {.pushed = pushed,
                        .entry = al_usage_find(&loop->meter->usage, loop, slot)};
-    loop->debug.pushed = AL_NO_STAMP;
     if (slot->run == al_handle_run &&
         AL_UNLIKELY(Py_IS_TYPE(slot->self, loop->st->TimerHandle_type)) &&
         what.entry != AL_USAGE_NOBODY && !loop->overrides.time &&
@@ -272,10 +271,11 @@ end_slot(al_loop *loop, int64_t began)
 
 /* `inline` is for link-time optimization, as at al_debug_run. */
 inline int
-al_meter_run(al_loop *loop, const al_slot *slot)
+al_meter_run(al_loop *loop, const al_slot *slot, int64_t pushed)
 {
     al_meter *meter = loop->meter;
-    al_metered outer = meter->running, what = al_meter_begin(loop, slot); /* escapes */
+    al_metered outer = meter->running;
+    al_metered what = al_meter_begin(loop, slot, pushed); /* escapes */
     int64_t began = al_sched_slot_begins(loop);
     meter->running = what;
     int status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */

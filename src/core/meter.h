@@ -85,13 +85,13 @@ void al_meter_polled(struct al_loop *loop, int64_t timeout, int64_t began,
                      int64_t ended);
 /* An iteration begins to run its slots. */
 void al_meter_gathered(struct al_loop *loop, int64_t now);
-/* Runs a slot where nothing of debug mode is on.  Result as al_run_fn.  Escapes. */
-int al_meter_run(struct al_loop *loop, const al_slot *slot);
+/* al_debug_run where nothing of debug mode is on. */
+int al_meter_run(struct al_loop *loop, const al_slot *slot, int64_t pushed);
 /* The slot that al_meter_run runs has done one of its several callbacks. */
 void al_meter_next(struct al_loop *loop);
 
-/* The same for al_debug_run.  A slot, taken from the ring, is about to run. */
-al_metered al_meter_begin(struct al_loop *loop, const al_slot *slot);
+/* What al_debug_run does otherwise.  A slot is about to run. */
+al_metered al_meter_begin(struct al_loop *loop, const al_slot *slot, int64_t pushed);
 /* It has run, or one of the several callbacks that it is. */
 void al_meter_ran(struct al_loop *loop, const al_slot *slot, al_metered what,
                   int64_t began, int64_t ended);
