@@ -20,7 +20,7 @@ own_tests = tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks te
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard portable leaks suites plugs bench docs sdist test-all clean set-up
+.PHONY: run test help build format lint asan hard portable leaks suites plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -85,6 +85,9 @@ docs: build ## The pages with search and the API reference: build/docs/index.htm
 
 sdist: set-up ## The source archive, with libev in it: dist/aioloop-*.tar.gz
 	@.ci/sdist
+
+wheels: set-up ## The wheels of 3.11-3.15, built, audited, installed and tried: dist/*.whl
+	@.ci/wheels $(ARGS)
 
 test-all: ## Everything: lint, every interpreter, sanitizers, hard build
 	@.ci/run

@@ -8,6 +8,7 @@ that it goes through; together they are all rooms (tests/unit/test_smoke.py).
 import asyncio
 import contextvars
 import gc
+import inspect
 import io
 import json
 import os
@@ -371,6 +372,28 @@ def a_clock_of_a_test():
         assert runner.get_loop().time() == 3600
 
 
+@covers("core/order")
+def an_order_by_lot():
+    import aioloop.testing
+
+    async def main():
+        seen = []
+
+        async def child(n):
+            for _ in range(2):
+                seen.append(n)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(child(n) for n in range(10)))
+        return seen
+
+    first, again, other = (
+        aioloop.testing.run(main(), order="seeded", seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert sorted(first) == sorted(other)
+
+
 @covers("diag/leaks")
 async def a_task_that_nothing_can_wake():
     async def forgotten():
@@ -445,7 +468,7 @@ def main():
     failed = 0
     for check, _ in CHECKS:
         try:
-            if asyncio.iscoroutinefunction(check):
+            if inspect.iscoroutinefunction(check):
                 aioloop.run(asyncio.wait_for(check(), LIMIT))
             else:
                 check()

@@ -24,3 +24,12 @@ def test_it_passes():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " checks passed, 0 failed\n" in done.stdout
+
+
+def test_the_ways_in_lead_to_aioloop():
+    program = SMOKE.with_name("ways_in.py")
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " ways in, 0 failed\n" in done.stdout
