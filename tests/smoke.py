@@ -306,7 +306,7 @@ async def debug_mode():
     assert "smoke.py" in repr(future)
 
 
-@covers("core/meter", "core/usage", "core/recorder")
+@covers("core/meter", "core/cycles", "core/usage", "core/recorder")
 async def metrics():
     loop = asyncio.get_running_loop()
     loop.metering = True
