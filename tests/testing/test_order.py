@@ -343,16 +343,6 @@ def test_a_bug_that_fifo_hides_is_found_and_found_again(bug, order):
 # Errors that name the culprit.
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """Leave out threads that were there before: any may call, for all that is known."""
-    real = threading.enumerate
-    before = set(real()) - {threading.current_thread()}
-    monkeypatch.setattr(
-        threading, "enumerate", lambda: [t for t in real() if t not in before]
-    )
-
-
 def test_a_circle_of_locks_is_an_error_with_names():
     a, b = asyncio.Lock(), asyncio.Lock()
 
