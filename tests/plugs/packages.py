@@ -30,6 +30,13 @@ PACKAGES = {
     "discord": ["discord.py==2.7.1"],
     "dask": ["distributed==2026.8.0"],
     "jupyter": ["ipykernel==7.4.0", "jupyter_client>=8.6"] + ["ipython>=9"],
+    "pyperf": ["pyperf==2.10.0"],
+    "pytest-asyncio": ["pytest-asyncio==1.5.0"],
+    "pytest-asyncio 1.1": ["pytest-asyncio==1.1.0", "pytest<9"],
+    "pytest-asyncio 0.23": ["pytest-asyncio==0.23.8", "pytest<9"],
+    "pytest-aiohttp": ["pytest-aiohttp==1.1.1", "aiohttp==3.14.5"],
+    "pytest-tornasync": ["pytest-tornasync==0.6.0.post2", "tornado==6.6.1", "pytest<9"],
+    "anyio": ["anyio==4.16.0"],
     "nest_asyncio": ["nest_asyncio==1.6.0"],
     "nest_asyncio2": ["nest_asyncio2==1.7.4"],
 }
