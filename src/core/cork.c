@@ -11,28 +11,41 @@
 #include "core/sched.h"
 #include "core/ticker.h"
 
+/* The thread's time is in steps of 65.5 us: 32 bits of it are atomic everywhere, and what
+ * is 78 hours old may look new for a moment, which wakes the thread in vain. */
+enum { STEP_SHIFT = 16 };
 enum {
-    TICK = 1000 * 1000, /* ns */
-    TICKS_TO_RESCUE = 2,
-    TICKS_TO_SLEEP = 64,
+    RESCUE = 2000 * 1000, /* ns: so long a write waits while a slot runs */
+    RESCUE_STEPS = RESCUE >> STEP_SHIFT,
+    STEPS_TO_SLEEP = 1000, /* without a write that waits */
 };
 
 typedef struct al_corks {
     al_ticker_user user; /* first: the ticker hands it back */
     al_state *st;
-    al_cork *first; /* loops that have corked; guarded by the lock and the GIL */
-    atomic_uint count;
-    atomic_bool asleep; /* no tick is to come */
+    al_cork *first;     /* loops that have corked; guarded by the lock and the GIL */
+    atomic_bool asleep; /* no look is to come */
 } al_corks;
 
 /* --- in the ticker's threads ------------------------------------------------------------- */
 
+static unsigned int
+steps(int64_t time)
+{
+    return (unsigned int)((uint64_t)time >> STEP_SHIFT);
+}
+
+static unsigned int
+age(const al_cork *cork, unsigned int now)
+{
+    return now - atomic_load_explicit(&cork->began, memory_order_relaxed);
+}
+
 static bool
 is_stuck(const al_cork *cork, unsigned int now)
 {
-    return atomic_load_explicit(&cork->waiting, memory_order_relaxed) &&
-           now - atomic_load_explicit(&cork->tick, memory_order_relaxed) >=
-               TICKS_TO_RESCUE;
+    return atomic_load_explicit(&cork->waiting, memory_order_acquire) &&
+           age(cork, now) > RESCUE_STEPS;
 }
 
 /* Sends for the loops of which a slot does not end.  No Python code runs here. */
@@ -40,7 +53,7 @@ static void
 rescue(al_ticker_user *user)
 {
     al_corks *corks = (al_corks *)user;
-    unsigned int now = atomic_load_explicit(&corks->count, memory_order_relaxed);
+    unsigned int now = steps(al_poll_clock());
     for (al_cork *cork = corks->first; cork != NULL; cork = cork->next) {
         if (is_stuck(cork, now)) {
             corks->st->send_corked(cork->loop);
@@ -48,7 +61,7 @@ rescue(al_ticker_user *user)
     }
 }
 
-/* No tick is to come until a loop corks; one is if it has just now. */
+/* No look is to come until a loop corks; one is if it has just now. */
 static bool
 fall_asleep(al_corks *corks)
 {
@@ -62,20 +75,26 @@ fall_asleep(al_corks *corks)
     return atomic_load(&corks->asleep);
 }
 
+/* The next look is when the first write that waits now will have waited for too long, so
+ * that a busy loop, whose writes never do, is looked at once in that time: a thread that
+ * wakes up takes 10 us and more of the processor that the loop may be on. */
 static int64_t
-tick(al_ticker_user *user, int64_t now)
+look(al_ticker_user *user, int64_t now)
 {
     al_corks *corks = (al_corks *)user;
+    unsigned int step = steps(now), oldest = 0;
     bool busy = false;
-    unsigned int count =
-        atomic_fetch_add_explicit(&corks->count, 1, memory_order_relaxed) + 1;
     for (al_cork *cork = corks->first; cork != NULL; cork = cork->next) {
-        user->wants = user->wants || is_stuck(cork, count);
-        busy =
-            busy || count - atomic_load_explicit(&cork->tick, memory_order_relaxed) <=
-                        TICKS_TO_SLEEP;
+        bool waits = atomic_load_explicit(&cork->waiting, memory_order_acquire);
+        unsigned int of_this = age(cork, step);
+        user->wants = user->wants || (waits && of_this > RESCUE_STEPS);
+        busy = busy || of_this <= STEPS_TO_SLEEP;
+        oldest =
+            waits && of_this <= RESCUE_STEPS && of_this > oldest ? of_this : oldest;
     }
-    return !user->wants && !busy && fall_asleep(corks) ? AL_TICKER_NEVER : now + TICK;
+    return !user->wants && !busy && fall_asleep(corks)
+               ? AL_TICKER_NEVER
+               : now + ((int64_t)(RESCUE_STEPS + 1 - oldest) << STEP_SHIFT);
 }
 
 static void
@@ -83,7 +102,7 @@ wake(al_corks *corks)
 {
     al_ticker_lock(corks->st);
     atomic_store(&corks->asleep, false);
-    al_ticker_wake_locked(corks->st, &corks->user, al_poll_clock() + TICK);
+    al_ticker_wake_locked(corks->st, &corks->user, al_poll_clock() + RESCUE);
     al_ticker_unlock(corks->st);
 }
 
@@ -183,8 +202,8 @@ start_corks(al_state *st)
         if (corks == NULL) {
             return NULL;
         }
-        corks->user = (al_ticker_user){.look = tick,
-                                       .due = al_poll_clock() + TICK,
+        corks->user = (al_ticker_user){.look = look,
+                                       .due = al_poll_clock() + RESCUE,
                                        .act = rescue,
                                        .before_end = before_end,
                                        .after_fork = after_fork};
@@ -269,23 +288,14 @@ al_cork_begin(al_state *st, al_cork *cork)
     if (AL_UNLIKELY(cork->prev == NULL)) {
         enlist(corks, cork);
     }
-    atomic_store_explicit(&cork->tick,
-                          atomic_load_explicit(&corks->count, memory_order_relaxed),
-                          memory_order_relaxed);
-    atomic_store_explicit(&cork->waiting, true, memory_order_relaxed);
+    cork->since = al_poll_clock();
+    atomic_store_explicit(&cork->began, steps(cork->since), memory_order_relaxed);
+    atomic_store_explicit(&cork->waiting, true, memory_order_release);
     atomic_thread_fence(memory_order_seq_cst);
     if (AL_UNLIKELY(atomic_load_explicit(&corks->asleep, memory_order_relaxed))) {
         wake(corks);
     }
     return true;
-}
-
-bool
-al_cork_is_old(const al_state *st, const al_cork *cork)
-{
-    const al_corks *corks = st->corks;
-    return corks == NULL || atomic_load_explicit(&corks->count, memory_order_relaxed) !=
-                                atomic_load_explicit(&cork->tick, memory_order_relaxed);
 }
 
 void

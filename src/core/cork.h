@@ -8,13 +8,13 @@
  *
  * - The scheduler sends when the iteration ends, between slots after CORK_TIME, and
  *   after a slot that has written much.
- * - A second write to a stream sends at once if a tick has passed since the first.
- * - The interpreter's helper thread (ticker.h) ticks while loops cork.  What has waited for
- *   two ticks while a slot runs is sent by it, with the GIL: `time.sleep` gives that up at
- *   once, Python code within 5 ms; only a C call that keeps it delays longer.
+ * - A second write to a stream sends at once if CORK_TIME has passed since the first.
+ * - The interpreter's helper thread (ticker.h) looks while loops cork.  What has waited for
+ *   2 ms while a slot runs is sent by it, with the GIL: `time.sleep` gives that up at once,
+ *   Python code within 5 ms; only a C call that keeps it delays longer.
  * - What forks, executes a program or hands the descriptor out sends first.
  *
- * The ticks begin with a write that waits, and end when no loop corks any more.  Where
+ * The looks begin with a write that waits, and end when no loop corks any more.  Where
  * there can be none every write is sent at once. */
 #ifndef AL_CORE_CORK_H
 #define AL_CORE_CORK_H
@@ -22,7 +22,9 @@
 #include "base/state.h"
 #include "core/poll.h"
 
-enum { CORK_TIME = 300 * 1000 /* ns: between two slots of one iteration */ };
+enum {
+    CORK_TIME = 300 * 1000 /* ns: between two slots of one iteration, two writes */
+};
 
 struct al_loop;
 struct al_stream;
@@ -31,10 +33,10 @@ typedef struct al_cork {
     struct al_stream *first, *last; /* a list of owned references */
     bool hot;                       /* one is to be sent from warm caches */
     bool off;                       /* loop.cork_writes is False */
-    int64_t since;                  /* ns: when the scheduler first saw it, or 0 */
+    int64_t since;                  /* ns: when the first of them was written, or 0 */
     /* What the thread looks at. */
     atomic_bool waiting; /* something has been corked since the last flush, or rescue */
-    atomic_uint tick;    /* when */
+    atomic_uint began;   /* when, in its steps */
     struct al_loop *loop;
     struct al_cork *next, **prev; /* of the interpreter's loops; prev is NULL outside */
 } al_cork;
@@ -48,11 +50,9 @@ void al_cork_open(struct al_loop *loop);
 /* The loop is closed or dies. */
 void al_cork_close(al_cork *cork);
 
-/* For io/write.h.  A write is about to wait: there are ticks from now on.  False if there
- * can be none.  Escapes at the first time: other audit hooks are told of ours. */
+/* For io/write.h.  A write is about to wait: it is looked at from now on.  False if that
+ * cannot be.  Escapes at the first time: other audit hooks are told of ours. */
 bool al_cork_begin(al_state *st, al_cork *cork);
-/* Whether a tick has passed since the first of the writes that wait. */
-bool al_cork_is_old(const al_state *st, const al_cork *cork);
 
 /* Sends what all loops of the interpreter have corked, from any thread with the GIL; runs
  * no foreign code. */
@@ -67,18 +67,18 @@ al_cork_ended(al_cork *cork)
     atomic_store_explicit(&cork->waiting, false, memory_order_relaxed);
 }
 
+/* Whether the first of the writes that wait has waited for long. */
+static inline bool
+al_cork_is_old(const al_cork *cork)
+{
+    return al_poll_clock() - cork->since > CORK_TIME;
+}
+
 /* Whether it is time to send, with more slots to come. */
 static inline bool
-al_cork_is_due(al_cork *cork)
+al_cork_is_due(const al_cork *cork)
 {
-    if (cork->hot) {
-        return true;
-    }
-    int64_t now = al_poll_clock();
-    if (cork->since == 0) {
-        cork->since = now;
-    }
-    return now - cork->since > CORK_TIME;
+    return cork->hot || al_cork_is_old(cork);
 }
 
 #endif

@@ -267,8 +267,7 @@ may_cork(const al_stream *self)
     const al_loop *loop = self->loop;
     return loop->in_slot && al_ring_len(&loop->ready) > 0 && !loop->cork.off &&
            self->out.size <= self->flow.high && self->out.count < CORK_PIECES &&
-           descriptor_is_ours(self) &&
-           !(self->dirty && al_cork_is_old(loop->st, &loop->cork));
+           descriptor_is_ours(self) && !(self->dirty && al_cork_is_old(&loop->cork));
 }
 
 /* Into the list of the loop.  False if it has to be sent at once.  Escapes, after which
