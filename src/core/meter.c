@@ -269,8 +269,9 @@ end_slot(al_loop *loop, int64_t began)
     return now;
 }
 
-/* `inline` is for link-time optimization, as at al_debug_run. */
-inline int
+/* Not inline: beside al_debug_run's other half the compiler takes two objects of the slot
+ * from the ring at once, which were not stored at once, and the processor waits. */
+int
 al_meter_run(al_loop *loop, const al_slot *slot, int64_t pushed)
 {
     al_meter *meter = loop->meter;
