@@ -857,8 +857,8 @@ serve(al_stalls *stalls, al_guard *guard)
                              describe(guard, found, event, until - guard->began, over,
                                       waited_for_gil)); /* escapes */
         al_ticker_lock(st);
-        while (guard->next_report < 2 * (until - guard->began)) {
-            guard->next_report *= 2; /* The GIL came late. */
+        while (2 * guard->next_report < 3 * (until - guard->began)) {
+            guard->next_report *= 2; /* The GIL came late: that would be too soon. */
         }
         guard->logged = status > 0 || guard->logged;
         guard->quiet = status == 0;

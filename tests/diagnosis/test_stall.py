@@ -137,6 +137,21 @@ def check(records, cause, function, place=True):
     return stall
 
 
+def test_it_is_told_again_when_twice_the_time_has_passed(told):
+    """Whoever is late for the first report is not late for the second."""
+    records = told("""
+        from told import *
+        def blocks():
+            while len(records) < 2:
+                time.sleep(0.01)
+        run(blocks, 1.0)
+    """)
+    first, second, last = (record["stall"] for record in records)
+    assert (first["event"], last["event"]) == ("stuck", "ended")
+    assert 1.0 <= first["seconds"] < second["seconds"] <= last["seconds"]
+    assert 2.0 <= second["seconds"] < 4.0  # 4 is the next doubling.
+
+
 @linux
 def test_a_loop_of_python_code(told):
     records = told("""
