@@ -22,7 +22,7 @@ typedef struct {
 typedef struct {
     uint32_t task;
     uint32_t next_wait; /* for the same future, or NONE */
-} wait;
+} wait_entry;
 
 typedef struct {
     const al_state *st;
@@ -30,7 +30,7 @@ typedef struct {
     uint32_t count, capacity;
     uint32_t *table; /* index of a node by its object's address, or NONE */
     uint32_t mask;
-    wait *waits;
+    wait_entry *waits;
     uint32_t *marked; /* whose references are still to be marked */
     uint32_t marked_count;
 } graph;
@@ -262,7 +262,7 @@ mark_all(graph *g, PyObject *waiting, PyObject *alive)
 static bool
 is_list_of_waits(PyObject *waiting)
 {
-    if (!PyList_Check(waiting) || PyList_GET_SIZE(waiting) >= NONE) {
+    if (!PyList_Check(waiting) || (size_t)PyList_GET_SIZE(waiting) >= NONE) {
         return false;
     }
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(waiting); k++) {
@@ -292,7 +292,7 @@ begin(graph *g, PyObject *waiting)
         }
     }
     Py_ssize_t size = PyList_GET_SIZE(waiting);
-    g->waits = PyMem_RawMalloc((size_t)size * sizeof(wait));
+    g->waits = PyMem_RawMalloc((size_t)size * sizeof(wait_entry));
     if (g->waits == NULL) {
         return -1;
     }
@@ -305,7 +305,7 @@ begin(graph *g, PyObject *waiting)
         }
         g->nodes[task].flags |= WAITING;
         g->nodes[future].unexplained--; /* the tuple's reference */
-        g->waits[k] = (wait){task, g->nodes[future].first_wait};
+        g->waits[k] = (wait_entry){task, g->nodes[future].first_wait};
         g->nodes[future].first_wait = (uint32_t)k;
         for (Py_ssize_t j = 2; j < PyTuple_GET_SIZE(entry); j++) {
             if (flag(g, PyTuple_GET_ITEM(entry, j), PART) < 0) {
