@@ -370,10 +370,11 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         return chrome_trace(self)
 
     def _set_coroutine_origin_tracking(self, enabled: bool) -> None:
-        options = self.debug_options
+        if not enabled and not self._coroutine_origin_tracking_enabled:
+            return
+        _, depth, interval = self._get_debug_switches()
         # With an interval the C type does it, slot by slot.
-        enabled = enabled and options.coroutine_origin_interval == 1
-        depth = options.coroutine_origin_depth if enabled else 0
+        depth = depth if enabled and interval == 1 else 0
         if depth:
             if not self._coroutine_origin_tracking_enabled:
                 self._coroutine_origin_tracking_saved_depth = (
