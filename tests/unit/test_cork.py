@@ -15,6 +15,7 @@ import aioloop
 from tests.conftest import HARD, PACKAGE_PARENT, PORTABLE
 
 LIMIT = 20
+RESCUE = 0.002  # after which the helper thread sends
 DATA = b"x" if HARD else b"working on it\n"  # the hard build sends byte by byte
 
 
@@ -65,16 +66,25 @@ def arrived(peer):
 
 
 def cork(loop, transport, data=DATA):
-    """Write while another slot is ready."""
+    """Write while another slot is ready; return when that began."""
+    began = time.monotonic()
     loop.call_soon(int)
     transport.write(data)
+    return began
+
+
+def check_waiting(peer, began):
+    """Check that nothing has come of a write."""
+    came = arrived(peer)
+    if came and time.monotonic() - began > RESCUE:
+        pytest.skip("others had the processor so long that the helper thread has sent")
+    assert came == b""
 
 
 def test_a_write_waits_while_other_slots_are_ready(run, loop, accepted):
     async def main():
         transport, peer = await accepted()
-        cork(loop, transport)
-        assert arrived(peer) == b""
+        check_waiting(peer, cork(loop, transport))
         await asyncio.sleep(0)
         assert arrived(peer) == DATA
 
@@ -221,8 +231,7 @@ def test_using_the_socket_sends_first(run, loop, accepted, use):
     async def main():
         transport, peer = await accepted()
         sock = transport.get_extra_info("socket")
-        cork(loop, transport)
-        assert arrived(peer) == b""
+        check_waiting(peer, cork(loop, transport))
         use(sock)
         assert arrived(peer) == DATA
 
@@ -529,8 +538,7 @@ def test_corking_can_be_turned_off(run, loop, accepted, how, monkeypatch):
     async def main():
         transport, peer = await accepted()
         assert loop.cork_writes is True
-        cork(loop, transport)
-        assert arrived(peer) == b""
+        check_waiting(peer, cork(loop, transport))
         loop.cork_writes = False
         assert arrived(peer) == DATA  # what was waiting
         cork(loop, transport)
