@@ -149,10 +149,8 @@ class TaskInfo:
     @property
     def place(self) -> Place | None:
         """Where it is in the program's own code, or else at all."""
-        for place in reversed(self.stack):
-            if place.file is not None and _frames.is_user(place.file):
-                return place
-        return self.stack[-1] if self.stack else None
+        own = _frames.innermost_user(self.stack)
+        return own or (self.stack[-1] if self.stack else None)
 
     @property
     def situation(self) -> str:
@@ -415,7 +413,9 @@ class Describer:
             key=asyncio.TimerHandle.when,
         )
         self.waiters = {  # by the future's id
-            id(getattr(task, "_fut_waiter", None)): task for task in tasks
+            id(task._fut_waiter): task  # type: ignore[attr-defined]
+            for task in tasks
+            if getattr(task, "_fut_waiter", None) is not None
         }
         self._timer_of: dict[int, asyncio.TimerHandle] = {}
         self._timeout_of: dict[int, asyncio.TimerHandle] = {}
@@ -800,9 +800,8 @@ def cancel_places(task: object) -> tuple[Place | None, Place | None]:
     places = [Place(frame.filename, frame.lineno or 0, frame.name) for frame in frames]
     if not places:
         return None, None
-    own = [place for place in places if place.file and _frames.is_user(place.file)]
-    behind = own[-1] if own and own[-1] is not places[-1] else None
-    return places[-1], behind
+    own = _frames.innermost_user(places)
+    return places[-1], None if own is places[-1] else own
 
 
 # The rules, by asyncio's names of functions.

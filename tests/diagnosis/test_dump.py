@@ -295,6 +295,18 @@ def test_what_keeps_the_loop_alive(output):
     assert re.search(r"waiting for 127\.0\.0\.1:\d+ to take \d+ bytes", text)
 
 
+def test_a_timer_of_nobodys_goes_by_its_function(output):
+    """Also beside a task that waits for nothing."""
+    text = output("""
+        def plain(): pass
+        async def main():
+            asyncio.get_running_loop().call_later(100, plain)
+            aioloop.dump(sys.stdout)
+        aioloop.run(main())
+    """)
+    assert re.search(r"timers \(1\)\n    in [^:]*: plain at app\.py:\d+\n", text)
+
+
 def test_sockets_and_children_in_words(output):
     text = output("""
         import socket
