@@ -85,12 +85,13 @@ look(al_ticker_user *user, int64_t now)
     unsigned int step = steps(now), oldest = 0;
     bool busy = false;
     for (al_cork *cork = corks->first; cork != NULL; cork = cork->next) {
-        bool waits = atomic_load_explicit(&cork->waiting, memory_order_acquire);
-        unsigned int of_this = age(cork, step);
-        user->wants = user->wants || (waits && of_this > RESCUE_STEPS);
-        busy = busy || of_this <= STEPS_TO_SLEEP;
-        oldest =
-            waits && of_this <= RESCUE_STEPS && of_this > oldest ? of_this : oldest;
+        busy = busy || age(cork, step) <= STEPS_TO_SLEEP;
+        if (is_stuck(cork, step)) {
+            user->wants = true;
+        }
+        else if (atomic_load_explicit(&cork->waiting, memory_order_acquire)) {
+            oldest = Py_MAX(oldest, age(cork, step));
+        }
     }
     return !user->wants && !busy && fall_asleep(corks)
                ? AL_TICKER_NEVER

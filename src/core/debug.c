@@ -784,11 +784,6 @@ al_debug_iteration_ended(al_loop *loop, size_t count, int64_t began)
                       (Py_ssize_t)count, (double)took / 1e9)); /* escapes */
 }
 
-/* asyncio up to Python 3.7 logged this, and its documentation still promises it.  The
- * text says "took %.3f seconds" as all of asyncio's slow things do: programs filter their
- * logs by that.  To wait for events is what a selector is for: late is a poll that outlasts its
- * timeout, one without a timeout that had to wait for the GIL, and a look that takes
- * long. */
 int64_t
 al_debug_poll_begins(al_loop *loop, int64_t *timeout)
 {
@@ -826,6 +821,11 @@ look_into_sleep(al_loop *loop)
     return status;
 }
 
+/* asyncio up to Python 3.7 logged this, and its documentation still promises it.  The
+ * text says "took %.3f seconds" as all of asyncio's slow things do: programs filter their
+ * logs by that.  To wait for events is what a selector is for: late is a poll that outlasts its
+ * timeout, one without a timeout that had to wait for the GIL, and a look that takes
+ * long. */
 int
 al_debug_polled(al_loop *loop, int64_t timeout, int64_t now)
 {

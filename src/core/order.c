@@ -36,7 +36,6 @@ struct al_order {
     size_t *lane_of;  /* where in `lanes` a slot's is */
     size_t *follower; /* the next slot of the same lane */
     order_lane *lanes;
-    size_t lanes_mask;
 
     /* PCT. */
     order_rank *ranks;
@@ -250,27 +249,33 @@ reserve_rank(al_order *order)
     return 0;
 }
 
+static bool
+has_rank(const al_order *order, const PyObject *task)
+{
+    if (order->ranks_capacity == 0) {
+        return false;
+    }
+    const order_rank *rank = rank_at(order, task);
+    return rank->key != NULL && is_alive(rank);
+}
+
 /* Gives the task a priority if it has none.  0 or -1.  Escapes. */
 static int
 ensure_rank(al_loop *loop, PyObject *task)
 {
-    al_order *order = loop->order;
-    if (reserve_rank(order) < 0) {
-        return -1;
-    }
-    order_rank *rank = rank_at(order, task);
-    if (rank->key != NULL && is_alive(rank)) {
+    if (has_rank(loop->order, task)) {
         return 0;
     }
     PyObject *reference = PyWeakref_NewRef(task, NULL); /* escapes */
     if (reference == NULL) {
         return -1;
     }
-    if (loop->order != order) {
+    al_order *order = loop->order;
+    if (order == NULL || reserve_rank(order) < 0) {
         Py_DECREF(reference);
-        return 0;
+        return order == NULL ? 0 : -1;
     }
-    rank = rank_at(order, task);
+    order_rank *rank = rank_at(order, task);
     order->ranks_length += rank->key == NULL;
     Py_XSETREF(rank->reference, reference);
     rank->key = task;

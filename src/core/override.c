@@ -57,6 +57,12 @@ is_select_replaced(al_loop *loop)
     return replaced;
 }
 
+static bool
+goes_as_asyncio(const al_loop *loop, bool time)
+{
+    return time || loop->timers.lent != NULL || loop->virtual != NULL;
+}
+
 static int
 refresh(al_loop *loop, bool closely)
 {
@@ -78,7 +84,7 @@ refresh(al_loop *loop, bool closely)
     loop->overrides = (al_overrides){
         .seen_type_tag = al_tag_to_see(Py_TYPE(loop)),
         .seen_watched_tag = al_tag_to_see((PyTypeObject *)st->watched),
-        .as_asyncio = !time || loop->timers.lent != NULL || loop->virtual != NULL,
+        .as_asyncio = goes_as_asyncio(loop, !time),
         .in_python = !run_once || select,
         .time = !time,
         .call_soon = !call_soon,
@@ -145,8 +151,7 @@ al_override_setattr(PyObject *self, PyObject *name, PyObject *value)
 void
 al_override_timers_moved(al_loop *loop)
 {
-    loop->overrides.as_asyncio = loop->overrides.time || loop->timers.lent != NULL ||
-                                 loop->virtual != NULL;
+    loop->overrides.as_asyncio = goes_as_asyncio(loop, loop->overrides.time);
     loop->look.until_check = 0; /* The next iteration looks at this. */
 }
 

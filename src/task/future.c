@@ -1438,8 +1438,10 @@ short_type_name(PyObject *op)
 PyObject *
 al_future_cancel_told(al_state *st, al_future *self)
 {
-    PyObject *stack =
-        al_stack_read_present(st, al_future_cancel_stack(self)); /* escapes */
+    /* A copy of the word: which one it is depends on the future. */
+    PyObject *word = Py_XNewRef(*al_future_cancel_stack(self));
+    PyObject *stack = al_stack_read_present(st, &word); /* escapes */
+    Py_XDECREF(word);                                   /* escapes */
     PyObject *module =
         stack == NULL ? NULL : PyImport_ImportModule("aioloop._cancels"); /* escapes */
     PyObject *told = module == NULL ? NULL

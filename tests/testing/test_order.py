@@ -11,7 +11,8 @@ from collections import Counter
 
 import pytest
 
-from aioloop import testing
+from aioloop import _core, testing
+from tests.testing.test_bugs import check_then_act_on_a_dict
 
 STRATEGIES = ["seeded", "pct"]
 
@@ -249,6 +250,35 @@ def test_what_is_refused(options):
         testing.new_event_loop(**options)
 
 
+@pytest.mark.parametrize("order", STRATEGIES)
+def test_another_order_while_one_is_drawn(order):
+    """A finalizer gives the loop a new order, wherever the collector runs."""
+
+    class Meddler:
+        def __init__(self, loop):
+            self.itself, self.loop = self, loop
+
+        def __del__(self):
+            _core._set_order(self.loop, 2, 7, 2, 100, -1, None)
+
+    async def work(loop):
+        for _ in range(20):
+            Meddler(loop)
+            await asyncio.sleep(0)
+        return 1
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        return sum(await asyncio.gather(*(work(loop) for _ in range(20))))
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        assert testing.run(main(), order=order, seed=1) == 20
+    finally:
+        gc.set_threshold(*before)
+
+
 # Bugs that asyncio's own order hides.
 
 
@@ -265,25 +295,6 @@ async def event_before_anybody_waits():
             condition.notify()
 
     await asyncio.gather(consumer(), producer())
-
-
-async def expired_while_loaded():
-    """What a task has loaded is gone when the one that waited for it goes on."""
-    values = {}
-
-    async def load():
-        await asyncio.sleep(1)
-        values["key"] = 7
-
-    async def get():
-        await asyncio.create_task(load())
-        return values["key"]
-
-    async def expire():
-        await asyncio.sleep(1)
-        values.clear()
-
-    await asyncio.gather(expire(), get())
 
 
 async def closed_under_its_user():
@@ -322,7 +333,7 @@ async def order_of_two_writers():
 # And the strategies that find them; pct leaves a task behind for as long as it takes.
 BUGS = [
     (event_before_anybody_waits, STRATEGIES),
-    (expired_while_loaded, STRATEGIES),
+    (check_then_act_on_a_dict, STRATEGIES),
     (order_of_two_writers, STRATEGIES),
     (closed_under_its_user, ["pct"]),
 ]
