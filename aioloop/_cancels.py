@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import traceback
 from typing import TYPE_CHECKING
 
 from . import _core
+from ._frames import is_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from traceback import FrameSummary
     from typing import Any
-
-_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 
 
 class CancelStack(traceback.StackSummary):
@@ -48,7 +46,7 @@ def frames_of_interest(stack: Iterable[FrameSummary]) -> list[FrameSummary]:
     for frame in stack:
         above.append(frame)
         if frame.name in ("run_until_complete", "run_forever") and (
-            frame.filename.startswith(_ASYNCIO)
+            is_loop(frame.filename)
         ):
             above = []
     return above

@@ -232,13 +232,7 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
             _core._set_stall_threshold(self, _stall.threshold_of_environment())
         if _orphans.wanted_by_environment():
             self.report_orphans = True
-            self.debug_options = dataclasses.replace(
-                self.debug_options,
-                source_tracebacks=True,
-                coroutine_origin_depth=max(
-                    1, self.debug_options.coroutine_origin_depth
-                ),
-            )
+            _orphans.remember_places(self)
         key = id(self)
         all_loops[key] = weakref.ref(self, lambda _: all_loops.pop(key, None))
         if os.environ.get("AIOLOOP_REPORT"):

@@ -257,6 +257,17 @@ def _note_of_transport(_: object, created: StackSummary | None) -> str | None:
     return place and f"The transport was made at {place_words(*place)}."
 
 
+def remember_places(loop: Any) -> None:
+    """Have a loop remember where things are made."""
+    options = loop.debug_options
+    if not options.source_tracebacks or not options.coroutine_origin_depth:
+        loop.debug_options = dataclasses.replace(
+            options,
+            source_tracebacks=True,
+            coroutine_origin_depth=max(1, options.coroutine_origin_depth),
+        )
+
+
 def wanted_by_environment() -> bool:
     """Say whether AIOLOOP_ORPHANS asks for reports, with places of creation."""
     return os.environ.get("AIOLOOP_ORPHANS", "0") not in ("", "0")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ._metrics import Histogram
     from ._orphans import Orphan
     from ._report import Alike, LoopReport, Place, Report, Tasks
-    from ._usage import Use
 
 # So much of a text from the program is shown.
 LONGEST = 400
@@ -341,7 +340,7 @@ def _verdict_of(loop: LoopReport, which: str) -> Iterator[tuple[bool, list[Any]]
         yield True, [_code(sentence)]
     for use in loop.top:
         if use.spins:
-            yield True, [_code(_where(use)), " spins on sleep(0)."]
+            yield True, [_code(use.place), " spins on sleep(0)."]
     delay = loop.metrics.queue_delay
     if delay.quantile(0.99) > 0.1:
         late = f"One callback in 100 waited for more than {_seconds(0.1)}"
@@ -779,12 +778,6 @@ def _stalls(loop: LoopReport) -> list[Any]:
 # --- who used it --------------------------------------------------------------------
 
 
-def _where(use: Use) -> str:
-    if not use.file:
-        return use.name
-    return f"{_frames.short(use.file)}:{use.line} in {use.name}"
-
-
 def _top(loop: LoopReport) -> Html:
     total = sum(use.time for use in loop.top) + loop.others_time
     alive = any(use.alive for use in loop.top)
@@ -819,7 +812,7 @@ def _top(loop: LoopReport) -> Html:
                 ],
                 el(
                     "td",
-                    _code(_where(use)),
+                    _code(use.place),
                     " ",
                     el("span", use.kind, class_="dim small"),
                     " ",
@@ -875,7 +868,7 @@ def _task(alike: Alike) -> Html:
                 (
                     str(place),
                     place.source,
-                    place.file is not None and _frames.is_user(place.file),
+                    place.is_user,
                 )
                 for place in task.stack
             )

@@ -56,7 +56,7 @@ class Use:
         """Return "file:line in name", or the name alone, as a stall report does."""
         if not self.file:
             return self.name
-        return f"{_frames.short(self.file)}:{self.line} in {self.name}"
+        return _frames.place(self.file, self.line, self.name)
 
     def __str__(self) -> str:
         text = (

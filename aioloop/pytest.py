@@ -10,7 +10,6 @@ behind, and for calls that block its loop, with the places. See docs/plugs.md.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import os
 import sys
@@ -155,7 +154,7 @@ class _Leaks:
 
     def _on_new_loop(self, loop: Any) -> None:
         self._has_loops = True
-        _remember_places(loop)
+        _orphans.remember_places(loop)
         if loop.blocking_calls is None:
             report = _Reporter(self._found)
             _core._watch_blocking(loop, report, _blocking._allowed, False)
@@ -231,7 +230,9 @@ class _Leaks:
     def pytest_fixture_setup(self) -> None:
         # A runner that is told debug=False turns all of debug mode off.
         for reference in list(_loop.all_loops.values()):
-            _remember_places(reference())
+            loop = reference()
+            if loop is not None and not loop.is_closed():
+                _orphans.remember_places(loop)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -277,19 +278,6 @@ def _checked(kinds: Any) -> set[str]:
     return set(kinds)
 
 
-def _remember_places(loop: Any) -> None:
-    """Have the loop remember where things were made."""
-    if loop is None or loop.is_closed():
-        return
-    options = loop.debug_options
-    if not options.source_tracebacks or not options.coroutine_origin_depth:
-        loop.debug_options = dataclasses.replace(
-            options,
-            source_tracebacks=True,
-            coroutine_origin_depth=max(1, options.coroutine_origin_depth),
-        )
-
-
 def _places_of_program(task: Any) -> list[Frame] | None:
     """Return the frames of the tests and what they test in which a task was made.
 
@@ -302,15 +290,7 @@ def _places_of_program(task: Any) -> list[Frame] | None:
             break
         frames.append((frame.filename, frame.lineno or 0, frame.name))
     if frames:
-        found = [frame for frame in frames if _is_of_program(frame[0])]
+        found = [frame for frame in frames if _frames.is_user(frame[0])]
         return found or None
     code = getattr(task.get_coro(), "cr_code", None)
-    return [] if code is not None and _is_of_program(code.co_filename) else None
-
-
-def _is_of_program(filename: str) -> bool:
-    return not (
-        _frames.is_standard(filename)
-        or _frames.is_installed(filename)
-        or _frames.is_loop(filename)
-    )
+    return [] if code is not None and _frames.is_user(code.co_filename) else None
