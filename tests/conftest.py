@@ -85,6 +85,18 @@ def debug(request):
     return request.param
 
 
+def finish(loop):
+    """Close a loop as asyncio.run() does."""
+    pending = asyncio.all_tasks(loop)
+    for task in pending:
+        task.cancel()
+    if pending:
+        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
 @pytest.fixture
 def loop(debug):
     """Yield a new aioloop loop; close it and look for leaked descriptors."""
@@ -93,14 +105,7 @@ def loop(debug):
     loop.set_debug(debug)
     yield loop
     if not loop.is_closed():
-        pending = asyncio.all_tasks(loop)
-        for task in pending:
-            task.cancel()
-        if pending:
-            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        finish(loop)
     gc.collect()
     leaked = open_descriptors() - before
     assert not leaked, f"descriptors left open: {sorted(leaked)}"

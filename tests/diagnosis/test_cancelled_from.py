@@ -63,13 +63,14 @@ def test_who_cancelled_it(run):
     run(main())
 
 
-def test_a_cancelled_task_and_one_that_fails(run):
-    async def fail():
-        try:
-            await asyncio.sleep(1000)
-        except asyncio.CancelledError:
-            raise ZeroDivisionError from None
+async def fail():
+    try:
+        await asyncio.sleep(1000)
+    except asyncio.CancelledError:
+        raise ZeroDivisionError from None
 
+
+def test_a_cancelled_task_and_one_that_fails(run):
     async def main():
         tasks = [asyncio.create_task(c) for c in (asyncio.sleep(1000), fail())]
         await asyncio.sleep(0)
@@ -195,12 +196,6 @@ def test_a_pending_task_that_is_destroyed(run, caplog):
 
 def test_an_exception_that_nobody_retrieves(run):
     contexts = []
-
-    async def fail():
-        try:
-            await asyncio.sleep(1000)
-        except asyncio.CancelledError:
-            raise ZeroDivisionError from None
 
     async def main():
         task = asyncio.create_task(fail())

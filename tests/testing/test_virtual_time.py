@@ -16,22 +16,10 @@ import pytest
 
 import aioloop
 from aioloop import testing
-from tests.conftest import client_context, open_descriptors, server_context
+from tests.conftest import client_context, finish, open_descriptors, server_context
 
 HOUR = 3600.0
 LIMIT = 60.0  # real seconds, in which what is awaited has long come
-
-
-def finish(loop):
-    """Close a loop as asyncio.run() does."""
-    pending = asyncio.all_tasks(loop)
-    for task in pending:
-        task.cancel()
-    if pending:
-        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
 
 
 @pytest.fixture
