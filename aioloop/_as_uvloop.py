@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import spec_from_file_location
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +28,9 @@ class Finder:
     ) -> ModuleSpec | None:
         if name != NAME:
             return None
+        # Here: most programs never come to it.
+        from importlib.util import spec_from_file_location
+
         return spec_from_file_location(
             name,
             os.path.join(FOLDER, "__init__.py"),

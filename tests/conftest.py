@@ -213,6 +213,7 @@ def child_environment(**changes: str) -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PYTHON", "PYTEST", "COVERAGE", "AIOLOOP"))
+        and name not in ("CI", "BUILD_NUMBER", "COLUMNS")  # pytest writes more then
     }
     # Sanitizer and hard builds run the suite with these two; children need them too.
     for name in ("PYTHONMALLOC", "PYTHONHOME"):
