@@ -119,7 +119,8 @@ struct al_poll {
     int timerfd; /* -1: gone */
     al_fileid timer_file;
     ev_io timer_io;
-    int64_t armed; /* absolute ns, 0: disarmed */
+    int64_t armed; /* absolute ns, 0: disarmed, or expired */
+    bool expired;  /* ... and readable until it is armed anew */
     int backend;   /* the number of libev's epoll, or UNKNOWN, or NOT_FOUND */
     al_fileid backend_file;
 #endif
@@ -276,16 +277,27 @@ leave_timerfd(al_poll *poll)
     poll->armed = 0;
 }
 
+/* Empties an expired timer as a read would, but not a file that has the number now. */
+static void
+disarm(al_poll *poll)
+{
+    const struct itimerspec disarmed = {.it_value = {.tv_sec = 0}};
+    if (timerfd_settime(poll->timerfd, 0, &disarmed, NULL) < 0) {
+        leave_timerfd(poll);
+    }
+    poll->expired = false;
+}
+
+/* Most are armed anew next, which empties them too. */
 static void
 timer_expired(EV_P_ ev_io *Py_UNUSED(watcher), int Py_UNUSED(events))
 {
     al_poll *poll = ev_userdata(EV_A);
-    /* It empties the timer as a read would, but not a file that has the number now. */
-    const struct itimerspec disarmed = {.it_value = {.tv_sec = 0}};
-    if (timerfd_settime(poll->timerfd, 0, &disarmed, NULL) < 0) {
-        leave_timerfd(poll);
+    if (poll->expired) {
+        disarm(poll);
         return;
     }
+    poll->expired = true;
     poll->armed = 0;
     ev_timer_stop(EV_A_ & poll->timer);
 }
@@ -300,6 +312,7 @@ open_timer(al_poll *poll)
     }
     al_fileid_take(&poll->timer_file, poll->timerfd);
     poll->armed = 0;
+    poll->expired = false;
     ev_io_init(&poll->timer_io, timer_expired, poll->timerfd, EV_READ);
     ev_io_start(poll->ev, &poll->timer_io);
     return 0;
@@ -347,9 +360,18 @@ set_deadline(al_poll *poll, int64_t timeout)
         return;
     }
     poll->armed = deadline;
+    poll->expired = false;
     int64_t polled_at = poll->loop->look.polled_at;
     int64_t late = deadline - (polled_at != 0 ? polled_at : now) + NET;
     start_timeout(poll, (double)late * 1e-9);
+}
+
+static void
+set_no_deadline(al_poll *poll)
+{
+    if (poll->expired) {
+        disarm(poll);
+    }
 }
 
 static void
@@ -379,6 +401,11 @@ set_deadline(al_poll *poll, int64_t timeout)
 {
     ev_now_update(poll->ev);
     start_timeout(poll, (double)timeout * 1e-9);
+}
+
+static void
+set_no_deadline(al_poll *Py_UNUSED(poll))
+{
 }
 
 static void
@@ -826,6 +853,9 @@ al_poll_wait(al_poll *poll, int64_t timeout)
     }
     if (timeout > 0) {
         set_deadline(poll, timeout);
+    }
+    else if (timeout < 0) {
+        set_no_deadline(poll);
     }
     int status = run(poll, timeout == 0 ? EVRUN_NOWAIT : EVRUN_ONCE);
     if (timeout > 0) {

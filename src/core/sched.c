@@ -201,6 +201,9 @@ wait_limit(al_loop *loop, double now)
     if (AL_UNLIKELY(has_test_clock(loop))) {
         return al_virtual_distance(wait);
     }
+    if (AL_LIKELY(!loop->overrides.as_asyncio)) {
+        wait = al_timers_together(&loop->timers, when) - now;
+    }
     return wait < MAXIMUM_WAIT ? (int64_t)ceil(wait * 1e9)
                                : (int64_t)(MAXIMUM_WAIT * 1e9);
 }

@@ -497,6 +497,22 @@ al_timers_next(al_loop *loop, double *when)
     return 0;
 }
 
+double
+al_timers_together(const al_timers *timers, double when)
+{
+    /* A loop that wakes takes 5-20 us of a processor, and 25 us to do it. */
+    const double most = when + 50e-6;
+    double latest = when;
+    size_t end = timers->lent == NULL ? Py_MIN(timers->length, ARITY + 1) : 0;
+    for (size_t i = 1; i < end; i++) {
+        double other = timers->heap[i].when;
+        if (other <= most && other > latest) {
+            latest = other;
+        }
+    }
+    return latest;
+}
+
 void
 al_timers_clear(al_timers *timers)
 {

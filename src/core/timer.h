@@ -80,4 +80,9 @@ al_timers_due(const al_timers *timers, double now)
  * Drops cancelled entries from the top on its way.  Escapes. */
 int al_timers_next(struct al_loop *loop, double *when);
 
+/* The deadline up to which the earliest timer, at `when`, can wait for others that are
+ * due right after it, so that the loop wakes once for all of them; `when` if there are
+ * none.  After al_timers_next. */
+double al_timers_together(const al_timers *timers, double when);
+
 #endif

@@ -5,6 +5,7 @@ import gc
 import heapq
 import math
 import random
+import threading
 import time
 import weakref
 from fractions import Fraction
@@ -46,6 +47,36 @@ def test_a_timer_is_never_early_and_no_millisecond_late(loop, delay):
     assert min(late) >= 0
     # epoll alone counts milliseconds.
     assert min(late) - min(machine) < (0.0019 if PORTABLE else 0.0009)
+
+
+@pytest.mark.parametrize("delays", [[0, 4.5e-5], [0, 1e-5, 3e-5, 4e-5]])
+def test_timers_right_after_each_other_fire_together_and_none_early(loop, delays):
+    """Those within 50 us need one iteration, in most rounds: the machine may be busy."""
+    seen = []
+    iterations = []
+
+    def fire(when):
+        seen.append((loop.time() - when, loop.metrics().iterations))
+
+    for _ in range(21):
+        seen.clear()
+        now = loop.time() + 0.002
+        for delay in delays:
+            loop.call_at(now + delay, fire, now + delay)
+        run_for(loop, 0.006)
+        assert len(seen) == len(delays)
+        assert min(seen)[0] >= 0
+        iterations.append(len({iteration for _, iteration in seen}))
+    assert sorted(iterations)[10] == 1
+
+
+def test_a_loop_sleeps_after_its_last_timer(loop):
+    """An expired timerfd is readable until it is armed anew."""
+    loop.call_later(0.001, int)
+    loop.call_soon(threading.Timer(0.05, loop.call_soon_threadsafe, [loop.stop]).start)
+    before = loop.metrics().iterations
+    loop.run_forever()
+    assert loop.metrics().iterations - before < 10
 
 
 def test_timers_run_by_deadline_then_in_order(loop):
