@@ -361,7 +361,7 @@ def test_several_loops_are_stuck_at_the_same_time(paths):
         tell(stuck=sorted(
             [record["stall"]["thread"], record["stall"]["source"]]
             for record in records if record["stall"]["event"] == "stuck"))
-        # The watchdog's thread may be at a stall's first record when its loop has ended.
+        # The watchdog may be at a stall's first record when its loop has ended.
         while events().count("ended") < 4 and time.monotonic() < limit:
             time.sleep(0.02)
         tell(ended=events().count("ended"))

@@ -51,7 +51,7 @@ def test_a_timer_is_never_early_and_no_millisecond_late(loop, delay):
 
 @pytest.mark.parametrize("delays", [[0, 4.5e-5], [0, 1e-5, 3e-5, 4e-5]])
 def test_timers_right_after_each_other_fire_together_and_none_early(loop, delays):
-    """Those within 50 us need one iteration, in most rounds: the machine may be busy."""
+    """Those within 50 us need one iteration, in most rounds: machines are busy."""
     seen = []
     iterations = []
 
