@@ -193,6 +193,7 @@
     X(feed_data)                                                                       \
     X(fileno)                                                                          \
     X(get_buffer)                                                                      \
+    X(get_extra_info)                                                                  \
     X(is_closing)                                                                      \
     X(done)                                                                            \
     X(pause_reading)                                                                   \
@@ -203,6 +204,7 @@
     X(set_result)                                                                      \
     X(socket)                                                                          \
     X(sockname)                                                                        \
+    X(writelines)                                                                      \
     X(_app_protocol_is_buffer)                                                         \
     X(_app_reading_paused)                                                             \
     X(_app_writing_paused)                                                             \
@@ -284,7 +286,9 @@ typedef struct al_state {
     struct al_standins *standins;
     PyObject *watched;             /* a class */
     unsigned int seen_watched_tag; /* by al_standin_look */
-    bool handle_cancel_replaced;   /* of any of asyncio's handles */
+    /* Of asyncio's _FlowControlMixin, as long as it has asyncio's methods. */
+    unsigned int seen_transports_tag;
+    bool handle_cancel_replaced; /* of any of asyncio's handles */
     /* BaseEventLoop.create_task and its code at the last look, or NULL. */
     PyObject *create_task, *create_task_code;
     PyObject *watched_globals[AL_WATCHED_MODULES];

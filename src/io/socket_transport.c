@@ -1,13 +1,41 @@
 /* socket_transport.c: aioloop._core.SocketTransport, the type of al_stream: its methods,
  * attributes and life as Python sees them.  What they do is in stream, write and info. */
 #include "base/args.h"
+#include "base/origin.h"
 #include "core/context.h"
+#include "core/standin.h"
+#include "core/watch.h"
 #include "io/begin.h"
 #include "io/info.h"
 #include "io/stream.h"
 #include "io/transport.h"
 #include "io/trsock.h"
 #include "io/write.h"
+
+/* asyncio's transport of a socket inherits a method from the abstract classes that ours
+ * hides.  If somebody has replaced that one, calls it.  True with its result; or false, and
+ * ours is to go on.  Escapes. */
+static bool
+other_called(al_stream *self, al_state *st, PyObject *name, PyObject *const *args,
+             Py_ssize_t nargs, PyObject *kwnames, PyObject **result)
+{
+    PyTypeObject *base = (PyTypeObject *)st->FlowControlMixin;
+    if (AL_LIKELY(base->tp_version_tag == st->seen_transports_tag)) {
+        return false;
+    }
+    PyObject *other = Py_XNewRef(_PyType_Lookup(base, name)); /* makes a tag */
+    if (al_origin_intact(base, st->str.get_extra_info) &&
+        al_origin_intact(base, st->str.writelines)) {
+        st->seen_transports_tag = al_tag_to_see(base);
+    }
+    bool replaced = other != NULL && !al_origin_intact(base, name);
+    if (replaced) {
+        *result = al_standin_call(other, (PyObject *)self, args, nargs,
+                                  kwnames); /* escapes */
+    }
+    Py_XDECREF(other); /* escapes */
+    return replaced;
+}
 
 PyDoc_STRVAR(write_doc, "write($self, /, data)\n--\n\n"
                         "Write some data bytes; this does not block.\n\n"
@@ -36,6 +64,11 @@ SocketTransport_writelines(al_stream *self, PyObject *const *args, Py_ssize_t na
 #define WRITELINES "_SelectorSocketTransport.writelines"
 #else
 #define WRITELINES "WriteTransport.writelines"
+    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    PyObject *result;
+    if (other_called(self, st, st->str.writelines, args, nargs, kwnames, &result)) {
+        return result;
+    }
 #endif
     PyObject *list = al_args_one(WRITELINES, "list_of_data", args, nargs, kwnames);
     return list == NULL ? NULL : al_writelines(self, list);
@@ -363,7 +396,11 @@ SocketTransport_get_extra_info(al_stream *self, PyObject *const *args, Py_ssize_
         .required = 1,
         .total = 2,
     };
-    PyObject *values[2];
+    al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    PyObject *values[2], *result;
+    if (other_called(self, st, st->str.get_extra_info, args, nargs, kwnames, &result)) {
+        return result;
+    }
     if (al_args_parse(&signature, args, nargs, kwnames, values, NULL) < 0) {
         return NULL;
     }
@@ -611,6 +648,7 @@ int
 al_stream_init_type(PyObject *module, al_state *st)
 {
     const PyTypeObject *base = (PyTypeObject *)st->FlowControlMixin;
+    st->seen_transports_tag = UINT_MAX; /* No class has that one. */
     if (base->tp_basicsize > (Py_ssize_t)offsetof(al_stream, sink)) {
         PyErr_SetString(PyExc_ImportError,
                         "asyncio's transports have more slots than this module knows");

@@ -254,6 +254,37 @@ def test_a_wrapper_takes_effect_in_the_same_step(run):
     run(main())
 
 
+@pytest.mark.parametrize("make", [asyncio.SelectorEventLoop, aioloop.new_event_loop])
+def test_a_wrapper_on_what_a_transport_inherits(make):
+    async def main():
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
+        assert transport.get_extra_info("peername") == ""
+        with wrapped(asyncio.BaseTransport, "get_extra_info") as calls:
+            assert transport.get_extra_info("peername") == ""
+            assert transport.get_extra_info(name="other", default=5) == 5
+            assert calls == [transport, transport]
+        with mock.patch("asyncio.BaseTransport.get_extra_info", return_value="mocked"):
+            assert transport.get_extra_info("peername") == "mocked"
+        with wrapped(asyncio.Transport, "get_extra_info") as calls:
+            assert transport.get_extra_info("peername") == ""
+            assert calls == [transport]
+        assert transport.get_extra_info("peername") == ""
+        with wrapped(asyncio.WriteTransport, "writelines") as calls:
+            transport.writelines([b"one ", b"two"])
+            # Newer ones have one of their own.
+            assert calls == [transport] * (sys.version_info < (3, 12))
+        transport.writelines([b" three"])
+        transport.close()
+        with theirs, theirs.makefile("rb") as file:
+            theirs.settimeout(20)
+            assert await asyncio.to_thread(file.read) == b"one two three"
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        runner.run(main())
+
+
 def test_tasks_of_a_wrapped_create_task_are_ours(loop):
     async def main():
         task = loop.create_task(asyncio.sleep(0), name="named")
