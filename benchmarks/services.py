@@ -9,7 +9,9 @@ import glob
 import os
 import pathlib
 import pwd
+import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -17,6 +19,8 @@ import time
 REDIS = "AIOLOOP_BENCHMARK_REDIS"  # the path of its socket
 POSTGRES = "AIOLOOP_BENCHMARK_POSTGRES"  # the folder of its socket
 START_SECONDS = 30
+STOP_SECONDS = 10
+STOP = signal.SIGINT  # without waiting until PostgreSQL's clients have gone
 
 
 def program(name):
@@ -39,13 +43,18 @@ def wait_for(path, process):
     deadline = time.monotonic() + START_SECONDS
     while not path.exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{process.args[0]} does not start")
+            raise RuntimeError(f"{shlex.join(map(str, process.args))} does not start")
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def running(command, path, **options):
-    """Run a server, which makes its socket at `path`, while the block runs."""
+    """Run a server, which makes its socket at `path`, while the block runs.
+
+    It ends, where util-linux is, also if this process is killed.
+    """
+    if setpriv := shutil.which("setpriv"):
+        command = [setpriv, "--pdeathsig", STOP.name.removeprefix("SIG"), *command]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
     )
@@ -53,15 +62,20 @@ def running(command, path, **options):
         wait_for(path, process)
         yield
     finally:
-        process.terminate()
-        process.wait()
+        process.send_signal(STOP)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @contextlib.contextmanager
-def redis(folder):
+def redis(folder, *options):
     path = folder / "redis"
     command = [program("redis-server"), "--port", "0", "--unixsocket", str(path)]
-    with running([*command, "--save", "", "--dir", str(folder)], path):
+    command += ["--save", "", "--dir", str(folder), *options]
+    with running(command, path):
         yield str(path)
 
 

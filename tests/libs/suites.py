@@ -6,6 +6,7 @@ a folder outside the tree. Where the index cannot be reached the test is skipped
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import child_environment
+from tests.libs import services
 
 LIMIT = 600
 HERE = Path(__file__).parent
@@ -41,6 +43,9 @@ class Suite:
     run the suite: each takes its time, and not every one has wheels for its needs.
     ``on_asyncio`` is what to replace in a test's name to have it on asyncio's loop.
     ``always``: it is one of the tests, and not only run when it is asked for.
+    ``service`` is the database (tests/libs/services.py) that runs beside the tests; its
+    address replaces ``{service}`` in the options and in ``environment``, the tests'
+    additional variables.
     """
 
     name: str
@@ -54,6 +59,8 @@ class Suite:
     on_asyncio: tuple[str, str] = ("", "")
     always: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
+    service: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def tag(self):
@@ -68,22 +75,42 @@ class Suite:
             path.insert(0, ON_AIOLOOP)
         left_out = [word for name in self.left_out for word in ("--deselect", name)]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "outcomes"]
-        command += ["-p", "own_ports"]
-        command += ["-p", "no:cacheprovider", "--timeout", "60", *self.options]
-        done = subprocess.run(
-            [*command, *left_out, *(tests or self.selection)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=place / "source",
-            env=child_environment(
-                PYTHONPATH=os.pathsep.join(map(str, path)), OUTCOMES=str(outcomes)
-            ),
-            timeout=LIMIT,
-        )
+        if not self.service:  # It listens on the machine's own loopback network.
+            command += ["-p", "own_ports"]
+        command += ["-p", "no:cacheprovider", "--timeout", "60"]
+        with self._served() as address:
+            options, variables = self._told(address)
+            done = subprocess.run(
+                [*command, *options, *left_out, *(tests or self.selection)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=place / "source",
+                env=child_environment(
+                    PYTHONPATH=os.pathsep.join(map(str, path)),
+                    OUTCOMES=str(outcomes),
+                    **variables,
+                ),
+                timeout=LIMIT,
+            )
         assert done.returncode in (0, 1), done.stdout
         return json.loads(outcomes.read_text())
+
+    def _served(self):
+        if not self.service:
+            return contextlib.nullcontext("")
+        return services.started(self.service)
+
+    def _told(self, address):
+        """Return the options and the variables, with the service's address."""
+        return (
+            [option.replace("{service}", address) for option in self.options],
+            {
+                name: value.replace("{service}", address)
+                for name, value in self.environment.items()
+            },
+        )
 
     def _fetched(self):
         """Return the folder with the library's sources and, beside them, packages."""

@@ -24,6 +24,22 @@ AIOHTTP_MODULES = [
     *["web_websocket_functional", "worker"],
 ]
 
+# Parts of redis-py's tests that need more than one server of Debian's: modules, a
+# cluster, sentinels, TLS, a network with faults, a provider of credentials; or numpy.
+REDIS_ELSEWHERE = [
+    *["bloom.py", "cluster_transaction.py", "credentials.py", "json.py", "scenario"],
+    *["search.py", "sentinel.py", "ssl.py", "timeseries.py", "vsets.py"],
+]
+REDIS_MARKS_ELSEWHERE = [
+    *["onlycluster", "redismod", "ssl", "cp_integration", "multidb_integration"],
+]
+REDIS_FIXED_PORT = [
+    ".py::test_connect_with_retries",
+    "_pool.py::TestConnectionPool::test_multiple_connections",
+    "_pool.py::TestConnectionPool::test_max_connections",
+    "_pool.py::TestConnectionPool::test_reuse_previously_released_connection",
+]
+
 SUITES = [
     Suite(
         "anyio",
@@ -134,6 +150,51 @@ SUITES = [
         selection=["tests/nest_test.py"],
         at_least=6,
         interpreters=[(3, 11), (3, 14)],
+    ),
+    # The next ones talk to a real server, of Debian's, or are one for another program.
+    Suite(
+        "redis",
+        "8.1.0",
+        needs=["pytest-asyncio", "pybreaker", "typing-extensions", "cryptography"],
+        selection=["tests/test_asyncio"]
+        + [f"--ignore=tests/test_asyncio/test_{name}" for name in REDIS_ELSEWHERE]
+        + ["-m", f"not {' and not '.join(REDIS_MARKS_ELSEWHERE)}"],
+        options=["-o", "addopts=", "--redis-url={service}"],
+        at_least=1000,
+        interpreters=[(3, 11)],
+        package="redis",
+        service="redis",
+        left_out={
+            f"tests/test_asyncio/test_connection{name}": (
+                "connects to port 6379 whatever the address is"
+            )
+            for name in REDIS_FIXED_PORT
+        },
+    ),
+    Suite(
+        "asyncpg",
+        "0.32.0",
+        needs=["distro"],
+        selection=["tests"],
+        at_least=200,
+        interpreters=[(3, 11)],
+        package="asyncpg",
+        service="postgres",
+        environment={"PGHOST": "{service}", "PGUSER": "postgres"},
+        left_out={
+            "tests/test_connect.py::TestConnectionAttributes": (
+                "starts a second server, which refuses to run as root"
+            ),
+        },
+    ),
+    Suite(
+        "asyncssh",
+        "2.24.1",
+        needs=["bcrypt", "aiofiles", "typing-extensions", "ifaddr", "pyOpenSSL"],
+        selection=["tests", "--ignore=tests/test_public_key.py"],  # a minute of keys
+        at_least=1000,
+        interpreters=[(3, 11)],
+        package="asyncssh",
     ),
 ]
 
