@@ -20,7 +20,7 @@ own_tests = tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks te
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard portable leaks suites plugs bench docs sdist wheels test-all clean set-up
+.PHONY: run test help build format lint asan hard portable leaks suites seeds plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -66,7 +66,10 @@ leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)
 
 suites: build ## The test-suites of anyio, aiohttp, aioquic, tornado, uvicorn (minutes each)
-	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py $(ARGS)
+	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py tests/libs/test_virtual_suites.py $(ARGS)
+
+seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)
+	@$(in_venv) $(bin)/python -m tests.upstream.seeds $(ARGS)
 
 plugs: build ## Every plug point of docs/plugs.md with the real server or program (minutes)
 	@AIOLOOP_PLUGS=1 $(pytest) tests/plugs $(ARGS)

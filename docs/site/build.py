@@ -23,7 +23,8 @@ HTML = TREE / "build" / "docs"
 
 # The order of the pages. One of docs/ that is not named here comes before the source's.
 FIRST = ("README", "docs/install", "docs/plugs", "docs/diagnosis", "docs/debug")
-FIRST += ("docs/testing", "docs/performance", "docs/differences", "docs/tests")
+FIRST += ("docs/testing", "docs/testing_story", "docs/performance")
+FIRST += ("docs/differences", "docs/tests")
 LAST = ("src/README", "CHANGELOG", "CONTRIBUTING", "SECURITY")
 NAMES = {"README": "index", "src/README": "source"}
 API = "api"

@@ -27,6 +27,7 @@ from tests.libs import services
 LIMIT = 600
 HERE = Path(__file__).parent
 ON_AIOLOOP = HERE / "suite_loop"
+IN_VIRTUAL_TIME = HERE / "suite_virtual"
 PLUGIN = HERE / "suite_plugin"
 
 
@@ -66,13 +67,15 @@ class Suite:
     def tag(self):
         return f"{self.name}-{self.version}"
 
-    def run(self, on_aioloop, outcomes, *tests):
+    def run(self, on_aioloop, outcomes, *tests, virtual=False):
         """Run these tests, or all of them, and return which passed and which failed."""
         place = self._fetched()
         own = child_environment()["PYTHONPATH"]
         path = [PLUGIN, place / "packages", own]
         if on_aioloop:
             path.insert(0, ON_AIOLOOP)
+        if virtual:
+            path.insert(0, IN_VIRTUAL_TIME)
         left_out = [word for name in self.left_out for word in ("--deselect", name)]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "outcomes"]
         if not self.service:  # It listens on the machine's own loopback network.
@@ -111,6 +114,10 @@ class Suite:
                 for name, value in self.environment.items()
             },
         )
+
+    def fetch(self):
+        """Fetch what the run needs, so that it does not take the run's time."""
+        self._fetched()
 
     def _fetched(self):
         """Return the folder with the library's sources and, beside them, packages."""
