@@ -20,7 +20,7 @@ own_tests = tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks te
 c_files = $(shell find src benchmarks -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard portable leaks suites seeds plugs bench docs sdist wheels test-all clean set-up
+.PHONY: run test help build format lint asan hard portable threads leaks suites seeds plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -61,6 +61,9 @@ portable: set-up ## Compile for macOS, the BSDs, musl; the tests without what on
 	@.ci/set-up cross
 	@$(in_venv) .ci/cross
 	@$(in_venv) .ci/flavour portable python -m pytest $(own_tests) $(ARGS)
+
+threads: ## The tests of threads without the GIL, then under ThreadSanitizer
+	@.ci/threads
 
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)

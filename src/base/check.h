@@ -8,18 +8,23 @@
 #ifndef AL_BASE_CHECK_H
 #define AL_BASE_CHECK_H
 
-#include "base/py.h"
+#include "base/threads.h"
 
 #include <assert.h>
 
 #define AL_ASSERT(condition) assert(condition)
 
 #ifdef AL_HARD
-#define AL_FREELIST_MAX 0
 #define AL_RING_START 1
 #else
-#define AL_FREELIST_MAX 1024
 #define AL_RING_START 64
+#endif
+
+/* Without a GIL the interpreter's allocator has free lists for each thread. */
+#if defined(AL_HARD) || AL_FREE_THREADED
+#define AL_FREELIST_MAX 0
+#else
+#define AL_FREELIST_MAX 1024
 #endif
 
 #endif

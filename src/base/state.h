@@ -329,7 +329,8 @@ typedef struct al_state {
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
     struct al_names *names;
-    struct al_loop *accepted_by;            /* borrowed: what last accepted, or NULL */
+    struct al_loop *accepted_by;            /* borrowed: what last accepted, or NULL;
+                                             * without a GIL it may be dead */
     struct al_ticker *ticker;               /* see core/ticker.h; NULL: none yet */
     struct al_corks *corks;                 /* see core/cork.c; NULL: none yet */
     struct al_blocking_hook *blocking_hook; /* see diag/blocking.c; NULL: none yet */
@@ -355,6 +356,13 @@ typedef struct al_state {
 int al_state_init(al_state *st);
 int al_state_traverse(al_state *st, visitproc visit, void *arg);
 void al_state_clear(al_state *st);
+
+/* Whose critical section guards what loops of several threads change in the state. */
+static inline PyObject *
+al_state_guard(const al_state *st)
+{
+    return (PyObject *)st->EventLoop_type;
+}
 
 /* The state behind a module object. */
 static inline al_state *

@@ -241,7 +241,7 @@ al_cork_open(al_loop *loop)
 {
     const char *wanted = getenv("AIOLOOP_CORK");
     loop->cork.loop = loop;
-    loop->cork.off = wanted != NULL && strcmp(wanted, "0") == 0;
+    loop->cork.off = AL_FREE_THREADED || (wanted != NULL && strcmp(wanted, "0") == 0);
 }
 
 void

@@ -14,6 +14,9 @@
  *   Python code within 5 ms; only a C call that keeps it delays longer.
  * - What forks, executes a program or hands the descriptor out sends first.
  *
+ * Without a GIL nothing is corked: what a slot keeps waiting could be sent by no other
+ * thread without a lock in every stream.
+ *
  * The looks begin with a write that waits, and end when no loop corks any more.  Where
  * there can be none every write is sent at once. */
 #ifndef AL_CORE_CORK_H

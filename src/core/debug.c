@@ -112,8 +112,9 @@ int
 al_debug_check_thread(al_loop *loop)
 {
     if (AL_LIKELY((loop->debug.switches & AL_DEBUG_THREADS) == 0 ||
-                  loop->thread_id == 0 || loop->tstate == PyThreadState_Get() ||
-                  loop->thread_id == PyThread_get_thread_ident())) {
+                  AL_LOAD(loop->thread_id) == 0 ||
+                  AL_LOAD(loop->tstate) == PyThreadState_Get() ||
+                  AL_LOAD(loop->thread_id) == PyThread_get_thread_ident())) {
         return 0;
     }
     PyErr_SetString(PyExc_RuntimeError,
@@ -269,9 +270,10 @@ hidden_frames(const al_loop *loop)
 PyObject *
 al_debug_capture(al_state *st, al_loop *loop)
 {
-    return loop == NULL ? al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0)
-                        : al_stack_capture(st, &loop->debug.stacks, loop->debug.base,
-                                           AL_STACK_WHOLE, 0); /* escapes */
+    return loop == NULL || al_inbox_is_outside(loop)
+               ? al_stack_capture(st, NULL, NULL, AL_STACK_WHOLE, 0)
+               : al_stack_capture(st, &loop->debug.stacks, loop->debug.base,
+                                  AL_STACK_WHOLE, 0); /* escapes */
 }
 
 PyObject *
@@ -284,6 +286,9 @@ al_debug_capture_origin(al_loop *loop)
 PyObject *
 al_debug_capture_handle(al_loop *loop)
 {
+    if (al_inbox_is_outside(loop)) {
+        return al_stack_capture(loop->st, NULL, NULL, HANDLE_FRAMES, 0);
+    }
     return al_stack_capture(loop->st, &loop->debug.stacks, loop->debug.base,
                             HANDLE_FRAMES - loop->debug.frames_above,
                             hidden_frames(loop)); /* escapes */

@@ -197,7 +197,7 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
             goto error;
         }
     }
-    if (AL_UNLIKELY(loop->thread_id == 0)) {
+    if (AL_UNLIKELY(AL_LOAD(loop->thread_id) == 0 || al_inbox_is_outside(loop))) {
         PyObject_GC_Track(self);
     }
     return self;
@@ -236,7 +236,7 @@ al_handle_run(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
               PyObject *Py_UNUSED(extra))
 {
     al_handle *self = (al_handle *)op;
-    if (self->cancelled) {
+    if (AL_LOAD(self->cancelled)) {
         al_handle_left_queue(self);
         return 0;
     }
@@ -443,11 +443,42 @@ al_handle_timer_cancelled(al_handle *timer)
     }
 }
 
+static void
+drop_callback(al_handle *self)
+{
+    PyObject *callback = self->callback, *args = self->args;
+    self->callback = self->args = NULL;
+    self->one_arg = false;
+    Py_XDECREF(callback); /* escapes */
+    Py_XDECREF(args);
+}
+
+/* The rest of what another thread's cancel() has begun (an al_run_fn). */
+static int
+finish_cancel(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
+              PyObject *Py_UNUSED(extra))
+{
+    al_handle *self = (al_handle *)op;
+    if (self->scheduled && !self->foreign) {
+        al_timers_cancelled(&loop->timers, self);
+    }
+    drop_callback(self); /* escapes */
+    return 0;
+}
+
 /* Mirrors asyncio.events.Handle.cancel and TimerHandle.cancel. */
 static int
-cancel(al_state *st, al_handle *self)
+cancel_in_turn(al_state *st, al_handle *self)
 {
     al_loop *loop = self->loop == NULL ? NULL : al_loop_check(st, self->loop);
+    if (loop != NULL && AL_UNLIKELY(al_inbox_is_foreign(loop))) {
+        /* The thread that runs the loop may just be running it. */
+        bool before = AL_LOAD(self->cancelled);
+        AL_STORE(self->cancelled, true);
+        return before ? 0
+                      : al_inbox_push_steal(loop, finish_cancel,
+                                            Py_NewRef((PyObject *)self), NULL, NULL);
+    }
     if (Py_IS_TYPE((PyObject *)self, st->TimerHandle_type) && !self->cancelled) {
         if (loop != NULL && !self->foreign) {
             if (self->scheduled) {
@@ -466,7 +497,7 @@ cancel(al_state *st, al_handle *self)
     if (self->cancelled) {
         return 0;
     }
-    self->cancelled = true;
+    AL_STORE(self->cancelled, true);
     int debug = loop != NULL ? (loop->debug.switches & AL_DEBUG_TRACEBACKS) != 0
                              : al_debug_of_loop(st, self->loop);
     if (debug < 0) {
@@ -483,20 +514,26 @@ cancel(al_state *st, al_handle *self)
         }
         Py_XSETREF(self->repr, repr);
     }
-    PyObject *callback = self->callback, *args = self->args;
-    self->callback = self->args = NULL;
-    self->one_arg = false;
-    Py_XDECREF(callback); /* escapes */
-    Py_XDECREF(args);
+    drop_callback(self); /* escapes */
     return 0;
+}
+
+static int
+cancel(al_state *st, al_handle *self)
+{
+    int status;
+    AL_CRITICAL_BEGIN((PyObject *)self);
+    status = cancel_in_turn(st, self); /* escapes */
+    AL_CRITICAL_END();
+    return status;
 }
 
 /* Whether somebody may have replaced a method of asyncio's handles since the last look. */
 static inline bool
 is_stale(const al_state *st)
 {
-    return AL_UNLIKELY(((PyTypeObject *)st->watched)->tp_version_tag !=
-                       st->seen_watched_tag);
+    return AL_UNLIKELY(AL_LOAD(((PyTypeObject *)st->watched)->tp_version_tag) !=
+                       AL_LOAD(st->seen_watched_tag));
 }
 
 /* What a method of ours has to call instead, borrowed, or NULL, perhaps with an
@@ -570,7 +607,7 @@ static PyObject *
 Handle_cancelled(al_handle *self, PyObject *Py_UNUSED(ignored))
 {
     OBEY((al_state *)PyType_GetModuleState(Py_TYPE(self)), self, "cancelled");
-    return PyBool_FromLong(self->cancelled);
+    return PyBool_FromLong(AL_LOAD(self->cancelled));
 }
 
 static PyObject *
@@ -859,7 +896,7 @@ ThreadSafeHandle_cancelled(al_handle *self, PyObject *Py_UNUSED(ignored))
     if (wait_until_finished((al_threadsafe_handle *)self) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(self->cancelled);
+    return PyBool_FromLong(AL_LOAD(self->cancelled));
 }
 
 /* asyncio's _run takes a lock of which there is no need. */

@@ -51,7 +51,7 @@ al_misuse_found(al_state *st, PyObject *loop, al_misuse_kind kind, PyObject *obj
         al_misuse_count(ours, kind);
     }
     else {
-        st->misuse.counts[kind]++;
+        AL_ADD(st->misuse.counts[kind], 1);
     }
     tell(st, loop, kind, obj, created); /* escapes */
 }
@@ -184,7 +184,7 @@ PyDoc_STRVAR(watch_unawaited_doc,
              "Count coroutines that are never awaited, from now on.");
 
 static PyObject *
-core_watch_unawaited(PyObject *module, PyObject *Py_UNUSED(ignored))
+watch_unawaited(PyObject *module)
 {
     al_state *st = al_state_of_module(module);
     if (st->warn_unawaited != NULL) {
@@ -210,6 +210,16 @@ core_watch_unawaited(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+static PyObject *
+core_watch_unawaited(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *result;
+    AL_CRITICAL_BEGIN(al_state_guard(al_state_of_module(module)));
+    result = watch_unawaited(module);
+    AL_CRITICAL_END();
+    return result;
+}
+
 PyDoc_STRVAR(misuse_doc, "_misuse($module, loop, /)\n--\n\n"
                          "Return the counters of a loop, or of all with None.");
 
@@ -225,7 +235,7 @@ core_misuse(PyObject *module, PyObject *loop)
     const al_misuse *misuse = ours == NULL ? &st->misuse : &ours->misuse;
     PyObject *counts = PyDict_New();
     for (size_t i = 0; counts != NULL && i < AL_MISUSES; i++) {
-        PyObject *count = PyLong_FromUnsignedLongLong(misuse->counts[i]);
+        PyObject *count = PyLong_FromUnsignedLongLong(AL_LOAD(misuse->counts[i]));
         if (count == NULL || PyDict_SetItemString(counts, names[i], count) < 0) {
             Py_CLEAR(counts);
         }

@@ -18,8 +18,8 @@ PyObject *al_misuse_made(al_state *st, PyObject *transport);
 static inline void
 al_misuse_count(al_loop *loop, al_misuse_kind kind)
 {
-    loop->misuse.counts[kind]++;
-    loop->st->misuse.counts[kind]++;
+    AL_ADD(loop->misuse.counts[kind], 1);
+    AL_ADD(loop->st->misuse.counts[kind], 1);
 }
 
 /* The selector has found a descriptor closed that somebody waits for: counts it, and

@@ -82,8 +82,6 @@ refresh(al_loop *loop, bool closely)
     }
     loop->look.until_check = 0;
     loop->overrides = (al_overrides){
-        .seen_type_tag = al_tag_to_see(Py_TYPE(loop)),
-        .seen_watched_tag = al_tag_to_see((PyTypeObject *)st->watched),
         .as_asyncio = goes_as_asyncio(loop, !time),
         .in_python = !run_once || select,
         .time = !time,
@@ -94,6 +92,8 @@ refresh(al_loop *loop, bool closely)
         .select = select,
         .handle_run = !al_standin_handle_runs(st),
     };
+    AL_STORE(loop->seen_tags.type, al_tag_to_see(Py_TYPE(loop)));
+    AL_STORE(loop->seen_tags.watched, al_tag_to_see((PyTypeObject *)st->watched));
     if (loop->overrides.in_python && loop->timers.lent == NULL) {
         /* An iteration in Python counts on its list, from the first timer on. */
         PyObject *list = al_timers_lend(&loop->timers);
@@ -119,7 +119,7 @@ al_override_look_closely(al_loop *loop)
 void
 al_override_forget(al_loop *loop)
 {
-    loop->overrides.seen_type_tag = UINT_MAX;
+    AL_STORE(loop->seen_tags.type, UINT_MAX);
 }
 
 int
@@ -160,7 +160,13 @@ al_override_obeyed(al_loop *loop, const char *name, PyObject *const *args,
                    Py_ssize_t nargs, PyObject *kwnames, PyObject **result)
 {
     *result = NULL;
-    if (al_override_refresh(loop) < 0) { /* escapes */
+    if (al_inbox_is_foreign(loop)) {
+        /* The loop looks for itself. */
+        if (al_standin_look(loop->st, false) < 0) { /* escapes */
+            return true;
+        }
+    }
+    else if (al_override_refresh(loop) < 0) { /* escapes */
         return true;
     }
     PyObject *other =

@@ -14,10 +14,14 @@
 
 struct al_loop;
 
-/* What is not ours; the tags say of which moment that is. */
+/* Of which moment al_overrides is. */
 typedef struct {
-    unsigned int seen_type_tag;
-    unsigned int seen_watched_tag;
+    unsigned int type;
+    unsigned int watched;
+} al_seen_tags;
+
+/* What is not ours, as of the moment that loop->seen_tags say.  For the loop's thread. */
+typedef struct {
     bool as_asyncio; /* asyncio's clock and order of looks: time, or timers are lent, or
                       * the clock is a test's */
     bool in_python;  /* the iteration is in Python: run_once or select */

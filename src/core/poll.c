@@ -171,10 +171,13 @@ al_poll_version(void)
 
 /* Whether a poll that does not block gives the GIL up, in the thread that runs the loop:
  * other threads live from that beside a loop which is never idle.  Alone, nothing is
- * paid. */
+ * paid.  Without a GIL there is nothing to give up. */
 static bool
 others_wait(al_poll *poll)
 {
+    if (AL_FREE_THREADED) {
+        return false;
+    }
     PyThreadState *newest = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
     bool alone = newest == NULL || PyThreadState_Next(newest) == NULL;
     poll->loop->look.seldom = LOOK_SELDOM;

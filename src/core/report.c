@@ -19,8 +19,8 @@ al_report_context(al_state *st, PyObject *loop, PyObject *message, ...)
 {
     int status = -1;
     al_loop *ours = st->EventLoop_type == NULL ? NULL : al_loop_check(st, loop);
-    if (ours != NULL &&
-        (ours->thread_id == 0 || ours->thread_id == PyThread_get_thread_ident())) {
+    if (ours != NULL && (AL_LOAD(ours->thread_id) == 0 ||
+                         AL_LOAD(ours->thread_id) == PyThread_get_thread_ident())) {
         /* A task that dies between two slots is reported in its own context, which must
          * not be entered any more. */
         al_sched_settle(ours);

@@ -116,11 +116,12 @@ adopt_after_fork(al_loop *loop)
 static inline int
 check_selector(const al_loop *loop)
 {
-    if (AL_LIKELY(loop->poll != NULL && !loop->polling && !loop->closed)) {
+    if (AL_LIKELY(loop->poll != NULL && !AL_LOAD(loop->polling) &&
+                  !AL_LOAD(loop->closed))) {
         return 0;
     }
     PyErr_SetString(PyExc_RuntimeError,
-                    loop->poll == NULL || loop->closed
+                    loop->poll == NULL || AL_LOAD(loop->closed)
                         ? "Event loop is closed"
                         : "the selector is being waited for in another thread");
     return -1;
@@ -138,6 +139,30 @@ al_sched_check_selector(al_loop *loop)
     return adopt_after_fork(loop) < 0 ? -1 : check_selector(loop); /* escapes */
 }
 
+/* Other threads see whether the loop may be blocked, and have to wake it then.  Returns the
+ * time-out, which is 0 if one of them has pushed something meanwhile. */
+static inline int64_t
+begin_wait(al_loop *loop, int64_t timeout)
+{
+    if (timeout != 0) {
+        al_lock_take(&loop->wake.lock);
+        timeout = al_inbox_has_some(loop) ? 0 : timeout;
+        loop->wake.blocked = timeout != 0;
+        al_lock_give(&loop->wake.lock);
+    }
+    return timeout;
+}
+
+static inline void
+end_wait(al_loop *loop)
+{
+    if (loop->wake.blocked) {
+        al_lock_take(&loop->wake.lock);
+        loop->wake.blocked = false;
+        al_lock_give(&loop->wake.lock);
+    }
+}
+
 int
 al_sched_poll(al_loop *loop, int64_t timeout)
 {
@@ -149,11 +174,11 @@ al_sched_poll(al_loop *loop, int64_t timeout)
     loop->debug.poll_began = AL_UNLIKELY(loop->debug.switches & AL_DEBUG_POLLS)
                                  ? al_debug_poll_begins(loop, &timeout)
                                  : 0;
-    loop->wake.blocked = timeout != 0;
-    loop->polling = true;
+    timeout = begin_wait(loop, timeout);
+    AL_STORE(loop->polling, true);
     int status = al_poll_wait(loop->poll, timeout);
-    loop->polling = false;
-    loop->wake.blocked = false;
+    AL_STORE(loop->polling, false);
+    end_wait(loop);
     al_look *look = &loop->look;
     look->polled_at = look->clocked_at = loop->debug.slot_began = al_poll_clock();
     look->polled_head = loop->ready.head;
@@ -163,6 +188,9 @@ al_sched_poll(al_loop *loop, int64_t timeout)
     }
     if (AL_UNLIKELY(loop->debug.poll_began != 0) && status == 0) {
         status = al_debug_polled(loop, timeout, look->polled_at); /* escapes */
+    }
+    if (status == 0) {
+        status = al_inbox_move(loop);
     }
     if (status == 0 && loop->wake.readable) {
         status = al_wake_drain(loop); /* escapes */
@@ -187,7 +215,7 @@ static int64_t
 wait_limit(al_loop *loop, double now)
 {
     double when;
-    if (loop->stopping || al_ring_len(&loop->ready) > 0) {
+    if (AL_LOAD(loop->stopping) || al_ring_len(&loop->ready) > 0) {
         return 0;
     }
     int found = al_timers_next(loop, &when); /* escapes */
@@ -265,7 +293,7 @@ wait_for_events(al_loop *loop)
             al_timers_collect(loop, (double)look->polled_at / 1e9) < 0) {
             return -1;
         }
-        if (al_ring_len(&loop->ready) > 0 || loop->stopping) {
+        if (al_ring_len(&loop->ready) > 0 || AL_LOAD(loop->stopping)) {
             look->misses = 0;
             return 0;
         }
@@ -478,7 +506,7 @@ static inline int
 run_once(al_loop *loop)
 {
     loop->counts.iterations++;
-    return gather(loop) < 0 ? -1 : run_ready(loop);
+    return al_inbox_move(loop) < 0 || gather(loop) < 0 ? -1 : run_ready(loop);
 }
 
 int
@@ -580,7 +608,7 @@ al_sched_run(al_loop *loop)
     if (base == NULL) {
         return -1;
     }
-    loop->tstate = base->thread;
+    AL_STORE(loop->tstate, base->thread);
     al_look_must(&loop->look);
     al_meter_enter(loop);
     (void)loop->st->follow_stall(loop); /* escapes */
@@ -592,10 +620,10 @@ al_sched_run(al_loop *loop)
         status = AL_LIKELY(!loop->overrides.in_python) ? run_once(loop)
                  : loop->overrides.run_once            ? run_once_by_name(loop)
                                                        : run_once_of_asyncio(loop);
-    } while (status == 0 && !loop->stopping);
+    } while (status == 0 && !AL_LOAD(loop->stopping));
     al_sched_settle(loop);
     al_stack_leave(&loop->debug.base, base); /* escapes */
-    loop->tstate = loop->debug.base == NULL ? NULL : loop->debug.base->thread;
+    AL_STORE(loop->tstate, loop->debug.base == NULL ? NULL : loop->debug.base->thread);
     if (loop->debug.base == NULL) {
         al_meter_leave(loop);
     }

@@ -18,6 +18,7 @@
 #include "core/cork.h"
 #include "core/debug.h"
 #include "core/fds.h"
+#include "core/inbox.h"
 #include "core/look.h"
 #include "core/meter.h"
 #include "core/order.h"
@@ -28,6 +29,14 @@
 #include "core/wake.h"
 
 struct al_poll;
+
+struct al_future;
+
+/* An intrusive list of pending tasks, without references (3.11-3.13). */
+typedef struct {
+    struct al_future *first;
+    al_lock lock;
+} al_task_list;
 
 typedef struct al_loop {
     PyObject_HEAD
@@ -53,6 +62,7 @@ typedef struct al_loop {
     struct al_poll *poll; /* NULL once closed */
     al_fds fds;
     al_wake wake;
+    al_inbox inbox; /* what other threads have pushed */
 
     /* Life cycle. */
     bool closed;
@@ -60,6 +70,7 @@ typedef struct al_loop {
     PyThreadState *tstate;   /* the same, or NULL if it is not known */
     uint32_t forks;          /* st->forks when the selector was made */
 
+    al_seen_tags seen_tags;
     al_overrides overrides;
 
     al_debug debug;
@@ -78,8 +89,8 @@ typedef struct al_loop {
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */
     PyObject *current_task; /* borrowed; what the registry published, see there */
-    struct al_future
-        *tasks; /* head of the intrusive list of pending tasks (3.11-3.13) */
+    al_task_list tasks;     /* its own, without a GIL; see registry.c */
+    struct al_loop *next_loop, **loop_link; /* the same */
 
     al_virtual *virtual; /* a test's clock; NULL: the kernel's */
     al_order *order;     /* a test's order; NULL: first in, first out */
@@ -97,8 +108,8 @@ static inline bool
 al_override_stale(al_loop *loop)
 {
     const PyTypeObject *watched = (PyTypeObject *)loop->st->watched;
-    return Py_TYPE(loop)->tp_version_tag != loop->overrides.seen_type_tag ||
-           watched->tp_version_tag != loop->overrides.seen_watched_tag;
+    return AL_LOAD(Py_TYPE(loop)->tp_version_tag) != AL_LOAD(loop->seen_tags.type) ||
+           AL_LOAD(watched->tp_version_tag) != AL_LOAD(loop->seen_tags.watched);
 }
 
 /* Whether work may enter the ring as bare slots.  When it may not (a call_soon or
@@ -107,7 +118,8 @@ al_override_stale(al_loop *loop)
 static inline bool
 al_loop_direct(al_loop *loop)
 {
-    return !(loop->overrides.call_soon | loop->overrides.handle_run | loop->closed) &&
+    return !(loop->overrides.call_soon | loop->overrides.handle_run |
+             AL_LOAD(loop->closed)) &&
            !al_override_stale(loop);
 }
 
@@ -117,6 +129,9 @@ static inline int
 al_sched_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                     PyObject *extra)
 {
+    if (AL_UNLIKELY(al_inbox_is_outside(loop))) {
+        return al_inbox_push_steal(loop, run, self, arg, extra);
+    }
     if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_PUSHES) &&
         !al_handle_is_run_by(run)) {
         /* A handle has a stack of its own, and was checked when it was made. */

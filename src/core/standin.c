@@ -255,11 +255,11 @@ tag_of(PyObject *type, PyObject *name)
 static bool
 tag_changed(PyObject *type, unsigned int seen)
 {
-    return type != NULL && ((PyTypeObject *)type)->tp_version_tag != seen;
+    return type != NULL && AL_LOAD(((PyTypeObject *)type)->tp_version_tag) != seen;
 }
 
-int
-al_standin_look(al_state *st, bool closely)
+static int
+look(al_state *st, bool closely)
 {
     struct al_standins *all = st->standins;
     al_watch_look(st, closely);
@@ -271,22 +271,24 @@ al_standin_look(al_state *st, bool closely)
         return 0;
     }
     forget_seen(all); /* escapes */
-    all->broken = broken_globals(st);
-    all->handle_runs =
-        al_origin_intact((PyTypeObject *)st->asyncio_TimerHandle, st->str._run) &&
-        (st->asyncio_ThreadSafeHandle == NULL ||
-         al_origin_intact((PyTypeObject *)st->asyncio_ThreadSafeHandle, st->str._run));
-    all->processes_events = al_origin_intact((PyTypeObject *)st->SelectorEventLoop,
-                                             st->str._process_events);
+    AL_STORE(all->broken, broken_globals(st));
+    AL_STORE(all->handle_runs,
+             al_origin_intact((PyTypeObject *)st->asyncio_TimerHandle, st->str._run) &&
+                 (st->asyncio_ThreadSafeHandle == NULL ||
+                  al_origin_intact((PyTypeObject *)st->asyncio_ThreadSafeHandle,
+                                   st->str._run)));
+    AL_STORE(all->processes_events,
+             al_origin_intact((PyTypeObject *)st->SelectorEventLoop,
+                              st->str._process_events));
     if (al_origin_each((PyTypeObject *)st->asyncio_TimerHandle, st->str._run, remember,
                        all) < 0) {
         return -1;
     }
     PyObject *eager = st->eager_task_factory;
-    all->eager_factory =
-        eager != NULL && al_origin_is_function(eager, "asyncio.tasks",
-                                               "create_eager_task_factory.<locals>"
-                                               ".factory");
+    AL_STORE(all->eager_factory,
+             eager != NULL && al_origin_is_function(eager, "asyncio.tasks",
+                                                    "create_eager_task_factory.<locals>"
+                                                    ".factory"));
     if (eager != NULL && remember(eager, NULL, all) < 0) {
         return -1;
     }
@@ -302,8 +304,21 @@ al_standin_look(al_state *st, bool closely)
     all->loop_tag = tag_of(st->SelectorEventLoop, st->str._run);
     all->timer_tag = tag_of(st->asyncio_TimerHandle, st->str._run);
     all->threadsafe_tag = tag_of(st->asyncio_ThreadSafeHandle, st->str._run);
-    st->seen_watched_tag = tag_of(st->watched, st->str._run);
+    AL_STORE(st->seen_watched_tag, tag_of(st->watched, st->str._run));
     return 0;
+}
+
+int
+al_standin_look(al_state *st, bool closely)
+{
+    int status;
+    if (st->EventLoop_type == NULL) {
+        return look(st, closely); /* at import: nobody else has the module */
+    }
+    AL_CRITICAL_BEGIN(al_state_guard(st));
+    status = look(st, closely); /* escapes */
+    AL_CRITICAL_END();
+    return status;
 }
 
 /* --- while they are out ------------------------------------------------------------------- */
@@ -344,25 +359,25 @@ al_standin_call(PyObject *other, PyObject *self, PyObject *const *args,
 bool
 al_standin_handle_runs(const al_state *st)
 {
-    return st->standins->handle_runs;
+    return AL_LOAD(st->standins->handle_runs);
 }
 
 bool
 al_standin_eager_factory_intact(const al_state *st)
 {
-    return st->standins->eager_factory;
+    return AL_LOAD(st->standins->eager_factory);
 }
 
 bool
 al_standin_processes_events(const al_state *st)
 {
-    return st->standins->processes_events;
+    return AL_LOAD(st->standins->processes_events);
 }
 
 bool
 al_standin_task_intact(const al_state *st)
 {
-    return (st->standins->broken & TASK) == 0;
+    return (AL_LOAD(st->standins->broken) & TASK) == 0;
 }
 
 /* --- life --------------------------------------------------------------------------------- */

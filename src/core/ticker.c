@@ -34,7 +34,7 @@ typedef struct al_ticker {
     unsigned generation; /* of the caller */
     int waits_for_gil;   /* see al_ticker_waits_for_gil */
     pthread_t caller;
-    /* Guarded by the GIL. */
+    /* Guarded by the GIL, or the critical section of al_state_guard. */
     pthread_t thread;
     bool running;   /* the ticker's thread exists */
     bool ended_all; /* the interpreter ends: no thread any more */
@@ -231,13 +231,13 @@ make_ticker(al_state *st)
         }
         ticker->interpreter = PyInterpreterState_Get();
         init_primitives(ticker);
-        st->ticker = ticker;
+        AL_STORE(st->ticker, ticker);
     }
     return st->ticker;
 }
 
-bool
-al_ticker_start(al_state *st, al_ticker_user *user)
+static bool
+start(al_state *st, al_ticker_user *user)
 {
     al_ticker *ticker = make_ticker(st);
     if (ticker == NULL || ticker->ended_all) {
@@ -253,15 +253,25 @@ al_ticker_start(al_state *st, al_ticker_user *user)
     }
     if (!ticker->running && ticker->forks == 0) {
         ticker->stopping = false;
-        ticker->running = create_thread(&ticker->thread, tick, ticker);
+        AL_STORE(ticker->running, create_thread(&ticker->thread, tick, ticker));
     }
     return ticker->running || ticker->forks > 0;
 }
 
 bool
+al_ticker_start(al_state *st, al_ticker_user *user)
+{
+    bool started;
+    AL_CRITICAL_BEGIN(al_state_guard(st));
+    started = start(st, user);
+    AL_CRITICAL_END();
+    return started;
+}
+
+bool
 al_ticker_runs(const al_state *st)
 {
-    return st->ticker != NULL && st->ticker->running;
+    return AL_LOAD(st->ticker) != NULL && AL_LOAD(st->ticker->running);
 }
 
 /* Waits for the end of the caller's thread, without the GIL and not for ever.  Called and
@@ -292,7 +302,7 @@ stop_threads(al_ticker *ticker)
     if (!ticker->running) {
         return;
     }
-    ticker->running = false;
+    AL_STORE(ticker->running, false);
     pthread_t thread = ticker->thread;
     bool lost = false;
     Py_BEGIN_ALLOW_THREADS

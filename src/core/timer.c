@@ -377,7 +377,7 @@ compact(al_timers *timers)
     size_t keep = 0, length = timers->length;
     al_timer_entry *heap = timers->heap;
     for (size_t i = 0; i < length; i++) {
-        if (!heap[i].handle->cancelled) {
+        if (!AL_LOAD(heap[i].handle->cancelled)) {
             al_timer_entry swap = heap[keep];
             heap[keep++] = heap[i];
             heap[i] = swap;
@@ -458,7 +458,7 @@ al_timers_collect(al_loop *loop, double now)
         else {
             handle = heap_pop(timers);
         }
-        if (handle->cancelled) {
+        if (AL_LOAD(handle->cancelled)) {
             if (timers->cancelled > 0) {
                 timers->cancelled--;
             }
@@ -483,7 +483,7 @@ al_timers_next(al_loop *loop, double *when)
         return 1;
     }
     while (timers->length > 0) {
-        if (!timers->heap[0].handle->cancelled) {
+        if (!AL_LOAD(timers->heap[0].handle->cancelled)) {
             *when = timers->heap[0].when;
             return 1;
         }

@@ -134,8 +134,18 @@ al_wake_fork(al_loop *loop)
 void
 al_wake_up(al_loop *loop)
 {
+    if (!al_inbox_is_outside(loop)) {
+        al_look_expect(&loop->look);
+    }
+    al_lock_take(&loop->wake.lock);
+    al_wake_locked(loop);
+    al_lock_give(&loop->wake.lock);
+}
+
+void
+al_wake_locked(al_loop *loop)
+{
     al_wake *wake = &loop->wake;
-    al_look_expect(&loop->look);
     if (!wake->blocked || wake->sent || !al_fileid_is(&wake->file, wake->write_fd)) {
         return;
     }

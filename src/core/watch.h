@@ -44,7 +44,8 @@ al_watch_stale(const al_state *st)
 static inline unsigned int
 al_tag_to_see(const PyTypeObject *type)
 {
-    return type->tp_version_tag != 0 ? type->tp_version_tag : UINT_MAX;
+    unsigned int tag = AL_LOAD(type->tp_version_tag);
+    return tag != 0 ? tag : UINT_MAX;
 }
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "base/threads.h"
 #include "core/poll.h"
 #include "core/ticker.h"
 
@@ -15,8 +16,9 @@ typedef struct al_alarm {
 typedef struct al_alarms {
     al_ticker_user user; /* first: the ticker hands it back */
     al_state *st;
-    al_alarm *first; /* in no order; guarded by the GIL */
-    int64_t due;     /* of the earliest; guarded by the lock */
+    al_alarm *first; /* in no order; guarded by the GIL, or list_lock */
+    al_lock list_lock;
+    int64_t due; /* of the earliest; guarded by the lock */
 } al_alarms;
 
 static int64_t
@@ -35,9 +37,11 @@ static void
 tell_ticker(al_alarms *alarms)
 {
     int64_t due = AL_TICKER_NEVER;
+    al_lock_take(&alarms->list_lock);
     for (const al_alarm *alarm = alarms->first; alarm != NULL; alarm = alarm->next) {
         due = alarm->due < due ? alarm->due : due;
     }
+    al_lock_give(&alarms->list_lock);
     al_ticker_lock(alarms->st);
     alarms->due = due;
     al_ticker_wake_locked(alarms->st, &alarms->user, due);
@@ -49,14 +53,18 @@ tell_ticker(al_alarms *alarms)
 static al_alarm *
 take(al_alarms *alarms, const PyObject *function, int64_t now)
 {
+    al_alarm *taken = NULL;
+    al_lock_take(&alarms->list_lock);
     for (al_alarm **link = &alarms->first; *link != NULL; link = &(*link)->next) {
         al_alarm *alarm = *link;
         if (function != NULL ? alarm->function == function : alarm->due <= now) {
             *link = alarm->next;
-            return alarm;
+            taken = alarm;
+            break;
         }
     }
-    return NULL;
+    al_lock_give(&alarms->list_lock);
+    return taken;
 }
 
 static void
@@ -119,9 +127,8 @@ al_alarm_free(al_state *st)
     st->alarms = NULL;
 }
 
-/* The room's memory, made now if there is none: NULL with MemoryError. */
 static al_alarms *
-alarms_of(al_state *st)
+make_alarms(al_state *st)
 {
     if (st->alarms == NULL) {
         al_alarms *alarms = PyMem_RawCalloc(1, sizeof(*alarms));
@@ -135,9 +142,20 @@ alarms_of(al_state *st)
                                         .after_fork = after_fork};
         alarms->st = st;
         alarms->due = AL_TICKER_NEVER;
-        st->alarms = alarms;
+        AL_STORE(st->alarms, alarms);
     }
     return st->alarms;
+}
+
+/* The room's memory, made now if there is none: NULL with MemoryError. */
+static al_alarms *
+alarms_of(al_state *st)
+{
+    al_alarms *alarms;
+    AL_CRITICAL_BEGIN(al_state_guard(st));
+    alarms = make_alarms(st);
+    AL_CRITICAL_END();
+    return alarms;
 }
 
 PyDoc_STRVAR(set_alarm_doc,
@@ -178,8 +196,10 @@ core_set_alarm(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     alarm->due = al_poll_clock() + (int64_t)ceil(fmin(fmax(seconds, 0.), 9e8) * 1e9);
     alarm->function = Py_NewRef(function);
+    al_lock_take(&alarms->list_lock);
     alarm->next = alarms->first;
     alarms->first = alarm;
+    al_lock_give(&alarms->list_lock);
     if (al_ticker_start(st, &alarms->user)) {
         tell_ticker(alarms);
     }

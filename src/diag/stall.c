@@ -1044,6 +1044,9 @@ import_report(al_loop *loop)
 static int
 follow(al_loop *loop)
 {
+    if (AL_FREE_THREADED) {
+        return 0; /* The exact stack is taken while the loop's thread waits for the GIL. */
+    }
     if (loop->st->stalls == NULL && loop->debug.base != NULL &&
         threshold_of(loop) != 0) {
         import_report(loop); /* escapes */

@@ -14,6 +14,7 @@ loop_of(PyObject *module, PyObject *op)
     if (loop == NULL) {
         PyErr_Format(PyExc_TypeError, "an aioloop loop was expected, got %R", op);
     }
+    AL_OWN(loop, NULL);
     return loop;
 }
 

@@ -709,6 +709,7 @@ static const al_signature sendto_signature = {
 static PyObject *
 Dgram_sendto(al_dgram *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    AL_OWN(self->base.loop, NULL);
     PyObject *values[2];
     if (AL_LIKELY(kwnames == NULL && nargs == 2)) {
         values[0] = args[0];
@@ -831,6 +832,7 @@ release(al_dgram *self)
 static PyObject *
 Dgram__call_connection_lost(al_dgram *self, PyObject *exc)
 {
+    AL_OWN(self->base.loop, NULL);
     PyObject *result = NULL;
     if (self->base.loop == NULL) {
         Py_RETURN_NONE;
@@ -864,6 +866,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 static PyObject *
 Dgram_close(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_END_SOON(self->base.loop, self, "close");
     if (self->base.closing || self->base.loop == NULL) {
         Py_RETURN_NONE;
     }
@@ -885,6 +888,7 @@ PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\n"
 static PyObject *
 Dgram_abort(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_END_SOON(self->base.loop, self, "abort");
     if (force_close(self, NULL) < 0) {
         return NULL;
     }
@@ -894,6 +898,7 @@ Dgram_abort(al_dgram *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Dgram__force_close(al_dgram *self, PyObject *exc)
 {
+    AL_OWN(self->base.loop, NULL);
     if (force_close(self, exc == Py_None ? NULL : exc) < 0) {
         return NULL;
     }
@@ -924,6 +929,7 @@ log_debug(al_dgram *self, const char *text)
 static PyObject *
 Dgram_pause_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->base.loop, NULL);
     if (self->base.loop != NULL && is_reading(self)) {
         self->base.paused = true;
         update_watch(self); /* escapes */
@@ -940,6 +946,7 @@ PyDoc_STRVAR(resume_reading_doc, "resume_reading($self, /)\n--\n\n"
 static PyObject *
 Dgram_resume_reading(al_dgram *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->base.loop, NULL);
     if (self->base.loop != NULL && !self->base.closing && self->base.paused) {
         self->base.paused = false;
         if (self->stash != NULL &&
@@ -979,6 +986,7 @@ static PyObject *
 Dgram_set_write_buffer_limits(al_dgram *self, PyObject *const *args, Py_ssize_t nargs,
                               PyObject *kwnames)
 {
+    AL_OWN(self->base.loop, NULL);
     return al_transport_set_limits(&self->base, self->buffered, args, nargs, kwnames);
 }
 
@@ -1148,11 +1156,15 @@ dgram_clear(al_dgram *self)
     return 0;
 }
 
+static int dgram_finalize_here(al_loop *loop, PyObject *op, PyObject *arg,
+                               PyObject *extra);
+
 static void
 dgram_finalize(PyObject *op)
 {
     al_dgram *self = (al_dgram *)op;
-    if (self->sock == NULL) {
+    if (self->sock == NULL ||
+        al_transport_finalize_soon(self->base.loop, op, dgram_finalize_here)) {
         return;
     }
     PyObject *pending = al_err_take();
@@ -1161,6 +1173,14 @@ dgram_finalize(PyObject *op)
         PyErr_WriteUnraisable(op);
     }
     al_err_put_steal(pending);
+}
+
+static int
+dgram_finalize_here(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
+                    PyObject *Py_UNUSED(extra))
+{
+    dgram_finalize(op); /* escapes */
+    return 0;
 }
 
 static PyObject *

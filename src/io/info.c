@@ -163,6 +163,7 @@ al_info_all(al_stream *self)
 PyObject *
 al_info_get(al_stream *self, PyObject *name, PyObject *fallback)
 {
+    AL_OWN(self->loop, NULL);
     al_state *st = PyType_GetModuleState(Py_TYPE(self));
     PyObject *value = NULL;
     if (!self->complete_info && PyUnicode_Check(name)) {

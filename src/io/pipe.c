@@ -203,6 +203,7 @@ release(al_pipe *self)
 static PyObject *
 Pipe__call_connection_lost(al_pipe *self, PyObject *exc)
 {
+    AL_OWN(self->base.loop, NULL);
     PyObject *result = NULL;
     if (self->base.loop == NULL) {
         Py_RETURN_NONE;
@@ -469,6 +470,7 @@ PyDoc_STRVAR(write_doc, "write($self, /, data)\n--\n\n"
 static PyObject *
 Pipe_write(al_pipe *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    AL_OWN(self->base.loop, NULL);
     Py_buffer view;
     PyObject *data =
         al_args_one("_UnixWritePipeTransport.write", "data", args, nargs, kwnames);
@@ -542,6 +544,7 @@ PyDoc_STRVAR(write_eof_doc, "write_eof($self, /)\n--\n\n"
 static PyObject *
 Pipe_write_eof(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->base.loop, NULL);
     if (!self->base.closing && self->base.loop != NULL) {
         self->base.closing = true;
         if ((self->out.count == 0 && schedule_lost(self, NULL) < 0) || /* escapes */
@@ -567,6 +570,7 @@ PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\n"
 static PyObject *
 Pipe_abort(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_END_SOON(self->base.loop, self, "abort");
     if (close_now(self, NULL) < 0) { /* escapes */
         return NULL;
     }
@@ -580,6 +584,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 static PyObject *
 Pipe_close(al_pipe *self, PyObject *ignored)
 {
+    AL_END_SOON(self->base.loop, self, "close");
     if (self->writer) {
         return Pipe_write_eof(self, ignored);
     }
@@ -602,6 +607,7 @@ static PyObject *
 Pipe_set_write_buffer_limits(al_pipe *self, PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames)
 {
+    AL_OWN(self->base.loop, NULL);
     return al_transport_set_limits(&self->base, self->out.size, args, nargs, kwnames);
 }
 
@@ -613,6 +619,7 @@ PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
 static PyObject *
 Pipe_pause_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->base.loop, NULL);
     if (self->base.loop != NULL && !self->base.closing && !self->base.paused) {
         self->base.paused = true;
         if (update_waits(self) < 0 ||
@@ -629,6 +636,7 @@ PyDoc_STRVAR(resume_reading_doc, "resume_reading($self, /)\n--\n\n"
 static PyObject *
 Pipe_resume_reading(al_pipe *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->base.loop, NULL);
     if (self->base.loop != NULL && !self->base.closing && self->base.paused) {
         self->base.paused = false;
         if (update_waits(self) < 0 ||
@@ -807,11 +815,15 @@ pipe_clear(al_pipe *self)
     return 0;
 }
 
+static int pipe_finalize_here(al_loop *loop, PyObject *op, PyObject *arg,
+                              PyObject *extra);
+
 static void
 pipe_finalize(PyObject *op)
 {
     al_pipe *self = (al_pipe *)op;
-    if (self->pipe == NULL) {
+    if (self->pipe == NULL ||
+        al_transport_finalize_soon(self->base.loop, op, pipe_finalize_here)) {
         return;
     }
     PyObject *pending = al_err_take();
@@ -820,6 +832,14 @@ pipe_finalize(PyObject *op)
         PyErr_WriteUnraisable(op);
     }
     al_err_put_steal(pending);
+}
+
+static int
+pipe_finalize_here(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
+                   PyObject *Py_UNUSED(extra))
+{
+    pipe_finalize(op); /* escapes */
+    return 0;
 }
 
 static PyObject *

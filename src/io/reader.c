@@ -84,17 +84,22 @@ owner(const al_state *st, int i)
 
 /* Whether the classes are as asyncio made them.  Their version tags change with any
  * assignment to them or to their bases. */
-static bool
-streams_intact(al_state *st)
+static inline bool
+seen_as_they_are(const al_state *st)
 {
-    const PyTypeObject *reader = (PyTypeObject *)st->adopted_reader;
-    const PyTypeObject *protocol = (PyTypeObject *)st->StreamReaderProtocol;
-    if (AL_LIKELY(reader->tp_version_tag == st->seen_reader_tag &&
-                  protocol->tp_version_tag == st->seen_reader_protocol_tag &&
-                  st->seen_reader_tag != 0 && st->seen_reader_protocol_tag != 0)) {
-        return st->streams_intact;
-    }
-    st->streams_intact = true;
+    unsigned int reader = AL_LOAD(st->seen_reader_tag);
+    unsigned int protocol = AL_LOAD(st->seen_reader_protocol_tag);
+    return AL_LOAD(((PyTypeObject *)st->adopted_reader)->tp_version_tag) == reader &&
+           AL_LOAD(((PyTypeObject *)st->StreamReaderProtocol)->tp_version_tag) ==
+               protocol &&
+           reader != 0 && protocol != 0;
+}
+
+/* In the guard's critical section; the tags come last. */
+static void
+look_at_streams(al_state *st)
+{
+    bool intact = true;
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
         PyObject *name = PyUnicode_InternFromString(watched[i]);
         PyObject *found = name == NULL ? NULL : PyObject_GetAttr(owner(st, i), name);
@@ -106,7 +111,7 @@ streams_intact(al_state *st)
                     (i >= METHODS ||
                      (ours != NULL && Py_IS_TYPE(ours, st->StreamReaderMethod_type)));
         PyErr_Clear(); /* One that was deleted. */
-        st->streams_intact = st->streams_intact && same;
+        intact = intact && same;
         if (same) {
             Py_XSETREF(st->stream_functions[i], Py_NewRef(found));
         }
@@ -114,9 +119,24 @@ streams_intact(al_state *st)
         Py_XDECREF(ours);
         Py_XDECREF(name);
     }
-    st->seen_reader_tag = reader->tp_version_tag;
-    st->seen_reader_protocol_tag = protocol->tp_version_tag;
-    return st->streams_intact;
+    AL_STORE(st->streams_intact, intact);
+    AL_STORE(st->seen_reader_tag,
+             AL_LOAD(((PyTypeObject *)st->adopted_reader)->tp_version_tag));
+    AL_STORE(st->seen_reader_protocol_tag,
+             AL_LOAD(((PyTypeObject *)st->StreamReaderProtocol)->tp_version_tag));
+}
+
+static bool
+streams_intact(al_state *st)
+{
+    if (AL_UNLIKELY(!seen_as_they_are(st))) {
+        AL_CRITICAL_BEGIN(al_state_guard(st));
+        if (!seen_as_they_are(st)) {
+            look_at_streams(st); /* escapes */
+        }
+        AL_CRITICAL_END();
+    }
+    return AL_LOAD(st->streams_intact);
 }
 
 static bool

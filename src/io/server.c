@@ -233,7 +233,7 @@ begin_plain(al_listener *self, int fd, const al_addr *peer)
         return -1;
     }
     loop->accepted_in = loop->counts.iterations;
-    loop->st->accepted_by = loop;
+    AL_STORE(loop->st->accepted_by, loop);
     return al_sched_push_steal(loop, connection_accepted, (PyObject *)stream,
                                Py_NewRef((PyObject *)self), context);
 }

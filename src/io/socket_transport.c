@@ -46,6 +46,7 @@ static PyObject *
 SocketTransport_write(al_stream *self, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
+    AL_OWN(self->loop, NULL);
     PyObject *data =
         al_args_one("_SelectorSocketTransport.write", "data", args, nargs, kwnames);
     return data == NULL ? NULL : al_write(self, data);
@@ -60,6 +61,7 @@ static PyObject *
 SocketTransport_writelines(al_stream *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
 {
+    AL_OWN(self->loop, NULL);
 #if PY_VERSION_HEX >= 0x030C0000
 #define WRITELINES "_SelectorSocketTransport.writelines"
 #else
@@ -81,6 +83,7 @@ PyDoc_STRVAR(write_eof_doc, "write_eof($self, /)\n--\n\n"
 static PyObject *
 SocketTransport_write_eof(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->loop, NULL);
     return al_write_eof(self);
 }
 
@@ -91,6 +94,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 static PyObject *
 SocketTransport_close(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_END_SOON(self->loop, self, "close");
     if (al_stream_close(self) < 0) {
         return NULL;
     }
@@ -104,6 +108,7 @@ PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\n"
 static PyObject *
 SocketTransport_abort(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_END_SOON(self->loop, self, "abort");
     if (al_write_flush(self) < 0 ||
         al_stream_force_close(self, NULL) < 0) { /* escapes */
         return NULL;
@@ -114,6 +119,7 @@ SocketTransport_abort(al_stream *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 SocketTransport__force_close(al_stream *self, PyObject *exc)
 {
+    AL_OWN(self->loop, NULL);
     if (al_write_flush(self) < 0 ||
         al_stream_force_close(self, exc == Py_None ? NULL : exc) < 0) { /* escapes */
         return NULL;
@@ -124,6 +130,7 @@ SocketTransport__force_close(al_stream *self, PyObject *exc)
 static PyObject *
 SocketTransport__fatal_error(al_stream *self, PyObject *args)
 {
+    AL_OWN(self->loop, NULL);
     PyObject *exc, *message = NULL;
     if (!PyArg_ParseTuple(args, "O|U", &exc, &message)) {
         return NULL;
@@ -142,6 +149,7 @@ SocketTransport__fatal_error(al_stream *self, PyObject *args)
 static PyObject *
 SocketTransport__call_connection_lost(al_stream *self, PyObject *exc)
 {
+    AL_OWN(self->loop, NULL);
     if (al_stream_call_lost(self, exc) < 0) { /* escapes */
         return NULL;
     }
@@ -176,6 +184,7 @@ PyDoc_STRVAR(pause_reading_doc, "pause_reading($self, /)\n--\n\n"
 static PyObject *
 SocketTransport_pause_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->loop, NULL);
     if (!al_stream_is_reading(self)) {
         Py_RETURN_NONE;
     }
@@ -195,6 +204,7 @@ PyDoc_STRVAR(resume_reading_doc, "resume_reading($self, /)\n--\n\n"
 static PyObject *
 SocketTransport_resume_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->loop, NULL);
     if (self->closing || !self->paused) {
         Py_RETURN_NONE;
     }
@@ -224,6 +234,7 @@ SocketTransport__write_ready(al_stream *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 SocketTransport__start_reading(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->loop, NULL);
     if (al_stream_start_reading(self) < 0) {
         return NULL;
     }
@@ -237,6 +248,7 @@ static PyObject *
 SocketTransport_set_protocol(al_stream *self, PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames)
 {
+    AL_OWN(self->loop, NULL);
     PyObject *protocol = al_args_one("_SelectorSocketTransport.set_protocol",
                                      "protocol", args, nargs, kwnames);
     if (protocol == NULL || al_stream_set_protocol(self, protocol) < 0) {
@@ -270,6 +282,7 @@ PyDoc_STRVAR(get_write_buffer_size_doc,
 static PyObject *
 SocketTransport_get_write_buffer_size(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->loop, NULL);
     if (al_write_flush(self) < 0) { /* escapes */
         return NULL;
     }
@@ -283,6 +296,7 @@ PyDoc_STRVAR(get_write_buffer_limits_doc,
 static PyObject *
 SocketTransport_get_write_buffer_limits(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->loop, NULL);
     return al_flow_limits(&self->flow);
 }
 
@@ -298,6 +312,7 @@ static PyObject *
 SocketTransport_set_write_buffer_limits(al_stream *self, PyObject *const *args,
                                         Py_ssize_t nargs, PyObject *kwnames)
 {
+    AL_OWN(self->loop, NULL);
     /* What was corked was written under the old marks. */
     if (al_write_flush(self) < 0 ||                                  /* escapes */
         al_flow_set_limits(&self->flow, args, nargs, kwnames) < 0) { /* escapes */
@@ -330,6 +345,7 @@ SocketTransport__maybe_resume_protocol(al_stream *self, PyObject *Py_UNUSED(igno
 static PyObject *
 SocketTransport__make_empty_waiter(al_stream *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self->loop, NULL);
     if (al_write_flush(self) < 0) { /* escapes */
         return NULL;
     }
@@ -367,6 +383,7 @@ SocketTransport__reset_empty_waiter(al_stream *self, PyObject *Py_UNUSED(ignored
 static PyObject *
 SocketTransport__lend(al_stream *self, PyObject *lent)
 {
+    AL_OWN(self->loop, NULL);
     if (self->loop != NULL) {
         PyObject *user = lent == Py_True ? NULL : (PyObject *)self;
         if (al_fds_set_transport(self->loop, self->fd, user) < 0) {
@@ -475,11 +492,15 @@ stream_clear(al_stream *self)
 }
 
 /* __del__: warns of a transport that nobody closed, and closes it. */
+static int stream_finalize_here(al_loop *loop, PyObject *op, PyObject *arg,
+                                PyObject *extra);
+
 static void
 stream_finalize(PyObject *op)
 {
     al_stream *self = (al_stream *)op;
-    if (!self->fd_open) {
+    if (!self->fd_open ||
+        al_transport_finalize_soon(self->loop, op, stream_finalize_here)) {
         return;
     }
     PyObject *pending = PyErr_Occurred() ? al_err_take() : NULL;
@@ -504,6 +525,14 @@ stream_finalize(PyObject *op)
     if (pending != NULL) {
         al_err_put_steal(pending);
     }
+}
+
+static int
+stream_finalize_here(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
+                     PyObject *Py_UNUSED(extra))
+{
+    stream_finalize(op); /* escapes */
+    return 0;
 }
 
 static PyObject *

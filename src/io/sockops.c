@@ -129,7 +129,7 @@ done:
 static bool
 layout_known(al_state *st)
 {
-    if (AL_UNLIKELY(st->socket_layout == 0)) {
+    if (AL_UNLIKELY(AL_LOAD(st->socket_layout) == 0)) {
         size_t size = (size_t)((PyTypeObject *)st->socket_type)->tp_basicsize;
         int result = 0;
         if (size >= sizeof(socket_layout)) {
@@ -141,9 +141,9 @@ layout_known(al_state *st)
         if (result < 0) {
             PyErr_Clear(); /* No sockets can be made here: nothing is known. */
         }
-        st->socket_layout = result == 1 ? 1 : -1;
+        AL_STORE(st->socket_layout, result == 1 ? 1 : -1);
     }
-    return st->socket_layout > 0;
+    return AL_LOAD(st->socket_layout) > 0;
 }
 
 bool

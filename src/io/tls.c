@@ -56,37 +56,60 @@ owner(const al_state *st, int name)
 
 /* Whether the classes are as asyncio made them.  Their version tags change with any
  * assignment to them or to their bases. */
-static bool
-classes_intact(al_state *st)
+static const int first_of[3] = {0, FIRST_OF_OBJECT, FIRST_OF_TRANSPORT};
+
+static unsigned int
+tag_of(const al_state *st, int i)
 {
-    static const int first[3] = {0, FIRST_OF_OBJECT, FIRST_OF_TRANSPORT};
+    return AL_LOAD(((PyTypeObject *)owner(st, first_of[i]))->tp_version_tag);
+}
+
+static bool
+seen_as_they_are(const al_state *st)
+{
     bool seen = true;
-    if (st->tls.object_type == NULL) {
-        return false;
-    }
     for (int i = 0; i < 3; i++) {
-        unsigned int tag = ((PyTypeObject *)owner(st, first[i]))->tp_version_tag;
-        seen = seen && tag != 0 && tag == st->tls.seen_tags[i];
+        unsigned int tag = tag_of(st, i);
+        seen = seen && tag != 0 && tag == AL_LOAD(st->tls.seen_tags[i]);
     }
-    if (AL_LIKELY(seen)) {
-        return st->tls.intact;
-    }
-    st->tls.intact = true;
+    return seen;
+}
+
+/* In the guard's critical section; the tags come last. */
+static void
+look_at_classes(al_state *st)
+{
+    bool intact = true;
     for (int i = 0; i < (int)(sizeof(watched) / sizeof(watched[0])); i++) {
         PyTypeObject *type = (PyTypeObject *)owner(st, i);
         PyObject *name = PyUnicode_InternFromString(watched[i]);
         PyObject *found =
             name == NULL ? NULL : PyObject_GetAttr((PyObject *)type, name);
-        st->tls.intact =
-            st->tls.intact && found != NULL && al_origin_intact(type, name);
+        intact = intact && found != NULL && al_origin_intact(type, name);
         PyErr_Clear(); /* One that was deleted. */
         Py_XDECREF(found);
         Py_XDECREF(name);
     }
+    AL_STORE(st->tls.intact, intact);
     for (int i = 0; i < 3; i++) {
-        st->tls.seen_tags[i] = ((PyTypeObject *)owner(st, first[i]))->tp_version_tag;
+        AL_STORE(st->tls.seen_tags[i], tag_of(st, i));
     }
-    return st->tls.intact;
+}
+
+static bool
+classes_intact(al_state *st)
+{
+    if (st->tls.object_type == NULL) {
+        return false;
+    }
+    if (AL_UNLIKELY(!seen_as_they_are(st))) {
+        AL_CRITICAL_BEGIN(al_state_guard(st));
+        if (!seen_as_they_are(st)) {
+            look_at_classes(st); /* escapes */
+        }
+        AL_CRITICAL_END();
+    }
+    return AL_LOAD(st->tls.intact);
 }
 
 bool

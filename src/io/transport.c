@@ -2,6 +2,7 @@
 #include "io/transport.h"
 
 #include "core/misuse.h"
+#include "core/report.h"
 #include "core/stack.h"
 
 #include "base/args.h"
@@ -47,6 +48,32 @@ al_transport_soon(al_loop *loop, PyObject *transport, al_run_fn run)
         Py_RETURN_NONE;
     }
     return NULL;
+}
+
+static int
+end(al_loop *Py_UNUSED(loop), PyObject *transport, PyObject *method,
+    PyObject *Py_UNUSED(extra))
+{
+    PyObject *result = PyObject_CallMethodNoArgs(transport, method); /* escapes */
+    if (result == NULL) {
+        if (al_report_must_leave()) {
+            return -1;
+        }
+        PyErr_WriteUnraisable(transport);
+    }
+    Py_XDECREF(result);
+    return 0;
+}
+
+PyObject *
+al_transport_end_soon(al_loop *loop, PyObject *transport, const char *method)
+{
+    PyObject *name = PyUnicode_InternFromString(method);
+    if (name == NULL ||
+        al_sched_push_steal(loop, end, Py_NewRef(transport), name, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
 
 int
@@ -108,6 +135,22 @@ al_transport_warn_unclosed(al_loop *loop, PyObject *transport)
         0) { /* escapes */
         PyErr_WriteUnraisable(transport);
     }
+}
+
+bool
+al_transport_finalize_soon(al_loop *loop, PyObject *transport, al_run_fn finalize)
+{
+    if (!al_inbox_is_foreign(loop)) {
+        return false;
+    }
+    PyObject *pending = al_err_take();
+    bool pushed =
+        al_sched_push_steal(loop, finalize, Py_NewRef(transport), NULL, NULL) == 0;
+    if (!pushed) {
+        PyErr_Clear(); /* MemoryError, or the loop has been closed meanwhile. */
+    }
+    al_err_put_steal(pending);
+    return pushed;
 }
 
 void

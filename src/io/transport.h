@@ -32,6 +32,16 @@ int al_transport_tell(al_loop *loop, PyObject *waiter);
  * names: the slot runs in the next iteration.  loop may be NULL.  None, or NULL. */
 PyObject *al_transport_soon(al_loop *loop, PyObject *transport, al_run_fn run);
 
+/* A method that ends a transport may be called wherever the garbage collector runs: in
+ * another thread than the loop's it is called there instead, in the next iteration. */
+PyObject *al_transport_end_soon(al_loop *loop, PyObject *transport, const char *method);
+#define AL_END_SOON(loop, transport, method)                                           \
+    do {                                                                               \
+        if (AL_UNLIKELY(al_inbox_is_foreign(loop))) {                                  \
+            return al_transport_end_soon(loop, (PyObject *)(transport), method);       \
+        }                                                                              \
+    } while (0)
+
 /* It is being made by whoever calls: debug mode remembers where.  0 or -1. */
 int al_transport_made(al_loop *loop, PyObject *transport);
 /* The number is about to be its transport's: if it is that of another one, which does not
@@ -42,6 +52,10 @@ int al_transport_takes_number(al_loop *loop, int fd);
  * it, the second warns, too.  They leave no exception.  Escape. */
 void al_transport_count_unclosed(al_loop *loop, PyObject *transport);
 void al_transport_warn_unclosed(al_loop *loop, PyObject *transport);
+/* The last reference to a transport may go where the loop does not run: then `finalize`, a
+ * tp_finalize, is called in the loop, which has the transport until then.  False: it is to
+ * be called here. */
+bool al_transport_finalize_soon(al_loop *loop, PyObject *transport, al_run_fn finalize);
 /* A tp_dealloc, by the type's tp_finalize and tp_clear. */
 void al_transport_dealloc(PyObject *transport);
 

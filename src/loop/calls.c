@@ -14,7 +14,7 @@
 static int
 check_closed(const al_loop *loop)
 {
-    if (AL_UNLIKELY(loop->closed)) {
+    if (AL_UNLIKELY(AL_LOAD(loop->closed))) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return -1;
     }
@@ -190,7 +190,16 @@ push_timer(al_loop *self, double when, PyObject *when_object, double now,
     }
     timer->when = when;
     timer->when_object = Py_XNewRef(when_object);
-    if (al_timers_add(self, timer, now) < 0) {
+    int status;
+    if (al_inbox_is_outside(self)) {
+        AL_CRITICAL_BEGIN((PyObject *)self);
+        status = al_timers_add(self, timer, now);
+        AL_CRITICAL_END();
+    }
+    else {
+        status = al_timers_add(self, timer, now);
+    }
+    if (status < 0) {
         Py_DECREF(timer);
         return NULL;
     }
@@ -204,6 +213,7 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     double now, when;
     PyObject *when_object = NULL, *result = NULL;
     bool clock_read = relative;
+    AL_OWN(self, NULL);
 
     if (relative && al_sched_time(self, &now) < 0) {
         return NULL;
@@ -674,6 +684,7 @@ add_watch(al_loop *self, const al_signature *signature, int event,
     PyObject *values[3];
     Py_ssize_t rest;
     int fd;
+    AL_OWN(self, NULL);
     if (al_args_parse(signature, args, nargs, kwnames, values, &rest) < 0 ||
         check_closed(self) < 0) {
         return NULL;
@@ -714,6 +725,7 @@ static PyObject *
 remove_watch(al_loop *self, PyObject *fileobj, int event)
 {
     int fd;
+    AL_OWN(self, NULL);
     if (self->closed) {
         Py_RETURN_FALSE;
     }
@@ -743,6 +755,7 @@ EventLoop__remove_writer(al_loop *self, PyObject *fileobj)
 static PyObject *
 EventLoop__watch(al_loop *self, PyObject *args)
 {
+    AL_OWN(self, NULL);
     PyObject *fileobj, *handle, *reader, *writer;
     int event, fd;
     if (!PyArg_ParseTuple(args, "OiO:_watch", &fileobj, &event, &handle) ||
@@ -773,6 +786,7 @@ EventLoop__watch(al_loop *self, PyObject *args)
 static PyObject *
 EventLoop__watched(al_loop *self, PyObject *fileobj)
 {
+    AL_OWN(self, NULL);
     int fd;
     if (registered_descriptor_of(self, fileobj, &fd) < 0) {
         return NULL;
@@ -791,6 +805,7 @@ EventLoop__watched(al_loop *self, PyObject *fileobj)
 static PyObject *
 EventLoop__watched_fds(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     PyObject *list = PyList_New(0);
     PyObject *reader, *writer;
     for (int fd = 0; list != NULL && fd < self->fds.capacity; fd++) {

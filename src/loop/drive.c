@@ -253,11 +253,16 @@ typedef struct {
 PyObject *
 al_drive_get_ready(al_loop *loop, void *Py_UNUSED(closure))
 {
+    AL_OWN(loop, NULL);
     al_queue_view *view = PyObject_GC_New(al_queue_view, loop->st->QueueView_type);
     if (view == NULL) {
         return NULL;
     }
     view->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    if (al_inbox_move(loop) < 0) {
+        Py_DECREF(view);
+        return NULL;
+    }
     PyObject_GC_Track(view);
     return (PyObject *)view;
 }
@@ -457,6 +462,7 @@ refill(al_loop *loop, PyObject *list)
 int
 al_drive_set_ready(al_loop *loop, PyObject *value, void *Py_UNUSED(closure))
 {
+    AL_OWN(loop, -1);
     if (value == NULL) {
         PyErr_SetString(PyExc_AttributeError, "can't delete this attribute");
         return -1;
@@ -808,6 +814,7 @@ static PyType_Spec queue_view_spec = {
 PyObject *
 al_drive_get_scheduled(al_loop *loop, void *Py_UNUSED(closure))
 {
+    AL_OWN(loop, NULL);
     PyObject *list = al_timers_lend(&loop->timers);
     al_override_timers_moved(loop); /* An iteration of ours takes them back. */
     return list;
@@ -816,6 +823,7 @@ al_drive_get_scheduled(al_loop *loop, void *Py_UNUSED(closure))
 int
 al_drive_set_scheduled(al_loop *loop, PyObject *value, void *Py_UNUSED(closure))
 {
+    AL_OWN(loop, -1);
     if (value == NULL || !PyList_Check(value)) {
         PyErr_SetString(PyExc_TypeError, "_scheduled is a list");
         return -1;
@@ -874,6 +882,7 @@ found_events(al_loop *self)
 static PyObject *
 EventLoop__select(al_loop *self, PyObject *timeout)
 {
+    AL_OWN(self, NULL);
     int64_t limit = -1;
     if (timeout != Py_None) {
         double seconds = PyFloat_AsDouble(timeout); /* escapes */
@@ -899,6 +908,7 @@ EventLoop__select(al_loop *self, PyObject *timeout)
 static PyObject *
 EventLoop__look_again(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     al_override_forget(self);
     Py_RETURN_NONE;
 }

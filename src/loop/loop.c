@@ -19,6 +19,7 @@
 #include "loop/drive.h"
 #include "loop/net.h"
 #include "loop/sockets.h"
+#include "task/registry.h"
 
 /* --- making and freeing ---------------------------------------------------------------- */
 
@@ -40,8 +41,8 @@ loop_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
     self->look.seldom = LOOK_SELDOM;
     al_look_must(&self->look);
     self->forks = self->st == NULL ? 0 : self->st->forks;
-    if (self->st == NULL || al_ring_init(&self->ready) < 0 ||
-        al_timers_init(&self->timers) < 0) {
+    if (self->st == NULL || al_ring_init(&self->ready) < 0 || al_inbox_open(self) < 0 ||
+        al_registry_add_loop(self) < 0 || al_timers_init(&self->timers) < 0) {
         goto error;
     }
     PyObject *slow = PyFloat_FromDouble(0.1);
@@ -67,8 +68,8 @@ error:
 static void
 release_selector(al_loop *self)
 {
-    if (self->st != NULL && self->st->accepted_by == self) {
-        self->st->accepted_by = NULL;
+    if (self->st != NULL && AL_LOAD(self->st->accepted_by) == self) {
+        AL_STORE(self->st->accepted_by, NULL);
     }
     al_cork_close(&self->cork);
     if (self->blocking != NULL) {
@@ -82,6 +83,7 @@ release_selector(al_loop *self)
         self->poll = NULL;
     }
     al_arena_clear(&self->arena);
+    al_inbox_clear(self); /* escapes */
 }
 
 static int
@@ -110,6 +112,7 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
         Py_VISIT(slot->extra);
     }
     int status = al_virtual_traverse(self, visit, arg);
+    status = status != 0 ? status : al_inbox_traverse(self, visit, arg);
     status = status != 0 ? status : al_order_traverse(self, visit, arg);
     status = status != 0 ? status : al_timers_traverse(&self->timers, visit, arg);
     return status != 0 ? status : al_fds_traverse(&self->fds, visit, arg);
@@ -127,6 +130,7 @@ loop_clear(al_loop *self)
     if (self->ready.slots != NULL) {
         al_ring_clear(&self->ready);
     }
+    al_inbox_clear(self); /* escapes */
     if (self->timers.due != NULL) {
         al_timers_clear(&self->timers);
     }
@@ -145,6 +149,8 @@ loop_dealloc(al_loop *self)
     if (self->ready.slots != NULL) {
         al_ring_free(&self->ready);
     }
+    al_inbox_free(self); /* escapes */
+    al_registry_drop_loop(self);
     if (self->timers.due != NULL) {
         al_timers_free(&self->timers);
     }
@@ -178,7 +184,7 @@ leave_signals(al_loop *self)
 static void
 runs_no_longer(al_loop *self)
 {
-    self->thread_id = 0;
+    AL_STORE(self->thread_id, 0);
     for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
         const al_slot *slot = al_ring_at(&self->ready, i);
         if (slot->run == al_handle_run || slot->run == al_handle_run_threadsafe) {
@@ -196,7 +202,7 @@ static void
 finish_clean_up(al_loop *self)
 {
     PyObject *pending = al_err_take();
-    self->stopping = false;
+    AL_STORE(self->stopping, false);
     runs_no_longer(self);
     PyObject *running =
         PyObject_CallMethod(self->st->asyncio_events, "_get_running_loop", NULL);
@@ -253,13 +259,23 @@ track_origins(al_loop *self)
 }
 
 static int
-close_selector(al_loop *self)
+close_selector_in_turn(al_loop *self)
 {
     if (self->poll == NULL) {
         return 0;
     }
     int status = al_signal_leave(self, false);
     release_selector(self); /* escapes */
+    return status;
+}
+
+static int
+close_selector(al_loop *self)
+{
+    int status;
+    AL_CRITICAL_BEGIN((PyObject *)self);
+    status = close_selector_in_turn(self); /* escapes */
+    AL_CRITICAL_END();
     return status;
 }
 
@@ -272,11 +288,11 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY(self, "run_forever", NULL, 0, NULL);
     al_state *st = self->st;
-    bool was_running = self->thread_id != 0;
+    bool was_running = AL_LOAD(self->thread_id) != 0;
     PyObject *result = PyObject_CallMethodNoArgs(
         (PyObject *)self, st->str._run_forever_setup); /* escapes */
     if (result == NULL) {
-        if (!was_running && self->thread_id != 0) {
+        if (!was_running && AL_LOAD(self->thread_id) == PyThread_get_thread_ident()) {
             finish_clean_up(self); /* escapes */
         }
         return NULL;
@@ -315,6 +331,7 @@ PyDoc_STRVAR(run_once_doc, "_run_once($self, /)\n--\n\n"
 static PyObject *
 EventLoop__run_once(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "_run_once", NULL, 0, NULL);
     if (al_sched_run_once(self) < 0) {
         return NULL;
@@ -330,7 +347,7 @@ static PyObject *
 EventLoop_stop(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY(self, "stop", NULL, 0, NULL);
-    self->stopping = true;
+    AL_STORE(self->stopping, true);
     Py_RETURN_NONE;
 }
 
@@ -341,7 +358,7 @@ static PyObject *
 EventLoop_is_running(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY(self, "is_running", NULL, 0, NULL);
-    return PyBool_FromLong(self->thread_id != 0);
+    return PyBool_FromLong(AL_LOAD(self->thread_id) != 0);
 }
 
 PyDoc_STRVAR(is_closed_doc, "is_closed($self, /)\n--\n\n"
@@ -351,7 +368,7 @@ static PyObject *
 EventLoop_is_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY(self, "is_closed", NULL, 0, NULL);
-    return PyBool_FromLong(self->closed);
+    return PyBool_FromLong(AL_LOAD(self->closed));
 }
 
 PyDoc_STRVAR(get_debug_doc, "get_debug($self, /)\n--\n\n"
@@ -389,7 +406,7 @@ switch_debug(al_loop *self, PyObject *value)
 static PyObject *
 follow_origin_depth(al_loop *self)
 {
-    if (self->thread_id != 0) {
+    if (AL_LOAD(self->thread_id) != 0) {
         PyObject *method =
             PyObject_GetAttrString((PyObject *)self, "_set_coroutine_origin_tracking");
         PyObject *handle =
@@ -415,6 +432,7 @@ static PyObject *
 EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "set_debug", args, nargs, kwnames);
     PyObject *enabled =
         al_args_one("BaseEventLoop.set_debug", "enabled", args, nargs, kwnames);
@@ -436,6 +454,7 @@ EventLoop__get_debug_switches(al_loop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 EventLoop__set_debug_switches(al_loop *self, PyObject *args)
 {
+    AL_OWN(self, NULL);
     unsigned switches;
     int depth, interval;
     if (!PyArg_ParseTuple(args, "Iii:_set_debug_switches", &switches, &depth,
@@ -450,7 +469,7 @@ static PyObject *
 EventLoop__check_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY(self, "_check_closed", NULL, 0, NULL);
-    if (self->closed) {
+    if (AL_LOAD(self->closed)) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return NULL;
     }
@@ -461,7 +480,8 @@ EventLoop__check_closed(al_loop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 EventLoop__close_selector(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->thread_id != 0 || self->polling || self->debug.base != NULL) {
+    if (AL_LOAD(self->thread_id) != 0 || AL_LOAD(self->polling) ||
+        self->debug.base != NULL) {
         /* It has begun to run since close() looked, and ends when it sees that it is
          * closed. */
         al_wake_up(self);
@@ -483,6 +503,7 @@ EventLoop__wakeup_fileno(al_loop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 EventLoop__enter_signals(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     if (al_signal_enter(self) < 0) {
         return NULL;
     }
@@ -490,6 +511,13 @@ EventLoop__enter_signals(al_loop *self, PyObject *Py_UNUSED(ignored))
 }
 
 /* --- attributes ------------------------------------------------------------------------- */
+
+/* What a word of the loop holds: a new reference, or NULL. */
+static PyObject *
+read_word(const al_loop *self, PyObject *const *word)
+{
+    return al_inbox_is_foreign(self) ? al_read_at_rest(word) : Py_XNewRef(*word);
+}
 
 static int
 refuse_delete(PyObject *value)
@@ -508,7 +536,7 @@ set_bool(PyObject *value, bool *target)
     if (truth < 0) {
         return -1;
     }
-    *target = truth;
+    AL_STORE(*target, truth != 0);
     return 0;
 }
 
@@ -523,13 +551,14 @@ get_debug(al_loop *self, void *Py_UNUSED(closure))
 static int
 set_debug(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    AL_OWN(self, -1);
     return refuse_delete(value) < 0 ? -1 : switch_debug(self, value);
 }
 
 static PyObject *
 get_closed(al_loop *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->closed);
+    return PyBool_FromLong(AL_LOAD(self->closed));
 }
 
 static int
@@ -541,7 +570,7 @@ set_closed(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 get_stopping(al_loop *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->stopping);
+    return PyBool_FromLong(AL_LOAD(self->stopping));
 }
 
 static int
@@ -553,10 +582,29 @@ set_stopping(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 get_thread_id(al_loop *self, void *Py_UNUSED(closure))
 {
-    if (self->thread_id == 0) {
+    unsigned long id = AL_LOAD(self->thread_id);
+    if (id == 0) {
         Py_RETURN_NONE;
     }
-    return PyLong_FromUnsignedLong(self->thread_id);
+    return PyLong_FromUnsignedLong(id);
+}
+
+/* The loop becomes that thread's, or nobody's: without a GIL two threads may have seen that
+ * it does not run. */
+static int
+take_loop(al_loop *self, unsigned long id)
+{
+    bool taken;
+    AL_CRITICAL_BEGIN((PyObject *)self);
+    taken = AL_FREE_THREADED && id != 0 && al_inbox_is_foreign(self);
+    if (!taken) {
+        AL_STORE(self->thread_id, id);
+    }
+    AL_CRITICAL_END();
+    if (taken) {
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+    }
+    return taken ? -1 : 0;
 }
 
 static int
@@ -575,20 +623,23 @@ set_thread_id(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
     if (id == 0) {
         runs_no_longer(self);
     }
-    self->thread_id = id;
-    self->tstate = NULL;
+    if (take_loop(self, id) < 0) {
+        return -1;
+    }
+    AL_STORE(self->tstate, NULL);
     return 0;
 }
 
 static PyObject *
 get_slow_callback_duration(al_loop *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(self->debug.slow_callback_duration);
+    return read_word(self, &self->debug.slow_callback_duration);
 }
 
 static int
 set_slow_callback_duration(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    AL_OWN(self, -1);
     if (refuse_delete(value) < 0) {
         return -1;
     }
@@ -598,12 +649,14 @@ set_slow_callback_duration(al_loop *self, PyObject *value, void *Py_UNUSED(closu
 static PyObject *
 get_current_handle(al_loop *self, void *Py_UNUSED(closure))
 {
+    AL_OWN(self, NULL);
     return al_debug_current_handle(self);
 }
 
 static int
 set_current_handle(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    AL_OWN(self, -1);
     Py_XSETREF(self->debug.current_handle,
                value == NULL || value == Py_None ? NULL : Py_NewRef(value));
     return 0;
@@ -613,8 +666,8 @@ set_current_handle(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 get_task_factory(al_loop *self, void *Py_UNUSED(closure))
 {
-    return self->task_factory == NULL ? al_calls_inner_task_factory(self)
-                                      : Py_NewRef(self->task_factory);
+    PyObject *factory = read_word(self, &self->task_factory);
+    return factory == NULL ? al_calls_inner_task_factory(self) : factory;
 }
 
 PyDoc_STRVAR(get_task_factory_doc, "get_task_factory($self, /)\n--\n\n"
@@ -625,12 +678,14 @@ static PyObject *
 EventLoop_get_task_factory(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY(self, "get_task_factory", NULL, 0, NULL);
-    return Py_NewRef(self->task_factory == NULL ? Py_None : self->task_factory);
+    PyObject *factory = read_word(self, &self->task_factory);
+    return factory == NULL ? Py_NewRef(Py_None) : factory;
 }
 
 static int
 set_task_factory(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    AL_OWN(self, -1);
     Py_XSETREF(self->task_factory,
                value == NULL || value == Py_None ? NULL : Py_NewRef(value));
     return 0;
@@ -645,6 +700,7 @@ get_cork_writes(al_loop *self, void *Py_UNUSED(closure))
 static int
 set_cork_writes(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    AL_OWN(self, -1);
     int truth = value == NULL ? -1 : PyObject_IsTrue(value); /* escapes */
     if (truth < 0) {
         if (value == NULL) {
@@ -652,7 +708,7 @@ set_cork_writes(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
         }
         return -1;
     }
-    self->cork.off = !truth;
+    self->cork.off = !truth || AL_FREE_THREADED;
     return truth || self->cork.first == NULL ? 0 : self->st->flush_writes(self);
 }
 
@@ -677,12 +733,14 @@ PyDoc_STRVAR(metering_doc,
 static PyObject *
 EventLoop__read_metrics(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     return al_meter_read(self);
 }
 
 static PyObject *
 EventLoop__read_usage(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     return al_meter_read_usage(self);
 }
 
@@ -690,6 +748,7 @@ EventLoop__read_usage(al_loop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 EventLoop__usage_window(al_loop *self, PyObject *open)
 {
+    AL_OWN(self, NULL);
     al_meter_window(self, open == Py_True);
     Py_RETURN_NONE;
 }
@@ -698,6 +757,7 @@ EventLoop__usage_window(al_loop *self, PyObject *open)
 static PyObject *
 EventLoop__read_records(al_loop *self, PyObject *most)
 {
+    AL_OWN(self, NULL);
     Py_ssize_t number = PyNumber_AsSsize_t(most, NULL); /* escapes */
     if (number == -1 && PyErr_Occurred()) {
         return NULL;
@@ -708,6 +768,7 @@ EventLoop__read_records(al_loop *self, PyObject *most)
 static PyObject *
 EventLoop__read_timeline(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     return al_meter_read_timeline(self);
 }
 

@@ -106,6 +106,7 @@ raise_invalid_file(PyObject *fileobj)
 static PyObject *
 EventLoop__ensure_fd_no_transport(al_loop *self, PyObject *fileobj)
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "_ensure_fd_no_transport", &fileobj, 1, NULL);
     PyObject *number = NULL;
     if (PyLong_Check(fileobj)) {
@@ -146,6 +147,7 @@ static PyObject *
 EventLoop__make_socket_transport(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                                  PyObject *kwnames)
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "_make_socket_transport", args, nargs, kwnames);
     PyObject *values[6] = {NULL, NULL, NULL, NULL, NULL, NULL};
     if (al_args_parse(&make_socket_transport_signature, args, nargs, kwnames, values,
@@ -191,6 +193,7 @@ static PyObject *
 EventLoop__start_serving(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames)
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "_start_serving", args, nargs, kwnames);
     PyObject *values[8] = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
     al_signature signature = start_serving_signature;
@@ -235,6 +238,7 @@ EventLoop__start_serving(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
 static PyObject *
 EventLoop__accepting(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(self, NULL);
     return al_server_accepting(self);
 }
 

@@ -625,6 +625,7 @@ static const al_signature make_datagram_signature = {
 static PyObject *
 EventLoop__make_datagram_transport(FAST_ARGS)
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "_make_datagram_transport", args, nargs, kwnames);
     PyObject *values[5];
     if (al_args_parse(&make_datagram_signature, args, nargs, kwnames, values, NULL) <
@@ -667,6 +668,7 @@ static const al_signature make_write_pipe_signature = {
 static PyObject *
 EventLoop__make_read_pipe_transport(FAST_ARGS)
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "_make_read_pipe_transport", args, nargs, kwnames);
     PyObject *values[4];
     if (al_args_parse(&make_read_pipe_signature, args, nargs, kwnames, values, NULL) <
@@ -683,6 +685,7 @@ EventLoop__make_read_pipe_transport(FAST_ARGS)
 static PyObject *
 EventLoop__make_write_pipe_transport(FAST_ARGS)
 {
+    AL_OWN(self, NULL);
     AL_OBEY(self, "_make_write_pipe_transport", args, nargs, kwnames);
     PyObject *values[4];
     if (al_args_parse(&make_write_pipe_signature, args, nargs, kwnames, values, NULL) <

@@ -590,7 +590,8 @@ make_room(const al_future *self)
     al_loop *loop = self->loop;
     PyObject *others = self->callbacks;
     size_t n = others == NULL ? 1 : 1 + (size_t)PyList_GET_SIZE(others);
-    if (loop == NULL || al_ring_has_room(&loop->ready, n) || !al_loop_direct(loop) ||
+    if (loop == NULL || al_inbox_is_outside(loop) ||
+        al_ring_has_room(&loop->ready, n) || !al_loop_direct(loop) ||
         (self->callback0 == NULL && others == NULL)) {
         return 0;
     }
@@ -723,8 +724,12 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
         }
     }
     int status;
+    AL_CRITICAL_BEGIN(op);
     if (!al_future_alive(self)) {
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Future object");
+        status = -1;
+    }
+    else if (al_future_check_thread(self) < 0) {
         status = -1;
     }
     else if (self->state != AL_FUTURE_PENDING) {
@@ -741,6 +746,7 @@ al_future_py_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t n
         }
         status = context == NULL ? -1 : append_callback(self, fn, context);
     }
+    AL_CRITICAL_END();
     Py_XDECREF(context);
     return status < 0 ? NULL : Py_NewRef(Py_None);
 }
@@ -838,14 +844,17 @@ const char al_future_remove_done_callback_doc[] =
 
 /* The comparisons are foreign code that may change the callbacks (gh-97592, gh-125966),
  * so they run on a list of our own, and what matched is removed after them. */
-PyObject *
-al_future_py_remove_done_callback(PyObject *op, PyObject *fn)
+static PyObject *
+remove_done_callback(PyObject *op, PyObject *fn)
 {
     al_future *self = (al_future *)op;
     PyObject *items = NULL, *trash = NULL, *result = NULL;
     Py_ssize_t removed = 0;
     if (!al_future_alive(self)) {
         PyErr_SetString(PyExc_RuntimeError, "Future object is not initialized.");
+        return NULL;
+    }
+    if (al_future_check_thread(self) < 0) {
         return NULL;
     }
     if (self->callback0 == NULL && self->callbacks == NULL) {
@@ -892,6 +901,16 @@ done:
     return result;
 }
 
+PyObject *
+al_future_py_remove_done_callback(PyObject *op, PyObject *fn)
+{
+    PyObject *removed;
+    AL_CRITICAL_BEGIN(op);
+    removed = remove_done_callback(op, fn); /* escapes */
+    AL_CRITICAL_END();
+    return removed;
+}
+
 /* --- completing ------------------------------------------------------------------- */
 
 static int
@@ -904,16 +923,22 @@ check_pending(al_future *self)
     return 0;
 }
 
-int
-al_future_set_result(al_future *self, PyObject *result)
+static AL_ALWAYS_INLINE int
+set_result(al_future *self, PyObject *result)
 {
     if (check_pending(self) < 0 || make_room(self) < 0) {
         return -1;
     }
     AL_ASSERT(self->result == NULL || self->base_loop != NULL);
     self->result = Py_NewRef(result);
-    self->state = AL_FUTURE_FINISHED;
+    AL_STORE(self->state, AL_FUTURE_FINISHED);
     return schedule_callbacks(self);
+}
+
+int
+al_future_set_result(al_future *self, PyObject *result)
+{
+    return set_result(self, result);
 }
 
 /* gh-112182: since 3.11.8, 3.12.2 and 3.13 a future stores a RuntimeError in the place of
@@ -998,7 +1023,7 @@ al_future_set_exception(al_future *self, PyObject *exc)
     }
     self->exception = exc;
     self->exception_tb = PyException_GetTraceback(exc);
-    self->state = AL_FUTURE_FINISHED;
+    AL_STORE(self->state, AL_FUTURE_FINISHED);
     if (schedule_callbacks(self) < 0) { /* escapes */
         return -1;
     }
@@ -1016,7 +1041,7 @@ al_future_cancel(al_future *self, PyObject *message)
     if (make_room(self) < 0) {
         return -1;
     }
-    self->state = AL_FUTURE_CANCELLED;
+    AL_STORE(self->state, AL_FUTURE_CANCELLED);
     PyObject *old_message = self->cancel_message;
     self->cancel_message = Py_XNewRef(message);
     int status = schedule_callbacks(self); /* escapes */
@@ -1043,10 +1068,13 @@ static PyObject *
 Future_set_result(PyObject *op, PyObject *result)
 {
     al_future *self = (al_future *)op;
-    if (require_alive(self) < 0 || al_future_set_result(self, result) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    int status;
+    AL_CRITICAL_BEGIN(op);
+    status = require_alive(self) < 0 || al_future_check_thread(self) < 0
+                 ? -1
+                 : set_result(self, result);
+    AL_CRITICAL_END();
+    return status < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(
@@ -1060,10 +1088,13 @@ static PyObject *
 Future_set_exception(PyObject *op, PyObject *exc)
 {
     al_future *self = (al_future *)op;
-    if (require_alive(self) < 0 || al_future_set_exception(self, exc) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    int status;
+    AL_CRITICAL_BEGIN(op);
+    status = require_alive(self) < 0 || al_future_check_thread(self) < 0
+                 ? -1
+                 : al_future_set_exception(self, exc);
+    AL_CRITICAL_END();
+    return status < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(cancel_doc,
@@ -1078,10 +1109,13 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 {
     al_future *self = (al_future *)op;
     PyObject *message = al_future_parse_cancel(args, nargs, kwnames);
-    if (message == NULL || require_alive(self) < 0) {
-        return NULL;
-    }
-    int cancelled = al_future_cancel(self, message);
+    int cancelled;
+    AL_CRITICAL_BEGIN(op);
+    cancelled =
+        message == NULL || require_alive(self) < 0 || al_future_check_thread(self) < 0
+            ? -1
+            : al_future_cancel(self, message);
+    AL_CRITICAL_END();
     return cancelled < 0 ? NULL : PyBool_FromLong(cancelled);
 }
 
@@ -1090,17 +1124,20 @@ Future_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 PyObject *
 al_future_make_cancelled_error(al_future *self)
 {
-    PyObject *exc = self->cancelled_exc;
+    PyObject *exc, *message;
+    AL_CRITICAL_BEGIN((PyObject *)self);
+    exc = self->cancelled_exc;
+    self->cancelled_exc = NULL;
+    message = exc != NULL ? NULL : Py_XNewRef(self->cancel_message);
+    AL_CRITICAL_END();
     if (exc != NULL) {
-        self->cancelled_exc = NULL;
         return exc;
     }
     al_state *st = al_future_state(self);
-    PyObject *message = self->cancel_message;
     if (message == NULL || message == Py_None) {
+        Py_XDECREF(message);
         return PyObject_CallNoArgs(st->CancelledError);
     }
-    Py_INCREF(message);
     exc = PyObject_CallOneArg(st->CancelledError, message); /* escapes */
     Py_DECREF(message);
     return exc;
@@ -1119,8 +1156,9 @@ raise_cancelled(al_future *self)
 int
 al_future_outcome(al_future *self, PyObject **exc)
 {
-    if (AL_UNLIKELY(self->state != AL_FUTURE_FINISHED)) {
-        if (self->state == AL_FUTURE_CANCELLED) {
+    uint8_t state = AL_LOAD(self->state);
+    if (AL_UNLIKELY(state != AL_FUTURE_FINISHED)) {
+        if (state == AL_FUTURE_CANCELLED) {
             raise_cancelled(self);
         }
         else {
@@ -1129,13 +1167,16 @@ al_future_outcome(al_future *self, PyObject **exc)
         }
         return -1;
     }
-    self->log_traceback = false;
+    AL_STORE(self->log_traceback, false);
     if (AL_LIKELY(self->exception == NULL)) {
         return 0;
     }
     *exc = Py_NewRef(self->exception);
-    PyObject *traceback = self->exception_tb;
+    PyObject *traceback;
+    AL_CRITICAL_BEGIN((PyObject *)self);
+    traceback = self->exception_tb;
     self->exception_tb = NULL;
+    AL_CRITICAL_END();
     int status =
         PyException_SetTraceback(*exc, traceback == NULL ? Py_None : traceback);
     Py_XDECREF(traceback); /* escapes */
@@ -1197,17 +1238,18 @@ al_future_py_exception(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (refuse_uninitialized(self) < 0) {
         return NULL;
     }
-    if (self->state == AL_FUTURE_CANCELLED) {
+    uint8_t state = AL_LOAD(self->state);
+    if (state == AL_FUTURE_CANCELLED) {
         raise_cancelled(self);
         return NULL;
     }
-    if (self->state != AL_FUTURE_FINISHED) {
+    if (state != AL_FUTURE_FINISHED) {
         PyErr_SetString(al_future_state(self)->InvalidStateError,
                         "Exception is not set.");
         return NULL;
     }
     if (self->exception != NULL) {
-        self->log_traceback = false;
+        AL_STORE(self->log_traceback, false);
         return Py_NewRef(self->exception);
     }
     Py_RETURN_NONE;
@@ -1220,7 +1262,8 @@ PyObject *
 al_future_py_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     al_future *self = (al_future *)op;
-    return PyBool_FromLong(al_future_alive(self) && self->state == AL_FUTURE_CANCELLED);
+    return PyBool_FromLong(al_future_alive(self) &&
+                           AL_LOAD(self->state) == AL_FUTURE_CANCELLED);
 }
 
 const char al_future_done_doc[] =
@@ -1231,7 +1274,8 @@ PyObject *
 al_future_py_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     al_future *self = (al_future *)op;
-    return PyBool_FromLong(al_future_alive(self) && self->state != AL_FUTURE_PENDING);
+    return PyBool_FromLong(al_future_alive(self) &&
+                           AL_LOAD(self->state) != AL_FUTURE_PENDING);
 }
 
 const char al_future_get_loop_doc[] = "get_loop($self, /)\n--\n\n"
@@ -1304,9 +1348,10 @@ al_future_get_state(PyObject *op, void *Py_UNUSED(closure))
         return NULL;
     }
     const al_state *st = al_future_state(self);
-    return Py_NewRef(self->state == AL_FUTURE_PENDING     ? st->str.PENDING
-                     : self->state == AL_FUTURE_CANCELLED ? st->str.CANCELLED
-                                                          : st->str.FINISHED);
+    uint8_t state = AL_LOAD(self->state);
+    return Py_NewRef(state == AL_FUTURE_PENDING     ? st->str.PENDING
+                     : state == AL_FUTURE_CANCELLED ? st->str.CANCELLED
+                                                    : st->str.FINISHED);
 }
 
 PyObject *
@@ -1345,7 +1390,8 @@ al_future_get_callbacks(PyObject *op, void *Py_UNUSED(closure))
     if (require_alive(self) < 0) {
         return NULL;
     }
-    if (self->callback0 == NULL && self->callbacks == NULL) {
+    if (al_future_is_foreign(self) ||
+        (self->callback0 == NULL && self->callbacks == NULL)) {
         Py_RETURN_NONE;
     }
     PyObject *list = list_callbacks(self);
@@ -1362,16 +1408,16 @@ PyObject *
 al_future_get_result(PyObject *op, void *Py_UNUSED(closure))
 {
     al_future *self = (al_future *)op;
-    return require_alive(self) < 0
-               ? NULL
-               : or_none(self->exception == NULL ? self->result : NULL);
+    return require_alive(self) < 0   ? NULL
+           : self->exception == NULL ? al_future_word(self, &self->result)
+                                     : or_none(NULL);
 }
 
 PyObject *
 al_future_get_exception(PyObject *op, void *Py_UNUSED(closure))
 {
     al_future *self = (al_future *)op;
-    return require_alive(self) < 0 ? NULL : or_none(self->exception);
+    return require_alive(self) < 0 ? NULL : al_future_word(self, &self->exception);
 }
 
 PyObject *
@@ -1406,13 +1452,20 @@ al_future_get_source_traceback(PyObject *op, void *Py_UNUSED(closure))
     if (!al_future_alive(self)) {
         Py_RETURN_NONE;
     }
+    if (al_future_is_foreign(self)) {
+        PyObject *stack = al_read_at_rest(&self->source_traceback);
+        PyObject *list = al_stack_read(al_future_state(self), &stack); /* escapes */
+        Py_XDECREF(stack);
+        return list;
+    }
     return al_stack_read(al_future_state(self), &self->source_traceback);
 }
 
 PyObject *
 al_future_get_cancel_message(PyObject *op, void *Py_UNUSED(closure))
 {
-    return or_none(((al_future *)op)->cancel_message);
+    al_future *self = (al_future *)op;
+    return al_future_word(self, &self->cancel_message);
 }
 
 int

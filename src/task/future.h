@@ -99,13 +99,37 @@ typedef struct al_future {
 #endif
     int cancel_requests;
     uint8_t state;
-    bool is_task : 1;
-    bool blocking : 1;
-    bool log_traceback : 1;
-    bool waiter0 : 1;
-    bool must_cancel : 1;
-    bool log_destroy_pending : 1;
+    AL_FLAG(is_task);
+    AL_FLAG(blocking);
+    AL_FLAG(log_traceback);
+    AL_FLAG(waiter0);
+    AL_FLAG(must_cancel);
+    AL_FLAG(log_destroy_pending);
 } al_future;
+
+/* Whether another thread runs the future's loop: what it has is not ours to change, and
+ * may change while we look at it.  Never with a GIL. */
+static inline bool
+al_future_is_foreign(const al_future *self)
+{
+    return self->loop != NULL && AL_UNLIKELY(al_inbox_is_foreign(self->loop));
+}
+
+/* 0, or -1 with the RuntimeError of asyncio's debug mode if it is foreign. */
+static inline int
+al_future_check_thread(const al_future *self)
+{
+    return al_future_is_foreign(self) ? al_inbox_refuse() : 0;
+}
+
+/* What one of the future's words holds, or None.  New reference. */
+static inline PyObject *
+al_future_word(const al_future *self, PyObject *const *word)
+{
+    PyObject *object =
+        al_future_is_foreign(self) ? al_read_at_rest(word) : Py_XNewRef(*word);
+    return object == NULL ? Py_NewRef(Py_None) : object;
+}
 
 /* The word for the stack of a task's last cancel(), which debug mode keeps: one that the
  * base's struct has for something that there is not.  It holds an al_stack or NULL. */

@@ -80,6 +80,7 @@ al_lazy_send(al_lazy *op, PyObject *value, PyObject **result)
 {
     int status = 0;
     *result = NULL;
+    AL_OWN(op->loop, PYGEN_ERROR);
     switch (op->state) {
     case AL_LAZY_NEW:
         if (value != Py_None) {
@@ -172,6 +173,7 @@ PyDoc_STRVAR(throw_doc, "throw($self, type, value=None, traceback=None, /)\n--\n
 static PyObject *
 lazy_throw(al_lazy *op, PyObject *const *args, Py_ssize_t nargs)
 {
+    AL_OWN(op->loop, NULL);
     PyObject *value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
     PyObject *traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
     if (nargs < 1 || nargs > 3) {
@@ -223,6 +225,7 @@ PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
 static PyObject *
 lazy_close(al_lazy *op, PyObject *Py_UNUSED(ignored))
 {
+    AL_OWN(op->loop, NULL);
     if (op->state == AL_LAZY_RUNNING) {
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");
         return NULL;

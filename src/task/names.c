@@ -275,6 +275,6 @@ al_names_next(al_state *st)
         PyErr_SetString(PyExc_RuntimeError, "aioloop has been unloaded");
         return 0;
     }
-    return AL_LIKELY(names->counter != NULL) ? ++*names->counter
+    return AL_LIKELY(names->counter != NULL) ? AL_ADD(*names->counter, 1)
                                              : draw(names); /* escapes */
 }

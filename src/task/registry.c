@@ -9,7 +9,11 @@
 
 #if PY_VERSION_HEX < 0x030E0000
 struct al_registry {
-    al_future *tasks; /* head of the list of pending tasks */
+    /* All pending tasks; without a GIL those of loops that are not ours. */
+    al_task_list tasks;
+    /* The loops there are, where each has a list of its own. */
+    al_loop *loops;
+    al_lock loops_lock;
 };
 #endif
 
@@ -52,9 +56,10 @@ extend_steal(PyObject *list, PyObject *more)
 static int
 add_tasks_of(al_loop *loop, PyObject *list)
 {
-    if (loop->closed || loop->accepted_in == 0 ||
+    if (AL_LOAD(loop->closed) || loop->accepted_in == 0 ||
         loop->counts.iterations - loop->accepted_in > 1 ||
-        (loop->thread_id != 0 && loop->thread_id != PyThread_get_thread_ident())) {
+        (AL_LOAD(loop->thread_id) != 0 &&
+         AL_LOAD(loop->thread_id) != PyThread_get_thread_ident())) {
         return 0;
     }
     Py_INCREF(loop);
@@ -69,7 +74,7 @@ add_tasks_of(al_loop *loop, PyObject *list)
 static int
 add_accept_tasks(al_state *st, PyObject *list)
 {
-    al_loop *last = st->accepted_by;
+    al_loop *last = AL_LOAD(st->accepted_by);
     if (AL_LIKELY(last == NULL)) {
         return 0;
     }
@@ -81,7 +86,7 @@ add_accept_tasks(al_state *st, PyObject *list)
     al_loop *ours = al_loop_check(st, running);
     int status = ours == NULL ? 0 : add_tasks_of(ours, list); /* escapes */
     Py_DECREF(running);
-    last = st->accepted_by;
+    last = AL_FREE_THREADED ? NULL : st->accepted_by;
     return status < 0 || last == NULL || last == ours ? status
                                                       : add_tasks_of(last, list);
 }
@@ -102,15 +107,44 @@ call_below(PyTypeObject *cls, PyObject *self, const char *name)
 
 /* How many tasks are linked where asyncio does not look, and a list of them. */
 #if PY_VERSION_HEX < 0x030E0000
+typedef struct {
+    const struct al_registry *registry;
+    PyObject *list;     /* gets as many as it has room for */
+    Py_ssize_t n, room; /* n: how many there are */
+} gathering;
+
+static void
+gather_list(gathering *all, al_future *task)
+{
+    for (; task != NULL; task = task->next_task) {
+        if (Py_REFCNT(task) == 0) {
+            continue; /* It waits for the list's lock. */
+        }
+        if (all->n < all->room) {
+            PyList_SET_ITEM(all->list, all->n, Py_NewRef((PyObject *)task));
+        }
+        all->n++;
+    }
+}
+
+/* Runs at rest. */
+static void
+gather_all(void *arg)
+{
+    gathering *all = arg;
+    gather_list(all, all->registry->tasks.first);
+    for (const al_loop *loop = all->registry->loops; loop != NULL;
+         loop = loop->next_loop) {
+        gather_list(all, loop->tasks.first);
+    }
+}
+
 static Py_ssize_t
 count_tasks(const struct al_registry *registry)
 {
-    Py_ssize_t count = 0;
-    for (const al_future *task = registry->tasks; task != NULL;
-         task = task->next_task) {
-        count++;
-    }
-    return count;
+    gathering all = {.registry = registry};
+    al_at_rest(gather_all, &all);
+    return all.n;
 }
 
 /* Allocating can run the garbage collector, which can link and unlink, so nothing is
@@ -119,20 +153,17 @@ static PyObject *
 list_tasks(const struct al_registry *registry)
 {
     for (;;) {
-        Py_ssize_t room = count_tasks(registry), n = 0;
-        PyObject *list = PyList_New(room);
-        if (list == NULL) {
+        gathering all = {.registry = registry, .room = count_tasks(registry)};
+        all.list = PyList_New(all.room);
+        if (all.list == NULL) {
             return NULL;
         }
-        al_future *task = registry->tasks;
-        for (; task != NULL && n < room; task = task->next_task) {
-            PyList_SET_ITEM(list, n++, Py_NewRef((PyObject *)task));
+        al_at_rest(gather_all, &all);
+        if (all.n <= all.room) {
+            Py_SET_SIZE(all.list, all.n);
+            return all.list;
         }
-        if (task == NULL) {
-            Py_SET_SIZE(list, n);
-            return list;
-        }
-        Py_DECREF(list); /* More tasks than counted: once more. */
+        Py_DECREF(all.list); /* More tasks than counted: once more. */
     }
 }
 #else
@@ -404,34 +435,95 @@ al_registry_preempt(al_loop *loop, PyObject **previous)
 
 /* --- all tasks, 3.11-3.13 --------------------------------------------------------------- */
 
+#if AL_FREE_THREADED
+
+/* Each loop has a list and a lock, which its thread has to itself nearly always. */
+static al_task_list *
+list_of(const al_state *st, al_future *task)
+{
+    return task->loop != NULL ? &task->loop->tasks : &st->registry->tasks;
+}
+
+int
+al_registry_add_loop(al_loop *loop)
+{
+    struct al_registry *registry = loop->st->registry;
+    al_lock_take(&registry->loops_lock);
+    loop->next_loop = registry->loops;
+    loop->loop_link = &registry->loops;
+    if (loop->next_loop != NULL) {
+        loop->next_loop->loop_link = &loop->next_loop;
+    }
+    registry->loops = loop;
+    al_lock_give(&registry->loops_lock);
+    return 0;
+}
+
+void
+al_registry_drop_loop(al_loop *loop)
+{
+    struct al_registry *registry = loop->st == NULL ? NULL : loop->st->registry;
+    if (loop->loop_link == NULL || registry == NULL) {
+        return;
+    }
+    al_lock_take(&registry->loops_lock);
+    *loop->loop_link = loop->next_loop;
+    if (loop->next_loop != NULL) {
+        loop->next_loop->loop_link = loop->loop_link;
+    }
+    loop->loop_link = NULL;
+    al_lock_give(&registry->loops_lock);
+}
+
+#else
+
+static al_task_list *
+list_of(const al_state *st, al_future *Py_UNUSED(task))
+{
+    return &st->registry->tasks;
+}
+
+#endif
+
 int
 al_registry_link(al_state *st, al_future *task)
 {
     if (task->task_link != NULL || task->state != AL_FUTURE_PENDING) {
         return 0;
     }
-    al_future **head = &st->registry->tasks;
-    task->next_task = *head;
-    task->task_link = head;
-    if (*head != NULL) {
-        (*head)->task_link = &task->next_task;
+    al_task_list *list = list_of(st, task);
+    al_lock_take(&list->lock);
+    task->next_task = list->first;
+    task->task_link = &list->first;
+    if (list->first != NULL) {
+        list->first->task_link = &task->next_task;
     }
-    *head = task;
+    list->first = task;
+    al_lock_give(&list->lock);
     return 0;
 }
 
 void
 al_registry_unlink(al_future *task)
 {
-    if (task->task_link == NULL) {
+    if (AL_LOAD(task->task_link) == NULL) {
         return;
     }
-    *task->task_link = task->next_task;
+#if AL_FREE_THREADED
+    al_task_list *list = list_of(al_future_state(task), task);
+    al_lock_take(&list->lock);
+#endif
+    if (task->task_link != NULL) {
+        *task->task_link = task->next_task;
+    }
     if (task->next_task != NULL) {
         task->next_task->task_link = task->task_link;
     }
     task->next_task = NULL;
     task->task_link = NULL;
+#if AL_FREE_THREADED
+    al_lock_give(&list->lock);
+#endif
 }
 
 void
@@ -440,8 +532,8 @@ al_registry_clear(al_state *st)
     if (st->registry == NULL) {
         return;
     }
-    while (st->registry->tasks != NULL) {
-        al_registry_unlink(st->registry->tasks);
+    while (st->registry->tasks.first != NULL) {
+        al_registry_unlink(st->registry->tasks.first);
     }
     PyMem_Free(st->registry);
     st->registry = NULL;
@@ -605,6 +697,10 @@ al_registry_link(al_state *st, al_future *task)
     }
     struct al_task_node *head =
         (struct al_task_node *)(void *)thread_word(registry->tasks_head);
+#if AL_FREE_THREADED
+    task->base_thread = _Py_ThreadId(); /* whose list it is in */
+    PyUnstable_EnableTryIncRef((PyObject *)task);
+#endif
     task->node.prev = head->prev;
     task->node.next = head;
     head->prev->next = &task->node;
@@ -612,17 +708,33 @@ al_registry_link(al_state *st, al_future *task)
     return 0;
 }
 
+static void
+unlink_node(void *arg)
+{
+    struct al_task_node *node = arg;
+    if (node->next != NULL) {
+        node->prev->next = node->next;
+        node->next->prev = node->prev;
+        node->next = node->prev = NULL;
+    }
+}
+
 void
 al_registry_unlink(al_future *task)
 {
     /* The node lies where asyncio has it: al_registry_init refuses a Python where it
      * does not, so this needs no function of asyncio's even where linking does. */
-    if (task->node.next == NULL) {
+    if (AL_LOAD(task->node.next) == NULL) {
         return;
     }
-    task->node.prev->next = task->node.next;
-    task->node.next->prev = task->node.prev;
-    task->node.next = task->node.prev = NULL;
+#if AL_FREE_THREADED
+    if (task->base_thread != _Py_ThreadId()) {
+        al_at_rest(unlink_node,
+                   &task->node); /* Another thread's list, as asyncio does. */
+        return;
+    }
+#endif
+    unlink_node(&task->node);
 }
 
 void

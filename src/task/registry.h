@@ -117,6 +117,23 @@ int al_registry_link(al_state *st, al_future *task);
 /* ... and no longer.  No effect on a task that is not linked. */
 void al_registry_unlink(al_future *task);
 
+/* A loop begins to have tasks, and ends: only where each has a list of its own. */
+#if AL_FREE_THREADED && PY_VERSION_HEX < 0x030E0000
+int al_registry_add_loop(al_loop *loop);
+void al_registry_drop_loop(al_loop *loop);
+#else
+static inline int
+al_registry_add_loop(al_loop *Py_UNUSED(loop))
+{
+    return 0;
+}
+
+static inline void
+al_registry_drop_loop(al_loop *Py_UNUSED(loop))
+{
+}
+#endif
+
 /* Records who awaits whom, for asyncio.print_call_graph and debuggers (3.14+). */
 #if PY_VERSION_HEX >= 0x030E0000
 int al_registry_add_awaited_by(al_state *st, al_future *future, al_future *task);

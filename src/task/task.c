@@ -830,7 +830,7 @@ static int
 loop_is_running(al_state *st, const al_future *task)
 {
     if (task->loop != NULL) {
-        return task->loop->thread_id != 0;
+        return AL_LOAD(task->loop->thread_id) != 0;
     }
     PyObject *loop_obj = Py_NewRef(task->loop_obj);
     PyObject *answer =
@@ -948,12 +948,14 @@ start(al_future *self, al_state *st, PyObject *coro, PyObject *name, PyObject *c
         return -1;
     }
     if (AL_LIKELY(self->loop != NULL)) {
-        self->loop->counts.tasks_made++;
+        AL_ADD(self->loop->counts.tasks_made, 1);
     }
     if (AL_UNLIKELY(eager)) {
         int running = loop_is_running(st, self);
         if (running != 0) {
-            return running < 0 ? -1 : eager_start(st, self);
+            return running < 0 || al_future_check_thread(self) < 0
+                       ? -1
+                       : eager_start(st, self);
         }
     }
     return step_soon(self, NULL) < 0 ? -1 : al_registry_link(st, self);
@@ -1136,10 +1138,13 @@ static PyObject *
 Task_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *message = al_future_parse_cancel(args, nargs, kwnames);
-    if (message == NULL) {
-        return NULL;
-    }
-    int cancelled = al_task_cancel((al_future *)(void *)op, message);
+    al_future *self = (al_future *)(void *)op;
+    int cancelled;
+    AL_CRITICAL_BEGIN(op);
+    cancelled = message == NULL || al_future_check_thread(self) < 0
+                    ? -1
+                    : al_task_cancel(self, message); /* escapes */
+    AL_CRITICAL_END();
     return cancelled < 0 ? NULL : PyBool_FromLong(cancelled);
 }
 
@@ -1163,6 +1168,9 @@ static PyObject *
 Task_uncancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     al_future *self = (al_future *)(void *)op;
+    if (al_future_check_thread(self) < 0) {
+        return NULL;
+    }
     if (self->cancel_requests > 0) {
         self->cancel_requests--;
 #if PY_VERSION_HEX >= 0x030D0000
@@ -1191,19 +1199,14 @@ Task_set_exception(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(exc))
     return NULL;
 }
 
-static PyObject *
-or_none(PyObject *value)
-{
-    return Py_NewRef(value == NULL ? Py_None : value);
-}
-
 PyDoc_STRVAR(get_coro_doc, "get_coro($self, /)\n--\n\n"
                            "Return the coroutine, or None if it was finished eagerly.");
 
 static PyObject *
 Task_get_coro(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return or_none(((al_future *)(void *)op)->coro);
+    al_future *self = (al_future *)(void *)op;
+    return al_future_word(self, &self->coro);
 }
 
 #if PY_VERSION_HEX >= 0x030C0000
@@ -1214,8 +1217,9 @@ static PyObject *
 Task_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     al_future *self = (al_future *)(void *)op;
-    return self->coro == NULL ? or_none(self->context)
-                              : Py_XNewRef(al_task_context(self));
+    return self->coro == NULL || al_future_is_foreign(self)
+               ? al_future_word(self, &self->context)
+               : Py_XNewRef(al_task_context(self));
 }
 #endif
 
@@ -1225,14 +1229,14 @@ static PyObject *
 Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     al_future *self = (al_future *)(void *)op;
-    if (self->name != NULL && PyLong_CheckExact(self->name)) {
-        PyObject *name = PyUnicode_FromFormat("Task-%S", self->name);
-        if (name == NULL) {
-            return NULL;
+    PyObject *name = al_future_word(self, &self->name);
+    if (PyLong_CheckExact(name)) {
+        Py_SETREF(name, PyUnicode_FromFormat("Task-%S", name));
+        if (name != NULL && !al_future_is_foreign(self)) {
+            Py_SETREF(self->name, Py_NewRef(name));
         }
-        Py_SETREF(self->name, name);
     }
-    return or_none(self->name);
+    return name;
 }
 
 PyDoc_STRVAR(set_name_doc, "set_name($self, value, /)\n--\n\n"
@@ -1242,6 +1246,9 @@ static PyObject *
 Task_set_name(PyObject *op, PyObject *value)
 {
     al_future *self = (al_future *)(void *)op;
+    if (al_future_check_thread(self) < 0) {
+        return NULL;
+    }
     PyObject *name = PyUnicode_CheckExact(value) ? Py_NewRef(value)
                                                  : PyObject_Str(value); /* escapes */
     if (name == NULL) {
@@ -1311,13 +1318,15 @@ Task_repr(PyObject *op)
 static PyObject *
 task_get_coro(PyObject *op, void *Py_UNUSED(closure))
 {
-    return or_none(((al_future *)(void *)op)->coro);
+    al_future *self = (al_future *)(void *)op;
+    return al_future_word(self, &self->coro);
 }
 
 static PyObject *
 task_get_fut_waiter(PyObject *op, void *Py_UNUSED(closure))
 {
-    return or_none(((al_future *)(void *)op)->fut_waiter);
+    al_future *self = (al_future *)(void *)op;
+    return al_future_word(self, &self->fut_waiter);
 }
 
 static PyObject *
@@ -1355,7 +1364,7 @@ al_task_finalize(PyObject *op)
     al_future *self = (al_future *)(void *)op;
     al_registry_unlink(self);
     if (self->state == AL_FUTURE_PENDING && self->loop != NULL && self->coro != NULL) {
-        self->loop->counts.tasks_lost++;
+        AL_ADD(self->loop->counts.tasks_lost, 1);
     }
     if (self->state == AL_FUTURE_PENDING && self->log_destroy_pending &&
         al_future_alive(self)) {

@@ -1,0 +1,130 @@
+/* inbox.h: what threads that do not run the loop put into it.
+ *
+ * With a GIL that is the ready ring itself, and this room is empty.  Without one the ring is
+ * its thread's alone, and others push into a ring with a lock of this loop's own, which the
+ * loop moves into the ready ring: at the beginning of an iteration, before it blocks, and
+ * when it has polled.  The order of what one thread pushes stays.
+ *
+ * The lock is that of waking, too: whoever pushes sees whether the loop blocks, and the loop
+ * sees what has been pushed before it does. */
+#ifndef AL_CORE_INBOX_H
+#define AL_CORE_INBOX_H
+
+#include "base/ring.h"
+#include "base/threads.h"
+
+struct al_loop;
+
+/* At the beginning of a function that changes what is the loop's: from another thread than
+ * the one that runs it this is refused with `failure`, as debug mode refuses it. */
+#define AL_OWN(loop, failure)                                                          \
+    do {                                                                               \
+        if (AL_UNLIKELY(al_inbox_is_foreign(loop))) {                                  \
+            (void)al_inbox_refuse();                                                   \
+            return failure;                                                            \
+        }                                                                              \
+    } while (0)
+
+#if AL_FREE_THREADED
+
+typedef struct {
+    al_ring ring; /* guarded by loop->wake.lock */
+    bool some;    /* there is something in it; others read it without the lock */
+} al_inbox;
+
+/* 0, or -1 with MemoryError. */
+int al_inbox_open(struct al_loop *loop);
+/* Escapes. */
+void al_inbox_clear(struct al_loop *loop);
+void al_inbox_free(struct al_loop *loop);
+int al_inbox_traverse(struct al_loop *loop, visitproc visit, void *arg);
+
+/* Whether another thread runs the loop, which may be NULL. */
+bool al_inbox_is_foreign(const struct al_loop *loop);
+/* Whether this thread does not: what it pushes goes into the inbox. */
+bool al_inbox_is_outside(const struct al_loop *loop);
+
+/* -1 with the RuntimeError of asyncio's debug mode. */
+int al_inbox_refuse(void);
+
+/* Pushes a slot, and wakes the loop; steals the references, also on failure.  0, or -1 with
+ * MemoryError, or with RuntimeError if the loop is closed. */
+int al_inbox_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
+                        PyObject *arg, PyObject *extra);
+
+/* Moves what there is into the ready ring.  0, or -1 with MemoryError and the rest stays. */
+int al_inbox_move(struct al_loop *loop);
+
+/* Whether there is anything to move; with the lock. */
+bool al_inbox_has_some(const struct al_loop *loop);
+
+#else
+
+typedef struct {
+    char none[0];
+} al_inbox;
+
+static inline int
+al_inbox_open(struct al_loop *Py_UNUSED(loop))
+{
+    return 0;
+}
+
+static inline void
+al_inbox_clear(struct al_loop *Py_UNUSED(loop))
+{
+}
+
+static inline void
+al_inbox_free(struct al_loop *Py_UNUSED(loop))
+{
+}
+
+static inline int
+al_inbox_traverse(struct al_loop *Py_UNUSED(loop), visitproc Py_UNUSED(visit),
+                  void *Py_UNUSED(arg))
+{
+    return 0;
+}
+
+static inline bool
+al_inbox_is_foreign(const struct al_loop *Py_UNUSED(loop))
+{
+    return false;
+}
+
+static inline bool
+al_inbox_is_outside(const struct al_loop *Py_UNUSED(loop))
+{
+    return false;
+}
+
+static inline int
+al_inbox_refuse(void)
+{
+    Py_UNREACHABLE();
+}
+
+static inline int
+al_inbox_push_steal(struct al_loop *Py_UNUSED(loop), al_run_fn Py_UNUSED(run),
+                    PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(arg),
+                    PyObject *Py_UNUSED(extra))
+{
+    Py_UNREACHABLE();
+}
+
+static inline int
+al_inbox_move(struct al_loop *Py_UNUSED(loop))
+{
+    return 0;
+}
+
+static inline bool
+al_inbox_has_some(const struct al_loop *Py_UNUSED(loop))
+{
+    return false;
+}
+
+#endif
+
+#endif
