@@ -68,8 +68,9 @@ threads: ## The tests of threads without the GIL, then under ThreadSanitizer
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)
 
-suites: build ## The test-suites of anyio, aiohttp, aioquic, tornado, uvicorn (minutes each)
+suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes each)
 	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py tests/libs/test_virtual_suites.py $(ARGS)
+	@$(in_venv) $(bin)/python -m tests.libs.table >build/suites/tests.md
 
 seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)
 	@$(in_venv) $(bin)/python -m tests.upstream.seeds $(ARGS)

@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 ON_AIOLOOP = HERE / "suite_loop"
 IN_VIRTUAL_TIME = HERE / "suite_virtual"
 PLUGIN = HERE / "suite_plugin"
+RECORDS = HERE.parents[1] / "build" / "suites"
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Suite:
     ``left_out`` maps tests that are not run to the reason. ``at_least`` is how many
     tests have to pass, so that an empty run is noticed. ``interpreters`` are those that
     run the suite: each takes its time, and not every one has wheels for its needs.
-    ``on_asyncio`` is what to replace in a test's name to have it on asyncio's loop.
     ``always``: it is one of the tests, and not only run when it is asked for.
     ``service`` is the database (tests/libs/services.py) that runs beside the tests; its
     address replaces ``{service}`` in the options and in ``environment``, the tests'
     additional variables.
+    ``rest`` says in words what of the suite is not selected, for the table.
+    ``debian`` is Debian's source package of this version and its archive's SHA-256, for
+    a library whose archive in the package index has no tests.
     """
 
     name: str
@@ -57,11 +60,12 @@ class Suite:
     interpreters: list[tuple[int, int]]
     options: list[str] = field(default_factory=list)
     package: str = ""
-    on_asyncio: tuple[str, str] = ("", "")
     always: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
     service: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    rest: str = ""
+    debian: tuple[str, str] | None = None
 
     @property
     def tag(self):
@@ -119,6 +123,10 @@ class Suite:
         """Fetch what the run needs, so that it does not take the run's time."""
         self._fetched()
 
+    def record(self):
+        """Return the file in which the tests' outcomes on both loops are kept."""
+        return RECORDS / f"{self.tag}-{sys.implementation.cache_tag}.json"
+
     def _fetched(self):
         """Return the folder with the library's sources and, beside them, packages."""
         needs = zlib.crc32(repr((self.needs, self.package)).encode())
@@ -128,13 +136,15 @@ class Suite:
     def _fetch(self, place):
         archives = place / "archives"
         library = f"{self.name}=={self.version}"
-        for command in (
-            ["install", "--prefer-binary", "--target", place / "packages"]
-            + [library, "pytest", "pytest-timeout", *self.needs],
-            ["download", "--no-binary", self.name, "--no-deps", "-d", archives]
-            + [library],
-        ):
-            pip(command, f"{self.name}'s tests")
+        what = f"{self.name}'s tests"
+        install = ["install", "--prefer-binary", "--target", place / "packages"]
+        pip([*install, library, "pytest", "pytest-timeout", *self.needs], what)
+        if self.debian:
+            archives.mkdir()
+            debian_source(*self.debian, self.version, archives / "source.tar.gz", what)
+        else:
+            download = ["download", "--no-binary", self.name, "--no-deps"]
+            pip([*download, "-d", archives, library], what)
         (archive,) = archives.iterdir()
         with tarfile.open(archive) as opened:
             opened.extractall(place / "extracted", filter="data")
@@ -151,6 +161,29 @@ def pip(command, what):
     done = subprocess.run([*start, *command], capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"{what} NOT RUN, pip cannot fetch them: {done.stderr}")
+
+
+def debian_source(package, sha256, version, archive, what):
+    """Fetch the original archive of Debian's source package; skip the test if it fails.
+
+    apt is asked where the package's files are, as .ci/libev-source does.
+    """
+    find = ["apt-get", "download", "--print-uris", f"python3-{package.split('-')[-1]}"]
+    helper = "/usr/lib/apt/apt-helper"
+    if not shutil.which(find[0]) or not os.path.exists(helper):
+        pytest.skip(f"{what} NOT RUN: they are in Debian's source package, no apt here")
+    found = subprocess.run(find, capture_output=True, text=True)
+    if found.returncode != 0:
+        subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
+        found = subprocess.run(find, capture_output=True, text=True)
+    address = found.stdout.strip("'").rpartition("/")[0]
+    address += f"/{package}_{version}.orig.tar.gz"
+    fetch = [helper, "-q", "-o", "APT::Sandbox::User=root", "download-file"]
+    done = subprocess.run(
+        [*fetch, address, archive, f"SHA256:{sha256}"], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"{what} NOT RUN, apt cannot fetch them: {done.stderr}")
 
 
 def kept_folder(kept, fill):

@@ -3,11 +3,13 @@
 A start-up file installs aioloop, and a module called uvloop, which some libraries look
 for, hands it out too. A test that fails on aioloop has to fail on asyncio's own loop
 too, where it is run right after (IPv6 and names in the DNS are not everywhere). Where
-the package index cannot be reached the test is skipped. `make suites` runs all of them.
+the package index cannot be reached the test is skipped. `make suites` runs all of them,
+and each whole on asyncio's own loop too: the outcomes are the table of docs/tests.md.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -44,11 +46,13 @@ SUITES = [
     Suite(
         "anyio",
         "4.12.1",
+        # The newest pytest does not take its fixtures of classes.
         needs=["trustme", "psutil", "pytest-mock", "blockbuster", "truststore"]
-        + ["exceptiongroup", "hypothesis"],
-        # It has each test on uvloop too.
-        selection=["tests", "-k", "uvloop and not trio"],
-        on_asyncio=("asyncio+uvloop", "asyncio"),
+        + ["exceptiongroup", "hypothesis", "pytest<9"],
+        # It has each test on other loops too.
+        selection=["tests", "-k"]
+        + ["asyncio and not uvloop and not eager and not trio"],
+        rest="tests on trio and without a loop",
         at_least=600,
         # The oldest and the newest release: what may differ between them differs there.
         interpreters=[(3, 11), (3, 14)],
@@ -74,6 +78,7 @@ SUITES = [
         selection=[f"tests/test_{name}.py" for name in AIOHTTP_MODULES],
         options=["-o", "addopts=", "-p", "no:anyio"]
         + ["-m", "not dev_mode and not internal"],
+        rest="modules that use a loop little; tests of aiohttp's own debug mode",
         at_least=1000,
         interpreters=[(3, 14)],
         package="aiohttp",
@@ -93,7 +98,7 @@ SUITES = [
         selection=["tornado/test"],
         options=["-o", "python_files=*_test.py", "-p", "quiet_tornado"],
         at_least=1000,
-        interpreters=[(3, 11)],
+        interpreters=[(3, 11), (3, 14)],
         left_out={
             "tornado/test/gen_test.py::RunnerGCTest::test_gc": (
                 "fails on any loop if a full collection takes more than 0.2 s"
@@ -106,11 +111,12 @@ SUITES = [
         needs=["pytest-mock", "trustme", "cryptography", "httpx2", "a2wsgi"]
         + ["wsproto", "httptools", "websockets", "watchfiles", "python-dotenv"]
         + ["PyYAML", "httpx"],
-        # With one of its three HTTP parsers, and without waiting for changes of files.
         selection=["tests/protocols/test_websocket.py", "tests/test_server.py"]
         + ["tests/test_main.py", "tests/test_lifespan.py", "tests/test_ssl.py"]
         + ["tests/supervisors/test_signal.py", "-k", "not httptools and not zttp"],
         options=["-o", "addopts="],
+        rest="two of its three HTTP parsers; what waits for changes of files; "
+        "what uses no loop",
         at_least=100,
         interpreters=[(3, 14)],
         package="uvicorn",
@@ -150,6 +156,84 @@ SUITES = [
         selection=["tests/nest_test.py"],
         at_least=6,
         interpreters=[(3, 11), (3, 14)],
+    ),
+    Suite(
+        "pytest-asyncio",
+        "1.5.0",
+        needs=["hypothesis"],
+        selection=["docs", "tests"],
+        at_least=200,
+        interpreters=[(3, 11), (3, 14)],
+        package="pytest_asyncio",
+    ),
+    Suite(
+        "websockets",
+        "15.0.1",
+        needs=["python-socks", "mitmproxy", "werkzeug"],
+        selection=["tests/asyncio", "tests/legacy"],
+        rest="what uses no loop",
+        at_least=500,
+        interpreters=[(3, 11), (3, 14)],
+        package="src",
+        # Of the tests' own limits, some of a few milliseconds.
+        environment={"WEBSOCKETS_TESTS_TIMEOUT_FACTOR": "10"},
+        debian=(
+            "python-websockets",
+            "8451495265af3e368f794c4dc15c99ce90c771d95560f542bff8c64b5455af3b",
+        ),
+    ),
+    Suite(
+        "httpcore",
+        "1.0.9",
+        needs=["anyio", "h2", "socksio", "pytest-httpbin", "pytest-trio"],
+        selection=["tests", "--ignore=tests/_sync", "-k", "not trio"],
+        rest="`tests/_sync`, which uses no loop; tests on trio",
+        at_least=80,
+        interpreters=[(3, 14)],
+        package="httpcore",
+    ),
+    Suite(
+        "httpx",
+        "0.28.1",
+        needs=["anyio", "h2", "socksio", "brotli", "zstandard", "click==8.1.8"]
+        + ["pygments", "rich<14", "chardet==5.2.0", "trio", "trustme", "uvicorn"],
+        selection=["tests", "-k", "not trio"],
+        rest="tests on trio",
+        at_least=1000,
+        interpreters=[(3, 14)],
+        package="httpx",
+    ),
+    Suite(
+        "starlette",
+        "1.10.0",
+        needs=["itsdangerous", "jinja2", "opentelemetry-sdk", "python-multipart"]
+        + ["pyyaml", "httpx", "httpx2[zstd]", "blockbuster", "trio"],
+        selection=["tests", "-k", "not trio"],
+        rest="tests on trio",
+        at_least=500,
+        interpreters=[(3, 14)],
+        package="starlette",
+    ),
+    Suite(
+        "janus",
+        "2.0.0",
+        needs=["pytest-asyncio", "pytest-benchmark"],
+        selection=["tests"],
+        options=["-o", "addopts="],
+        at_least=100,
+        interpreters=[(3, 11), (3, 14)],
+        package="janus",
+    ),
+    Suite(
+        "hypercorn",
+        "0.18.0",
+        needs=["httpx", "hypothesis", "mock", "pytest-asyncio", "pytest-trio", "trio"],
+        selection=["tests", "--ignore=tests/trio", "-k", "not trio"],
+        options=["-o", "addopts="],
+        rest="tests on trio",
+        at_least=100,
+        interpreters=[(3, 14)],
+        package="src",
     ),
     # The next ones talk to a real server, of Debian's, or are one for another program.
     Suite(
@@ -212,10 +296,24 @@ def test_what_passes_on_asyncio_passes_on_aioloop(suite, tmp_path):
         pytest.skip("takes minutes: make suites")
     outcomes = tmp_path / "outcomes.json"
     ours = suite.run(True, outcomes)
-    failed = {
-        name.replace(*suite.on_asyncio): ours["failed"][name] for name in ours["failed"]
-    }
-    theirs = suite.run(False, outcomes, *failed) if failed else {"failed": {}}
+    failed, passed = ours["failed"], ours["passed"]
+    theirs = {"failed": {}, "passed": []}
+    if os.environ.get("AIOLOOP_SUITES"):
+        theirs = suite.run(False, outcomes)
+    elif failed:
+        theirs = suite.run(False, outcomes, *failed)
     only_ours = failed.keys() - theirs["failed"].keys()
-    assert not only_ours, "\n\n".join(f"{n}\n{failed[n]}" for n in sorted(only_ours))
-    assert len(ours["passed"]) > suite.at_least
+    only_ours |= set(theirs["passed"]) - set(passed)
+    assert not only_ours, "\n\n".join(
+        f"{name}\n{failed.get(name, 'was not run')}" for name in sorted(only_ours)
+    )
+    assert len(passed) > suite.at_least, ours["failed"]
+    if os.environ.get("AIOLOOP_SUITES"):
+        keep(suite, ours, theirs)
+
+
+def keep(suite, ours, theirs):
+    """Write down what the table of docs/tests.md says of a suite."""
+    record = suite.record()
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"aioloop": ours, "asyncio": theirs}))

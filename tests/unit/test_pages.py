@@ -293,7 +293,7 @@ RULES = {
     r"make ": ask_make,
     r"python -m aioloop(\.| .*-m (fastapi|hypercorn|litestar|uvicorn) )": find_plug,
     r"python -m aioloop\b": run_program,
-    r"python -m (benchmarks|tests\.upstream)\b": ask_for_help,
+    r"python -m (benchmarks|tests\.(upstream|libs\.table))\b": ask_for_help,
     r"python -m asyncio ": ask_asyncio,
     r"python -m pip install \.$": install,
     r"uvicorn ": run_server,
