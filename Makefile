@@ -70,6 +70,7 @@ leaks: build ## The leak tests: references, memory blocks, descriptors
 
 suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes each)
 	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py tests/libs/test_virtual_suites.py $(ARGS)
+	@mkdir -p build/suites
 	@$(in_venv) $(bin)/python -m tests.libs.table >build/suites/tests.md
 
 seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)

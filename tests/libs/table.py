@@ -33,8 +33,10 @@ def row(suite, there):
     outcomes = json.loads(suite.record().read_text())
     theirs, ours = (set(outcomes[loop]["passed"]) for loop in ("asyncio", "aioloop"))
     remarks = [suite.rest] if suite.rest else []
-    for name, reason in suite.left_out.items():
-        remarks.append(f"{short(name)} {reason}")
+    for reason in dict.fromkeys(suite.left_out.values()):
+        names = [name for name in suite.left_out if suite.left_out[name] == reason]
+        what = short(names[0]) if len(names) == 1 else f"{len(names)} tests"
+        remarks.append(f"{what} ({reason})")
     for name in sorted(ours - theirs):
         remarks.append(f"{short(name)} does not pass on asyncio")
     if failed := len(outcomes["aioloop"]["failed"]):

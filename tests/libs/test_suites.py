@@ -244,6 +244,8 @@ SUITES = [
         + [f"--ignore=tests/test_asyncio/test_{name}" for name in REDIS_ELSEWHERE]
         + ["-m", f"not {' and not '.join(REDIS_MARKS_ELSEWHERE)}"],
         options=["-o", "addopts=", "--redis-url={service}"],
+        rest="what needs more than one server of Debian's: modules, a cluster, "
+        "sentinels, TLS, a network with faults, a provider of credentials",
         at_least=1000,
         interpreters=[(3, 11)],
         package="redis",
@@ -275,7 +277,8 @@ SUITES = [
         "asyncssh",
         "2.24.1",
         needs=["bcrypt", "aiofiles", "typing-extensions", "ifaddr", "pyOpenSSL"],
-        selection=["tests", "--ignore=tests/test_public_key.py"],  # a minute of keys
+        selection=["tests", "--ignore=tests/test_public_key.py"],
+        rest="the formats of keys, a minute's work that uses no loop",
         at_least=1000,
         interpreters=[(3, 11)],
         package="asyncssh",
