@@ -263,7 +263,7 @@ SUITES = [
         needs=["distro"],
         selection=["tests"],
         at_least=200,
-        interpreters=[(3, 11)],
+        interpreters=[(3, 11), (3, 14)],
         package="asyncpg",
         service="postgres",
         environment={"PGHOST": "{service}", "PGUSER": "postgres"},
@@ -274,6 +274,19 @@ SUITES = [
         },
     ),
     Suite(
+        "SQLAlchemy",  # for psycopg, whose own tests no archive has
+        "2.1.9",
+        needs=["psycopg[binary]", "greenlet"],
+        selection=["test/ext/asyncio"],
+        options=["-o", "addopts=", "-p", "no:logging", "-p", "no:warnings"]
+        + ["--dburi", "postgresql+psycopg_async://postgres@/postgres?host={service}"],
+        rest="what is not for asyncio; it runs on psycopg, whose own tests are in no "
+        "archive",
+        at_least=200,
+        interpreters=[(3, 14)],
+        service="postgres",
+    ),
+    Suite(
         "asyncssh",
         "2.24.1",
         needs=["bcrypt", "aiofiles", "typing-extensions", "ifaddr", "pyOpenSSL"],
@@ -282,6 +295,30 @@ SUITES = [
         at_least=1000,
         interpreters=[(3, 11)],
         package="asyncssh",
+    ),
+    Suite(
+        "aiosmtpd",
+        "1.4.6",
+        needs=["pytest-mock", "setuptools<80"],
+        selection=["aiosmtpd/tests"],
+        options=["-o", "addopts=", "-W", "ignore::pytest.PytestConfigWarning"],
+        at_least=500,
+        interpreters=[(3, 14)],
+    ),
+    Suite(
+        "ipykernel",  # and its kernels, which are processes, speak over zmq
+        "7.4.0",
+        needs=["pytest-asyncio", "psutil", "flaky", "ipyparallel"],
+        selection=["tests"],
+        options=["-o", "addopts=", "-o", "asyncio_default_fixture_loop_scope=function"],
+        at_least=150,
+        interpreters=[(3, 14)],
+        package="ipykernel",
+        left_out={
+            "tests/test_subshells.py::test_run_concurrently_sequence": (
+                "asks for an option of pytest-cov"
+            ),
+        },
     ),
 ]
 
