@@ -7,8 +7,8 @@ is asked by its own explore(), without shrinking and traces where it can be with
 run fails, so none stops early. Each has a process of its own; they take turns, round by
 round, and the median of the rounds is shown, with the ratio to aioloop's.
 
-- small: 4 tasks take a lock and sleep for a second, three times each: some 60 steps.
-- large: 100 tasks pass items through a queue, with timeouts: some 4000 steps.
+- small: 4 tasks take a lock and sleep for a second, three times each.
+- large: 100 tasks pass 500 items through a queue, with timeouts.
 - empty: a coroutine that returns at once: what a run takes beside its steps.
 """
 

@@ -279,7 +279,8 @@ typedef struct al_state {
     int (*task_wakeup)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*future_call)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     int (*stream_readable)(struct al_loop *, PyObject *, PyObject *, PyObject *);
-    PyObject *(*task_coro)(PyObject *);       /* a task's coroutine, borrowed or NULL */
+    PyObject *(*task_coro)(PyObject *); /* a task's coroutine, borrowed or NULL */
+    PyObject *(*task_of_callback)(const struct al_state *, PyObject *); /* see task.h */
     PyObject *(*stream_protocol)(PyObject *); /* a stream's protocol, the same */
 
     /* What core/watch.h and core/standin.h look after. */

@@ -1,6 +1,7 @@
 /* order.c: see order.h. */
 #include "core/order.h"
 
+#include "core/handle.h"
 #include "core/sched.h"
 
 enum { FIFO, SEEDED, PCT };
@@ -68,17 +69,43 @@ draw_below(al_order *order, size_t n)
 
 /* --- lanes ------------------------------------------------------------------------------- */
 
-/* What tells a slot's lane apart; NULL is the loop's own. */
+/* The task that a slot runs, or NULL.  Borrowed.  Steps of tasks of asyncio's own class are
+ * handles, and so are those of ours where somebody has replaced call_soon; wake-ups are
+ * handles, too, or callbacks of a future. */
+static PyObject *
+task_of(const al_state *st, const al_slot *slot)
+{
+    if (slot->run == st->task_step || slot->run == st->task_wakeup) {
+        return slot->self;
+    }
+    if (slot->run == st->future_call) {
+        return st->task_of_callback(st, slot->self);
+    }
+    if (!al_handle_is_run_by(slot->run) ||
+        !PyObject_TypeCheck(slot->self, st->Handle_type)) {
+        return NULL;
+    }
+    PyObject *callback = ((const al_handle *)(const void *)slot->self)->callback;
+    return callback == NULL ? NULL : st->task_of_callback(st, callback);
+}
+
+/* What tells a slot's lane apart; NULL is the loop's own.  A handle that gets nothing but a
+ * future is its callback, or a wake-up; of futures in Python both are the loop's own. */
 static const void *
 key_of(const al_state *st, const al_slot *slot)
 {
-    if (slot->run == st->task_step) {
-        return slot->self;
-    }
-    if (slot->run == st->task_wakeup) {
+    if (slot->run == st->task_wakeup || slot->run == st->future_call) {
         return slot->arg != NULL ? slot->arg : slot->self;
     }
-    return slot->run == st->future_call ? slot->arg : NULL;
+    if (al_handle_is_run_by(slot->run) &&
+        PyObject_TypeCheck(slot->self, st->Handle_type)) {
+        const al_handle *handle = (const al_handle *)(const void *)slot->self;
+        PyTypeObject *future_type = (PyTypeObject *)(void *)st->asyncio_Future;
+        if (handle->one_arg) {
+            return PyObject_TypeCheck(handle->args, future_type) ? handle->args : NULL;
+        }
+    }
+    return task_of(st, slot);
 }
 
 static size_t
@@ -178,14 +205,6 @@ interleave(al_loop *loop, size_t n)
 }
 
 /* --- priorities -------------------------------------------------------------------------- */
-
-/* The task that a slot runs, or NULL.  Borrowed. */
-static PyObject *
-task_of(const al_state *st, const al_slot *slot)
-{
-    return slot->run == st->task_step || slot->run == st->task_wakeup ? slot->self
-                                                                      : NULL;
-}
 
 /* Where the key is in the table, or may come; the table is never full. */
 static order_rank *

@@ -8,9 +8,10 @@
  * What may be exchanged are slots of different lanes.  Steps of a task are one lane; what
  * waits for one future is one, tasks and callbacks; the loop's own slots are one together:
  * handles, timers, transports, for asyncio promises that callbacks run in the order of
- * call_soon(), and its own code relies on that.  Lanes are told apart by addresses, but
- * nothing else depends on these, nor on the time: the same program with the same seed has
- * the same order in each process.
+ * call_soon(), and its own code relies on that.  A handle that is a task's step, a wake-up
+ * or a future's callback counts as such.  Lanes are told apart by addresses, but nothing
+ * else depends on these, nor on the time: the same program with the same seed has the same
+ * order in each process.
  *
  * - SEEDED: the slots of an iteration are interleaved at random, each interleaving of its
  *   lanes being as likely as any other.

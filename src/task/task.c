@@ -187,6 +187,43 @@ al_task_wakeup_new(PyObject *task)
     return PyCFunction_New(&wakeup_def, task);
 }
 
+/* The task of asyncio's own step object, which tells it to whoever asks. */
+static PyObject *
+task_of_asyncios_step(PyObject *callback)
+{
+    const PyTypeObject *type = Py_TYPE(callback);
+    const char *dot = strrchr(type->tp_name, '.'); /* There is none on 3.11. */
+    if ((type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) == 0 ||
+        strcmp(dot == NULL ? type->tp_name : dot + 1, "TaskStepMethWrapper") != 0) {
+        return NULL;
+    }
+    PyObject *task = PyObject_GetAttrString(callback, "__self__");
+    if (task == NULL) {
+        PyErr_Clear(); /* MemoryError: the step is one of the loop's own then. */
+        return NULL;
+    }
+    Py_DECREF(task); /* The callback has it. */
+    return task;
+}
+
+PyObject *
+al_task_of_callback(const al_state *st, PyObject *callback)
+{
+    if (Py_IS_TYPE(callback, st->TaskStep_type)) {
+        return ((al_task_step *)(void *)callback)->task;
+    }
+    PyObject *task = NULL;
+    if (!PyCFunction_CheckExact(callback)) {
+        task = task_of_asyncios_step(callback);
+    }
+    else if (strcmp(((PyCFunctionObject *)(void *)callback)->m_ml->ml_name,
+                    wakeup_def.ml_name) == 0) {
+        task = PyCFunction_GET_SELF(callback);
+    }
+    PyTypeObject *asyncios = (PyTypeObject *)(void *)st->asyncio_Task;
+    return task != NULL && PyObject_TypeCheck(task, asyncios) ? task : NULL;
+}
+
 PyObject *
 al_task_context(al_future *task)
 {
@@ -1481,6 +1518,7 @@ al_task_init_types(PyObject *module, al_state *st)
     }
     st->Task_type->tp_vectorcall = Task_vectorcall;
     st->task_coro = coro_of;
+    st->task_of_callback = al_task_of_callback;
     if (al_debug_describe(st, al_task_step_run, describe_step, 0) < 0 ||
         al_debug_describe(st, finish_run, describe_step, 0) < 0 ||
         al_debug_describe(st, al_task_wakeup_run, describe_wakeup, 0) < 0) {

@@ -32,6 +32,10 @@ PyObject *al_task_context(al_future *task);
  * them for one task are equal.  New reference. */
 PyObject *al_task_wakeup_new(PyObject *task);
 
+/* The task whose step or wake-up a handle's callback is: of ours, or of asyncio's C
+ * class.  Borrowed, or NULL. */
+PyObject *al_task_of_callback(const al_state *st, PyObject *callback);
+
 /* Task.cancel(msg).  1 requested, 0 was done, -1.  Escapes. */
 int al_task_cancel(al_future *self, PyObject *message);
 

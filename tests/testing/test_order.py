@@ -473,6 +473,90 @@ def test_explore_returns_what_failed():
     assert list(testing.explore(main, seeds=range(1, 9), first=True)) == [3]
 
 
+# Tasks whose steps are handles.
+
+
+def asyncios_tasks(loop):
+    """As loop.set_task_factory(asyncio.eager_task_factory) has them (3.12+)."""
+
+    def make(loop, coro, **options):
+        return asyncio.Task(coro, loop=loop, **options)
+
+    loop.set_task_factory(make)
+
+
+def replaced_call_soon(loop):
+    call_soon = loop.call_soon
+    loop.call_soon = lambda *args, **options: call_soon(*args, **options)
+
+
+@pytest.mark.parametrize("prepare", [asyncios_tasks, replaced_call_soon])
+@pytest.mark.parametrize("order", STRATEGIES)
+def test_steps_that_are_handles_are_exchanged(prepare, order):
+    async def main():
+        prepare(asyncio.get_running_loop())
+        event = asyncio.Event()
+        began, woken, called = [], [], []
+
+        async def worker(name):
+            began.append(name)
+            await event.wait()
+            woken.append(name)
+
+        workers = [asyncio.create_task(worker(name)) for name in "ab"]
+        for number in range(3):
+            asyncio.get_running_loop().call_soon(called.append, number)
+        await asyncio.sleep(1)
+        event.set()
+        await asyncio.gather(*workers)
+        assert called == [0, 1, 2]
+        return "".join(began), "".join(woken)
+
+    for _ in range(2):
+        found = [testing.run(main(), order=order, seed=seed) for seed in range(30)]
+        assert {began for began, woken in found} == {"ab", "ba"}
+        assert {woken for began, woken in found} == {"ab", "ba"}
+
+
+@pytest.mark.parametrize("prepare", [asyncios_tasks, replaced_call_soon])
+@pytest.mark.parametrize("order", STRATEGIES)
+def test_what_waits_for_a_future_keeps_its_order_as_handles(prepare, order):
+    async def main():
+        loop = asyncio.get_running_loop()
+        prepare(loop)
+        future = loop.create_future()
+        woken = []
+
+        async def wait(name):
+            await future
+            woken.append(name)
+
+        first = asyncio.create_task(wait("first"))
+        await asyncio.sleep(1)
+        future.add_done_callback(lambda future: woken.append("callback"))
+        second = asyncio.create_task(wait("second"))
+        await asyncio.sleep(1)
+        future.set_result(None)
+        await asyncio.gather(first, second)
+        return woken
+
+    for seed in range(20):
+        woken = testing.run(main(), order=order, seed=seed)
+        assert woken == ["first", "callback", "second"]
+
+
+def test_a_task_of_asyncios_is_cancelled():
+    async def main():
+        asyncios_tasks(asyncio.get_running_loop())
+        return await two_users_of_a_lock(release=True)
+
+    counts = {
+        testing.run(main(), seed=1, faults=testing.Faults(cancel=number))
+        for number in range(15)
+    }
+    assert counts == {0, 1}
+
+
 # Cancellation.
 
 
