@@ -22,6 +22,7 @@ import asyncio
 import importlib
 from typing import TYPE_CHECKING
 
+from ._accelerate import accelerate
 from ._blocking import BlockingCallError, allow_blocking
 from ._cancels import cancelled_from
 from ._core import Future, Handle, Task, TimerHandle, libev_version
@@ -57,6 +58,7 @@ __all__ = [
     "Usage",
     "Use",
     "__version__",
+    "accelerate",
     "allow_blocking",
     "cancelled_from",
     "dump",

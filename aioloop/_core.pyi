@@ -15,6 +15,17 @@ _Ts = TypeVarTuple("_Ts")
 _Context = contextvars.Context
 
 def libev_version() -> str: ...
+
+@final
+class Accelerated:
+    """What stands in the place of a function of asyncio's."""
+
+    __name__: str
+    @property
+    def __wrapped__(self) -> Callable[..., Any]: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
+
+def _accelerate(on: object, /) -> bool: ...
 def _watch(selector: type, watched: type, /) -> None: ...
 def _set_stall_report(
     report: Callable[[EventLoop, dict[str, Any]], bool], /

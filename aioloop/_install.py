@@ -16,7 +16,7 @@ import os
 from asyncio import events
 from typing import TYPE_CHECKING
 
-from . import _as_uvloop
+from . import _accelerate, _as_uvloop
 from ._loop import Loop, new_event_loop
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ _new_event_loop = (
 
 # What install() replaced: the slot, what was there, and what it put there.
 _replaced: list[tuple[Attribute | _Policy, Any, Any]] = []
+# Whether it was install() that turned the switch of accelerate() on.
+_accelerated = False
 
 
 def policies_exist() -> bool:
@@ -106,7 +108,7 @@ def _in_force() -> bool:
     return bool(_replaced) and all(slot.get() is ours for slot, _, ours in _replaced)
 
 
-def install(*, as_uvloop: bool | None = None) -> None:
+def install(*, as_uvloop: bool | None = None, accelerate: bool | None = None) -> None:
     """Make aioloop the loop of asyncio.run, asyncio.Runner and new_event_loop().
 
     It works on every version of Python, with policies or without, and never warns.
@@ -115,6 +117,10 @@ def install(*, as_uvloop: bool | None = None) -> None:
     ``as_uvloop=True`` also makes ``import uvloop`` find aioloop, with uvloop's public
     names, whether uvloop is there or not: for programs that say ``uvloop.install()`` or
     ``--loop uvloop``. None does that if the environment has ``AIOLOOP_AS_UVLOOP=1``.
+
+    ``accelerate=True`` also calls ``aioloop.accelerate()``, which puts C in the place
+    of asyncio's queues, locks and ``sleep``. None does that if the environment has
+    ``AIOLOOP_ACCELERATE=1``.
 
     It is a switch and not a counter: a second call changes nothing, and one
     uninstall() undoes any number of calls. Call it before the first loop is made;
@@ -127,12 +133,20 @@ def install(*, as_uvloop: bool | None = None) -> None:
         _as_uvloop.stand_in()
     elif as_uvloop is None:
         stand_in_by_environment()
+    accelerate_as(accelerate)
 
 
 def stand_in_by_environment() -> None:
     """Do what ``as_uvloop`` does if AIOLOOP_AS_UVLOOP says so."""
     if os.environ.get("AIOLOOP_AS_UVLOOP", "0") not in ("", "0"):
         _as_uvloop.stand_in()
+
+
+def accelerate_as(wanted: bool | None) -> None:
+    """Do what ``install(accelerate=wanted)`` does."""
+    global _accelerated
+    if _accelerate.accelerate_for_install(wanted):
+        _accelerated = True
 
 
 def uninstall() -> None:
@@ -142,6 +156,10 @@ def uninstall() -> None:
     Without an install() in force nothing happens.
     """
     _as_uvloop.step_back()
+    global _accelerated
+    if _accelerated:
+        _accelerated = False
+        _accelerate.accelerate(False)
     _put_back()
 
 

@@ -53,6 +53,7 @@ what to run:
 options:
   --debug      turn on asyncio's debug mode, as PYTHONASYNCIODEBUG=1 does
   --as-uvloop  let "import uvloop" find aioloop, for programs that ask for uvloop
+  --accelerate put C in the place of asyncio's queues, locks and sleep
   --children   have the Python processes that the program starts use aioloop too,
                but those whose environment has AIOLOOP=0
   --blocking-calls log | raise
@@ -84,6 +85,10 @@ def main() -> None:
         elif option == "--as-uvloop":
             # For child processes that install aioloop, too.
             os.environ["AIOLOOP_AS_UVLOOP"] = "1"
+            del arguments[0]
+        elif option == "--accelerate":
+            # For child processes that install aioloop, too.
+            os.environ["AIOLOOP_ACCELERATE"] = "1"
             del arguments[0]
         elif option == "--children":
             _give_to_children()
@@ -373,6 +378,7 @@ def _install_for_program() -> None:
         for owner in (asyncio, events):
             _install.replace(_install.Attribute(owner, "get_event_loop"), find)
     _install.stand_in_by_environment()
+    _install.accelerate_as(None)
 
 
 def _make_program_policy() -> object:

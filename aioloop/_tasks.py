@@ -320,6 +320,8 @@ class _Link:
         return None  # It has ended.
 
     def local(self, name: str) -> Any:
+        if self.operation is not None and name == "self":
+            return self.operation[0]
         return None if self.frame is None else self.frame.f_locals.get(name)
 
 
@@ -744,6 +746,10 @@ def _job_function(item: Any) -> Any:
     return function
 
 
+# A method of asyncio's that is in C while aioloop.accelerate() is on is one, too.
+_FUNCTIONS = (types.FunctionType, _core.Accelerated)
+
+
 def _entered_blocks(coroutine: Any) -> list[Any]:
     found: list[Any] = []
     function = None
@@ -754,7 +760,7 @@ def _entered_blocks(coroutine: Any) -> list[Any]:
         elif isinstance(obj, types.MethodType):
             if obj.__name__ == "__aexit__":
                 found.append(obj.__self__)
-        elif isinstance(obj, types.FunctionType) and obj.__name__ == "__aexit__":
+        elif isinstance(obj, _FUNCTIONS) and obj.__name__ == "__aexit__":
             function = obj
     return found
 
@@ -964,10 +970,18 @@ def _executor_shutdown(look: Describer, link: _Link, future: Any) -> Wait:
     return Wait("executor", f"the default executor's {count(len(jobs), 'job')}{text}")
 
 
+def _enter(look: Describer, link: _Link, future: Any) -> Wait | None:
+    if link.operation is None:
+        return None  # It is suspended in acquire().
+    lock = isinstance(link.operation[0], asyncio.Lock)
+    return (_lock if lock else _semaphore)(look, link, future)
+
+
 _RULES: dict[str, Rule] = {
     "sleep": _sleep,
     "Lock.acquire": _lock,
     "Semaphore.acquire": _semaphore,
+    "_ContextManagerMixin.__aenter__": _enter,
     "Event.wait": _event,
     "Condition.wait": _condition,
     "Barrier.wait": _barrier,

@@ -101,7 +101,7 @@ def main():
         return 0
     available = loops.installed()
     names = options.loops.split(",") if options.loops else available
-    if not set(names) <= set(available):
+    if not set(names) <= {*available, loops.ACCELERATED}:
         parser.error(f"installed here: {', '.join(available)}")
     chosen = select_rows(options.rows) if options.rows else list(DEFAULT_ROWS)
     chosen = [name for name in chosen if ROWS[name].clock == CPU]

@@ -16,6 +16,7 @@ OURS = "aioloop"
 NAMES = (REFERENCE, "uvloop", "zuvloop", "rsloop", OURS)
 # Transports that replace those of a loop, here uvloop's: of use where there is network.
 TRANSPORTS = "aiofastnet"
+ACCELERATED = OURS + "+accelerate"
 NETWORK_NAMES = (*NAMES[:-1], TRANSPORTS, OURS)
 # Seconds for an interpreter to start and to import a loop.
 IMPORT_LIMIT = 30
@@ -51,8 +52,12 @@ def installed(names=NAMES):
 def factory(name):
     """Import the loop called `name` and return its loop factory.
 
-    "aioloop+metering" is aioloop with a switch of diagnosis.py on.
+    "aioloop+metering" is aioloop with a switch of diagnosis.py on, ACCELERATED is
+    aioloop after aioloop.accelerate().
     """
+    if name == ACCELERATED:
+        importlib.import_module(OURS).accelerate()
+        return factory(OURS)
     name, _, switch = name.partition("+")
     if switch:
         from . import diagnosis

@@ -200,7 +200,8 @@ def complete(parser, options, usual, quick, names=loops.NAMES):
     options.seconds = seconds if options.seconds is None else options.seconds
     available = loops.installed(names)
     options.loops = options.loops.split(",") if options.loops else available
-    unknown = [name for name in options.loops if name not in available]
+    known = {*available, *([loops.ACCELERATED] if loops.OURS in available else [])}
+    unknown = [name for name in options.loops if name not in known]
     if unknown:
         parser.error(f"not installed here: {', '.join(unknown)}")
     if options.check and loops.OURS not in options.loops:

@@ -8,7 +8,7 @@ and uvloop.
 
 import sys
 
-from .loops import OURS, REFERENCE
+from .loops import ACCELERATED, OURS, REFERENCE
 
 BEST_RIVAL = {
     "call_soon chain": 1.15,
@@ -56,7 +56,8 @@ def rivals(row_name, medians):
     """Return the loops that aioloop is compared with in a row, of those measured."""
     if row_name in AGAINST_ASYNCIO:
         return [name for name in medians if name == REFERENCE]
-    others = [name for name in medians if name not in (REFERENCE, OURS)]
+    ours = (REFERENCE, OURS, ACCELERATED)
+    others = [name for name in medians if name not in ours]
     return others or [name for name in medians if name == REFERENCE]
 
 

@@ -25,6 +25,8 @@
 #include "io/stream.h"
 #include "io/tls.h"
 #include "loop/loop.h"
+#include "prim/primitive.h"
+#include "prim/replace.h"
 #include "task/future.h"
 #include "task/names.h"
 #include "task/registry.h"
@@ -152,14 +154,16 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_leaks_methods) < 0 ||
         PyModule_AddFunctions(module, al_virtual_methods) < 0 ||
         PyModule_AddFunctions(module, al_order_methods) < 0 ||
-        al_virtual_init_type(module, st) < 0 || al_stack_init(module, st) < 0 ||
-        al_handle_init_types(module, st) < 0 || al_future_init_types(module, st) < 0 ||
-        al_task_init_types(module, st) < 0 || al_registry_init(module, st) < 0 ||
-        al_names_init(st) < 0 || al_sockop_init_types(module, st) < 0 ||
-        al_reader_init_types(module, st) < 0 || al_tls_init_type(module, st) < 0 ||
-        al_dgram_init_types(module, st) < 0 || al_pipe_init_types(module, st) < 0 ||
-        al_loop_init_types(module, st) < 0 || al_stream_init_type(module, st) < 0 ||
-        al_server_init_type(module, st) < 0) {
+        PyModule_AddFunctions(module, al_replace_methods) < 0 ||
+        al_primitive_init_type(module, st) < 0 ||
+        al_replace_init_type(module, st) < 0 || al_virtual_init_type(module, st) < 0 ||
+        al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
+        al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
+        al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||
+        al_sockop_init_types(module, st) < 0 || al_reader_init_types(module, st) < 0 ||
+        al_tls_init_type(module, st) < 0 || al_dgram_init_types(module, st) < 0 ||
+        al_pipe_init_types(module, st) < 0 || al_loop_init_types(module, st) < 0 ||
+        al_stream_init_type(module, st) < 0 || al_server_init_type(module, st) < 0) {
         return -1;
     }
     al_blocking_init(st);
@@ -185,6 +189,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     int status = al_standin_traverse(st, visit, arg);
     status = status != 0 ? status : al_stall_traverse(st, visit, arg);
     status = status != 0 ? status : al_alarm_traverse(st, visit, arg);
+    status = status != 0 ? status : al_replace_traverse(st, visit, arg);
     return status != 0 ? status : al_state_traverse(st, visit, arg);
 }
 
@@ -196,6 +201,8 @@ core_clear(PyObject *module)
     al_future_clear_free_lists(st);
     al_sockop_clear_free_list(st);
     al_reader_clear_free_list(st);
+    al_primitive_clear_free_list(st);
+    al_replace_clear(st);
     al_registry_clear(st);
     al_names_clear(st);
     al_watch_free(st);

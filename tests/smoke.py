@@ -104,7 +104,7 @@ async def tasks():
     assert type(asyncio.current_task()) is aioloop.Task
 
 
-@covers("core/wake", "core/ticker", "core/fds")
+@covers("core/wake", "core/inbox", "core/ticker", "core/fds")
 async def threads_and_descriptors():
     loop = asyncio.get_running_loop()
     woken = loop.create_future()
@@ -132,6 +132,42 @@ async def signals():
     os.kill(os.getpid(), signal.SIGUSR1)
     assert await asyncio.wait_for(received, LIMIT) == "signal"
     assert loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@covers(
+    "prim/primitive",
+    "prim/replace",
+    "prim/lock",
+    "prim/event",
+    "prim/semaphore",
+    "prim/queue",
+    "prim/sleep",
+    "prim/with",
+)
+async def primitives():
+    sleep = asyncio.sleep
+    aioloop.accelerate()
+    try:
+        assert asyncio.sleep is not sleep
+        queue, lock, event = asyncio.Queue(1), asyncio.Lock(), asyncio.Event()
+
+        async def work():
+            async with lock, asyncio.BoundedSemaphore(1):
+                await event.wait()
+                for item in range(5):
+                    await queue.put(item)
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        assert lock.locked()
+        event.set()
+        assert [await queue.get() for _ in range(5)] == list(range(5))
+        await task
+        assert await asyncio.sleep(0.001, "slept") == "slept"
+        assert not lock.locked()
+    finally:
+        aioloop.accelerate(False)
+    assert asyncio.sleep is sleep
 
 
 # Input and output.

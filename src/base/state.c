@@ -64,6 +64,8 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
     AL_IMPORTS(X)
 #undef X
     Py_VISIT(st->addrinfo_templates);
+    Py_VISIT(st->deque_append);
+    Py_VISIT(st->deque_popleft);
     Py_VISIT(st->misuse_found);
     Py_VISIT(st->warn_unawaited);
     Py_VISIT(st->watched);
@@ -132,6 +134,8 @@ al_state_clear(al_state *st)
     Py_CLEAR(st->tls.flushing);
     Py_CLEAR(st->tls.shutdown);
     Py_CLEAR(st->minus_one);
+    Py_CLEAR(st->deque_append);
+    Py_CLEAR(st->deque_popleft);
 }
 
 int

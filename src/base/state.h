@@ -35,6 +35,8 @@
     X(SockOp)                                                                          \
     X(StopIteration)                                                                   \
     X(StreamRead)                                                                      \
+    X(Primitive)                                                                       \
+    X(Accelerated)                                                                     \
     X(StreamReaderMethod)                                                              \
     X(DatagramTransport)                                                               \
     X(TlsTransport)                                                                    \
@@ -109,6 +111,18 @@
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(warnings, "asyncio.base_events", "warnings")                                     \
     X(partial, "functools", "partial")                                                 \
+    X(asyncio_queues, "asyncio", "queues")                                             \
+    X(ContextManagerMixin, "asyncio.locks", "_ContextManagerMixin")                    \
+    X(Lock, "asyncio", "Lock")                                                         \
+    X(Event, "asyncio", "Event")                                                       \
+    X(Semaphore, "asyncio", "Semaphore")                                               \
+    X(BoundedSemaphore, "asyncio", "BoundedSemaphore")                                 \
+    X(Queue, "asyncio", "Queue")                                                       \
+    X(PriorityQueue, "asyncio", "PriorityQueue")                                       \
+    X(LifoQueue, "asyncio", "LifoQueue")                                               \
+    X(QueueEmpty, "asyncio", "QueueEmpty")                                             \
+    X(QueueFull, "asyncio", "QueueFull")                                               \
+    X(get_running_loop, "_asyncio", "_get_running_loop")                               \
     X(socket_type, "socket", "socket")
 
 /* Interned names: X(identifier).  al_str(st, name) gives the object. */
@@ -228,6 +242,24 @@
     X(_start_shutdown)                                                                 \
     X(_state)                                                                          \
     X(_write_appdata)                                                                  \
+    X(_waiters)                                                                        \
+    X(_locked)                                                                         \
+    X(_value)                                                                          \
+    X(_queue)                                                                          \
+    X(_getters)                                                                        \
+    X(_putters)                                                                        \
+    X(_maxsize)                                                                        \
+    X(_is_shutdown)                                                                    \
+    X(_unfinished_tasks)                                                               \
+    X(_finished)                                                                       \
+    X(append)                                                                          \
+    X(popleft)                                                                         \
+    X(remove)                                                                          \
+    X(pop)                                                                             \
+    X(call_later)                                                                      \
+    X(_bound_value)                                                                    \
+    X(set)                                                                             \
+    X(clear)                                                                           \
     X(_write_backlog)                                                                  \
     X(_write_buffer_size)                                                              \
     X(pending)                                                                         \
@@ -307,6 +339,7 @@ typedef struct al_state {
     PyObject
         *addrinfo_templates; /* loop/sockets.c: what getaddrinfo gives for literals */
     PyObject *minus_one;
+    PyObject *deque_append, *deque_popleft; /* see prim/primitive.c */
     /* What io/reader.c stands in for and calls, and the classes' version tags when that
      * was last looked at. */
     PyObject *stream_functions[AL_WATCHED_STREAM_NAMES];
@@ -338,6 +371,7 @@ typedef struct al_state {
     al_misuse misuse;                       /* of all loops, and of none */
     struct al_stalls *stalls;               /* see diag/stall.c; NULL: none yet */
     struct al_alarms *alarms;               /* see diag/alarm.c; NULL: none yet */
+    struct al_replaced *replaced;           /* see prim/replace.c; NULL: none yet */
     PyObject *misuse_found;                 /* see core/misuse.c, like the next one */
     PyObject *warn_unawaited;               /* what warnings had, NULL: has still */
 
@@ -347,7 +381,7 @@ typedef struct al_state {
     int free_handle_count[3];
     struct al_future *free_futures[2]; /* [0] Future, [1] Task */
     int free_future_count[2];
-    al_free_list free_sockops, free_reads, free_stops;
+    al_free_list free_sockops, free_reads, free_primitives, free_stops;
     int socket_layout; /* 1: the struct of socket.socket is as io/sockops.c believes */
     PyObject *free_iters;
     int free_iter_count;

@@ -58,7 +58,8 @@ static PyObject *
 operation(PyObject *module, PyObject *op)
 {
     const al_state *st = al_state_of_module(module);
-    if (!Py_IS_TYPE(op, st->SockOp_type) && !Py_IS_TYPE(op, st->StreamRead_type)) {
+    if (!Py_IS_TYPE(op, st->SockOp_type) && !Py_IS_TYPE(op, st->StreamRead_type) &&
+        !Py_IS_TYPE(op, st->Primitive_type)) {
         Py_RETURN_NONE;
     }
     const al_lazy *lazy = (const al_lazy *)(void *)op;

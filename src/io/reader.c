@@ -814,8 +814,8 @@ ended(al_lazy *base)
     }
 }
 
-static const al_lazy_kind read_kind = {"StreamReader", offsetof(al_state, StreamReader),
-                                       step, forget_waiter, ended};
+static const al_lazy_kind read_kind = {
+    "StreamReader", offsetof(al_state, StreamReader), step, forget_waiter, ended, NULL};
 
 /* --- the operation's type ------------------------------------------------------------------- */
 

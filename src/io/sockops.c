@@ -844,7 +844,7 @@ ended(al_lazy *base)
 }
 
 static const al_lazy_kind sockop_kind = {
-    "EventLoop", offsetof(al_state, SelectorEventLoop), step, leave_table, ended};
+    "EventLoop", offsetof(al_state, SelectorEventLoop), step, leave_table, ended, NULL};
 
 static PyObject *
 op_repr(al_sockop *op)

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "task/await.h"
 #include "task/future.h"
 #include "task/stop.h"
 
@@ -37,6 +38,38 @@ al_lazy_wait(al_lazy *op, PyObject **result)
     return 0;
 }
 
+int
+al_lazy_wait_for_steal(al_lazy *op, PyObject *future, PyObject **result)
+{
+    const al_state *st = PyType_GetModuleState(Py_TYPE(op));
+    const PyAsyncMethods *methods = Py_TYPE(future)->tp_as_async;
+    op->future = future;
+    if (AL_LIKELY(al_future_exact(st, future) &&
+                  ((al_future *)future)->state == AL_FUTURE_PENDING)) {
+        /* What its iterator would do. */
+        ((al_future *)future)->blocking = true;
+        *result = Py_NewRef(future);
+        op->started = true;
+        return 0;
+    }
+    if (methods == NULL || methods->am_await == NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "object %.100s can't be used in 'await' expression",
+                     Py_TYPE(future)->tp_name);
+        return -1;
+    }
+    op->waiter = methods->am_await(future); /* escapes */
+    if (op->waiter == NULL) {
+        return -1;
+    }
+    PySendResult sent = PyIter_Send(op->waiter, Py_None, result); /* escapes */
+    if (AL_LIKELY(sent == PYGEN_NEXT)) {
+        op->started = true;
+        return 0;
+    }
+    return sent == PYGEN_RETURN ? 1 : -1;
+}
+
 void
 al_lazy_give_up(al_lazy *op)
 {
@@ -53,13 +86,60 @@ forget_origin(al_lazy *op)
     }
 }
 
+/* Resumes the wait for the future.  As PyIter_Send.  Escapes. */
+static PySendResult
+resume(al_lazy *op, PyObject *value, PyObject **result)
+{
+    if (op->waiter != NULL) {
+        return PyIter_Send(op->waiter, value, result); /* escapes */
+    }
+    al_future *future = (al_future *)op->future;
+    if (AL_LIKELY(future->state == AL_FUTURE_FINISHED && future->exception == NULL &&
+                  al_future_alive(future))) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    op->waiter = al_await_new(op->future);
+    return op->waiter == NULL ? PYGEN_ERROR
+                              : PyIter_Send(op->waiter, value, result); /* escapes */
+}
+
 static void
 stop_waiting(al_lazy *op)
 {
-    if (op->waiter != NULL) {
+    if (op->future != NULL) {
         op->kind->woken(op); /* escapes */
         al_lazy_give_up(op); /* escapes */
     }
+}
+
+/* The wait ends by an exception, which is pending, and may be another one after it.
+ * Escapes. */
+static void
+fail(al_lazy *op)
+{
+    if (op->future == NULL || op->kind->failed == NULL) {
+        return;
+    }
+    PyObject *exc = al_err_take();
+    op->kind->failed(op, &exc); /* escapes */
+    al_lazy_give_up(op);        /* escapes */
+    al_err_put_steal(exc);
+}
+
+/* What a coroutine makes of a StopIteration that would leave it, of the pending exception. */
+static void
+replace_stop_iteration(void)
+{
+    if (AL_LIKELY(!PyErr_ExceptionMatches(PyExc_StopIteration))) {
+        return;
+    }
+    PyObject *stop = al_err_take();
+    PyErr_SetString(PyExc_RuntimeError, "coroutine raised StopIteration");
+    PyObject *exc = al_err_take();
+    PyException_SetCause(exc, Py_NewRef(stop)); /* steals, like the next one */
+    PyException_SetContext(exc, stop);
+    al_err_put_steal(exc);
 }
 
 /* Ends the operation, whatever its state; keeps the pending exception.  Escapes. */
@@ -93,12 +173,19 @@ al_lazy_send(al_lazy *op, PyObject *value, PyObject **result)
         break;
     case AL_LAZY_WAITING: {
         op->state = AL_LAZY_RUNNING;
-        PySendResult sent = PyIter_Send(op->waiter, value, result); /* escapes */
+        if (op->future == NULL) {
+            break; /* It has given way. */
+        }
+        PySendResult sent = resume(op, value, result); /* escapes */
         if (sent == PYGEN_NEXT) {
             op->state = AL_LAZY_WAITING;
             return PYGEN_NEXT;
         }
-        status = sent == PYGEN_ERROR ? -1 : 0;
+        status = 0;
+        if (sent == PYGEN_ERROR) {
+            status = -1;
+            fail(op); /* escapes */
+        }
         stop_waiting(op); /* escapes */
         Py_CLEAR(*result);
         break;
@@ -115,6 +202,9 @@ al_lazy_send(al_lazy *op, PyObject *value, PyObject **result)
         if (status == 0) {
             op->state = AL_LAZY_WAITING;
             return PYGEN_NEXT;
+        }
+        if (status < 0) {
+            fail(op); /* escapes */
         }
     }
     if (status < 0) {
@@ -214,9 +304,38 @@ lazy_throw(al_lazy *op, PyObject *const *args, Py_ssize_t nargs)
     Py_INCREF(type);
     Py_XINCREF(value);
     Py_XINCREF(traceback);
-    finish(op); /* escapes */
+    if (op->kind->failed == NULL || op->state == AL_LAZY_NEW) {
+        finish(op); /* escapes */
+        PyErr_Restore(type, value, traceback);
+        replace_stop_iteration();
+        return NULL;
+    }
+    op->state = AL_LAZY_RUNNING;
     PyErr_Restore(type, value, traceback);
+    fail(op); /* escapes */
+    replace_stop_iteration();
+    PyObject *exc = al_err_take();
+    finish(op); /* escapes */
+    al_err_put_steal(exc);
     return NULL;
+}
+
+/* Whoever waits gets GeneratorExit.  0, or -1 with what came of that.  Escapes. */
+static int
+close_waiting(al_lazy *op)
+{
+    if (op->kind->failed == NULL || op->state != AL_LAZY_WAITING) {
+        return 0;
+    }
+    op->state = AL_LAZY_RUNNING;
+    PyErr_SetNone(PyExc_GeneratorExit);
+    fail(op); /* escapes */
+    if (PyErr_ExceptionMatches(PyExc_GeneratorExit) ||
+        PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        PyErr_Clear(); /* As coroutine.close() does. */
+        return 0;
+    }
+    return -1;
 }
 
 PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\n"
@@ -230,7 +349,13 @@ lazy_close(al_lazy *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");
         return NULL;
     }
+    int status = close_waiting(op); /* escapes */
+    PyObject *exc = status < 0 ? al_err_take() : NULL;
     finish(op); /* escapes */
+    if (status < 0) {
+        al_err_put_steal(exc);
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -249,7 +374,9 @@ get_name(al_lazy *op, void *Py_UNUSED(closure))
 static PyObject *
 get_qualname(al_lazy *op, void *Py_UNUSED(closure))
 {
-    return PyUnicode_FromFormat("%s.%s", op->kind->owner, op->name);
+    return op->kind->owner == NULL
+               ? PyUnicode_FromString(op->name)
+               : PyUnicode_FromFormat("%s.%s", op->kind->owner, op->name);
 }
 
 /* asyncio's function of the same name: new reference; or NULL without an exception. */
@@ -259,6 +386,10 @@ asyncios_function(al_lazy *op)
     const char *st = PyType_GetModuleState(Py_TYPE(op));
     PyObject *owner = *(PyObject *const *)(const void *)(st + op->kind->owner_in_state);
     PyObject *function = PyObject_GetAttrString(owner, op->name);
+    if (function != NULL && !PyFunction_Check(function)) {
+        /* What C has put in its place has it still. */
+        Py_SETREF(function, PyObject_GetAttrString(function, "__wrapped__"));
+    }
     if (function == NULL || !PyFunction_Check(function)) {
         PyErr_Clear(); /* Somebody has put something else there. */
         Py_CLEAR(function);
@@ -297,6 +428,12 @@ get_suspended(al_lazy *op, void *Py_UNUSED(closure))
 static PyObject *
 get_await(al_lazy *op, void *Py_UNUSED(closure))
 {
+    if (op->waiter == NULL && op->future != NULL && op->state == AL_LAZY_WAITING) {
+        op->waiter = al_await_new(op->future);
+        if (op->waiter == NULL) {
+            return NULL;
+        }
+    }
     return Py_NewRef(op->waiter == NULL ? Py_None : op->waiter);
 }
 
@@ -386,12 +523,12 @@ al_lazy_alloc(al_free_list *list, PyTypeObject *type, al_loop *loop,
         op->frame_state[3] = FRAME_IS_CLEARED;
 #endif
     }
-    op->loop = (al_loop *)Py_NewRef((PyObject *)loop);
+    op->loop = (al_loop *)Py_XNewRef((PyObject *)loop);
     op->kind = kind;
     op->name = name;
     op->state = AL_LAZY_NEW;
-    op->started = false;
-    if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_ORIGINS)) {
+    op->started = op->cleared = false;
+    if (loop != NULL && AL_UNLIKELY(loop->debug.switches & AL_DEBUG_ORIGINS)) {
         op->future = al_debug_capture_origin(loop); /* escapes */
         if (op->future == NULL) {
             PyErr_Clear(); /* MemoryError: the operation is worth more. */
@@ -415,7 +552,8 @@ al_lazy_traverse(al_lazy *op, visitproc visit, void *arg)
 int
 al_lazy_clear(al_lazy *op)
 {
-    if (op->loop != NULL) {
+    op->cleared = true;
+    if (AL_UNLIKELY(op->state != AL_LAZY_DONE)) {
         PyObject *pending = al_err_take();
         finish(op);
         al_err_put_steal(pending);
@@ -429,14 +567,15 @@ al_lazy_clear(al_lazy *op)
 static int
 warn(al_lazy *op)
 {
-    const al_state *st = op->loop->st;
+    const al_state *st = PyType_GetModuleState(Py_TYPE(op));
     PyObject *function =
         PyObject_GetAttr(st->warnings, st->str._warn_unawaited_coroutine);
     if (function == NULL) {
         PyErr_Clear(); /* The interpreter is going. */
-        return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                                "coroutine '%s.%s' was never awaited", op->kind->owner,
-                                op->name); /* escapes */
+        return PyErr_WarnFormat(
+            PyExc_RuntimeWarning, 1, "coroutine '%s%s%s' was never awaited",
+            op->kind->owner == NULL ? "" : op->kind->owner,
+            op->kind->owner == NULL ? "" : ".", op->name); /* escapes */
     }
     PyObject *done = PyObject_CallOneArg(function, (PyObject *)op); /* escapes */
     Py_DECREF(function);
@@ -448,27 +587,34 @@ void
 al_lazy_finalize(PyObject *self)
 {
     al_lazy *op = (al_lazy *)self;
-    if (op->state != AL_LAZY_NEW || op->loop == NULL) {
+    bool waits = op->state == AL_LAZY_WAITING && op->kind->failed != NULL;
+    if ((op->state != AL_LAZY_NEW && !waits) || op->cleared) {
         return;
     }
     PyObject *pending = al_err_take();
-    if (warn(op) < 0) { /* escapes */
+    if (waits) {
+        if (close_waiting(op) < 0) { /* escapes */
+            PyErr_WriteUnraisable(self);
+        }
+        finish(op); /* escapes */
+    }
+    else if (warn(op) < 0) { /* escapes */
         PyErr_WriteUnraisable(self);
     }
-    al_err_put_steal(pending);
     if (op->state == AL_LAZY_NEW) {
-        forget_origin(op); /* escapes */
-        op->state = AL_LAZY_DONE;
+        finish(op); /* escapes */
     }
+    al_err_put_steal(pending);
 }
 
 void
 al_lazy_dealloc(al_lazy *op, al_free_list *list)
 {
     PyTypeObject *type = Py_TYPE(op);
-    bool plain = op->state == AL_LAZY_DONE && op->loop != NULL &&
+    bool plain = op->state == AL_LAZY_DONE && !op->cleared &&
                  !PyObject_GC_IsFinalized((PyObject *)op);
-    if (op->state == AL_LAZY_NEW &&
+    if ((op->state == AL_LAZY_NEW ||
+         (op->state == AL_LAZY_WAITING && op->kind->failed != NULL)) &&
         PyObject_CallFinalizerFromDealloc((PyObject *)op) < 0) {
         return; /* Resurrected. */
     }

@@ -5,7 +5,7 @@
  * it never is, in debug mode with the place where it was made.  isinstance() takes it for
  * one, by its __class__, and so do inspect and who asks that: a coroutine's type cannot be
  * inherited from.  What it does is a function, `step`, that works until it is done or has
- * to wait for a Future of the loop.
+ * to wait for a Future of the loop, or gives way by a bare yield: 0 with None.
  *
  * A type of operations begins its struct with al_lazy, and takes its slots from here:
  * AL_LAZY_SLOTS, with its own docstring, tp_traverse, tp_repr and tp_dealloc. */
@@ -19,8 +19,8 @@ enum { AL_LAZY_NEW, AL_LAZY_RUNNING, AL_LAZY_WAITING, AL_LAZY_DONE };
 typedef struct al_lazy al_lazy;
 
 typedef struct {
-    const char *owner;     /* the class whose method asyncio has: "EventLoop" */
-    size_t owner_in_state; /* where asyncio's own class is in al_state */
+    const char *owner; /* the class whose method asyncio has: "EventLoop"; or NULL */
+    size_t owner_in_state; /* where asyncio's own class, or module, is in al_state */
     /* Works, for the first time or after a wait.  1: *result is the result; 0: it waits,
      * *result is the future to yield; -1: an exception. */
     int (*step)(al_lazy *op, PyObject **result);
@@ -30,16 +30,20 @@ typedef struct {
     /* The operation ends, whatever its state: drops what it holds but `subject`.  Keeps
      * the pending exception. */
     void (*ended)(al_lazy *op);
+    /* NULL, or called in the place of `woken` where a wait ends by an exception: thrown
+     * in, the future's, or the GeneratorExit of one that is closed or dropped.  May put
+     * another one into *exc. */
+    void (*failed)(al_lazy *op, PyObject **exc);
 } al_lazy_kind;
 
 struct al_lazy {
     PyObject_HEAD
-    al_loop *loop;            /* owned */
+    al_loop *loop;            /* owned, or NULL where any loop will do */
     const al_lazy_kind *kind; /* of its type */
     const char *name;         /* asyncio's name of the method */
     PyObject *subject; /* owned: what the operation is on; NULL for a ready value */
     PyObject *arg;     /* owned, or NULL; the next one in the free list */
-    PyObject *waiter;  /* owned: the iterator of `future`, or NULL */
+    PyObject *waiter;  /* owned: the iterator of `future`, or NULL: not needed so far */
 #if PY_VERSION_HEX >= 0x030E0000
     /* Debuggers ("python -m asyncio ps") take a task's coroutine for a generator object,
      * and find the state of its frame in the fourth of these: cleared. */
@@ -49,6 +53,7 @@ struct al_lazy {
     PyObject *weakrefs;
     uint8_t state;
     bool started; /* it has waited once */
+    bool cleared; /* by the garbage collector */
 };
 
 /* The list has dead operations of one type, chained through `arg`.
@@ -66,6 +71,9 @@ int al_lazy_traverse(al_lazy *op, visitproc visit, void *arg);
 /* For a step: a new future of the loop in op->future, and its iterator has yielded it:
  * *result.  0 or -1. */
 int al_lazy_wait(al_lazy *op, PyObject **result);
+/* The same with a future of any loop, which is stolen.  1: it is done already, *result is
+ * what it gave; 0: *result has been yielded; -1.  Escapes. */
+int al_lazy_wait_for_steal(al_lazy *op, PyObject *future, PyObject **result);
 /* For a step that cannot wait after all: forgets what al_lazy_wait made.  Escapes. */
 void al_lazy_give_up(al_lazy *op);
 

@@ -63,6 +63,23 @@ al_registry_current(const al_state *st, PyThreadState *thread, PyObject *loop)
 }
 #endif
 
+/* events._get_running_loop(): a new reference, None where none runs; or NULL. */
+static inline PyObject *
+al_registry_running_loop(const al_state *st)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    const struct al_registry *registry = st->registry;
+    if (AL_LIKELY(registry->direct)) {
+        char *base = (char *)PyThreadState_Get();
+        PyObject *loop = *(PyObject **)(void *)(base + registry->running_loop);
+        if (AL_LIKELY(loop != NULL)) {
+            return Py_NewRef(loop);
+        }
+    }
+#endif
+    return PyObject_CallNoArgs(st->get_running_loop);
+}
+
 static inline int
 al_registry_enter_slot(al_loop *loop, PyThreadState *thread, al_future *task)
 {

@@ -91,6 +91,45 @@ def eager():
     turn(4)
 
 
+def primitives():
+    aioloop.accelerate()
+
+    async def work(lock, queue):
+        async with lock:
+            await asyncio.sleep(0)
+            await queue.put(1)
+            queue.put_nowait(queue.get_nowait())
+
+    async def main():
+        lock, queue = asyncio.Lock(), asyncio.PriorityQueue(1)
+        tasks = [loop.create_task(work(lock, queue)) for _ in range(4)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        semaphore = asyncio.BoundedSemaphore(1)
+        async with semaphore:
+            tasks.append(loop.create_task(semaphore.acquire()))
+            await queue.get()
+            await queue.get()
+            tasks[4].cancel()
+        queue.task_done()
+        await asyncio.sleep(1e-9)
+
+    loop.create_task(main())
+    turn(12)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    turn(2)
+
+
+def switch():
+    try:
+        aioloop.accelerate()
+        aioloop.accelerate(False)
+    finally:
+        aioloop.accelerate(False)
+
+
+sleep = asyncio.sleep
 operation = globals()[sys.argv[1]]
 for _ in range(5):
     operation()
@@ -108,12 +147,16 @@ for n in range(1, 300):
     assert asyncio.current_task(loop) is None
 for task in asyncio.all_tasks(loop):
     task._log_destroy_pending = False
+aioloop.accelerate(False)
+assert asyncio.sleep is sleep
 loop.run_until_complete(asyncio.sleep(0))
 print("survived")
 """
 
 
-@pytest.mark.parametrize("operation", ["callbacks", "outcomes", "tasks", "eager"])
+@pytest.mark.parametrize(
+    "operation", ["callbacks", "outcomes", "tasks", "eager", "primitives", "switch"]
+)
 def test_every_allocation_fails_once(python, operation):
     if operation == "eager" and sys.version_info < (3, 12):
         pytest.skip("eager tasks came in 3.12")

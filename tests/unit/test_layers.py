@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-LAYERS = ["base", "core", "task", "io", "loop", "diag", ""]
+LAYERS = ["base", "core", "task", "prim", "io", "loop", "diag", ""]
 FILES = sorted(path for path in SRC.rglob("*.[ch]"))
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.MULTILINE)
 

@@ -36,6 +36,7 @@ NAMES = {
     "Usage",
     "Use",
     "__version__",
+    "accelerate",
     "allow_blocking",
     "cancelled_from",
     "dump",

@@ -64,6 +64,7 @@ class Variant:
     parts: tuple
     modules: tuple = ()
     debug: bool = False
+    accelerate: bool = False
     full_only: bool = True
 
     def includes(self, module):
@@ -78,6 +79,15 @@ class Variant:
 FUTURE_MODULES = ("test_futures", "test_futures2")
 TASK_MODULES = ("test_tasks", "test_eager_task_factory", "test_free_threading")
 CLASS_MODULES = FUTURE_MODULES + TASK_MODULES + ("test_events",)
+
+# Those of what aioloop.accelerate() replaces, and of what asyncio makes of that.
+PRIMITIVE_MODULES = (
+    "test_locks",
+    "test_queues",
+    "test_taskgroups",
+    "test_timeouts",
+    "test_waitfor",
+)
 
 VARIANTS = {
     variant.name: variant
@@ -96,6 +106,15 @@ VARIANTS = {
         # asyncio's C tasks await our futures.
         Variant("future", ("future",), CLASS_MODULES),
         Variant("debug", ("future", "task"), debug=True),
+        # asyncio's primitives in C.
+        Variant(
+            "accelerated",
+            ("future", "task"),
+            PRIMITIVE_MODULES,
+            accelerate=True,
+            full_only=False,
+        ),
+        Variant("accelerated_tasks", ("future", "task"), TASK_MODULES, accelerate=True),
     )
 }
 
@@ -214,7 +233,7 @@ def select_runs(modules=None, variants=None, full=False, loop="aioloop"):
 # ---- running ----------------------------------------------------------------------
 
 
-def worker_environment(loop, debug):
+def worker_environment(loop, variant):
     """Return the environment of a worker, which imports the same loop as we do."""
     environment = {
         name: value
@@ -227,7 +246,7 @@ def worker_environment(loop, debug):
             raise ModuleNotFoundError(f"the package {loop!r} is not installed")
         origin = pathlib.Path(spec.submodule_search_locations[0]).resolve().parent
         environment["PYTHONPATH"] = str(origin)
-    if debug:
+    if variant.debug:
         environment["PYTHONASYNCIODEBUG"] = "1"
     return environment
 
@@ -284,6 +303,7 @@ class Gathering:
                 "loop": self.loop,
                 "faults": self.faults,
                 "parts": self.run.variant.parts_for(self.run.module),
+                "accelerate": self.run.variant.accelerate,
                 "only": None if self.only is None else sorted(self.only),
                 "done": sorted(self.results.outcomes),
                 "limit": TEST_LIMIT,
@@ -304,7 +324,7 @@ class Gathering:
             stdout=output,
             stderr=output,
             cwd=folder,
-            env=worker_environment(self.loop, self.run.variant.debug),
+            env=worker_environment(self.loop, self.run.variant),
             start_new_session=True,
         )
         try:

@@ -142,6 +142,8 @@ def substitute(job):
         asyncio.futures._CFuture = package.Future
     if "task" in job["parts"] and hasattr(package, "Task"):
         asyncio.tasks._CTask = package.Task
+    if job.get("accelerate"):
+        package.accelerate()
 
 
 class Faults:
