@@ -16,7 +16,7 @@ def accelerate(on: bool = True, /) -> None:
     does not matter whether an object is older than the switch, nor which loop runs. A
     subclass, an object with a replaced method and debug mode go on with asyncio's code.
 
-    Without a GIL nothing is replaced. A module that has said
+    On free-threaded Pythons nothing is replaced. A module that has said
     ``from asyncio import sleep`` before keeps asyncio's.
 
     It is a switch and not a counter. What somebody else has put in the place of one of

@@ -14,6 +14,7 @@ import pickle
 import random
 import re
 import sys
+import sysconfig
 import types
 import typing
 import warnings
@@ -23,8 +24,8 @@ import pytest
 import aioloop
 
 pytestmark = pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="without a GIL nothing is replaced",
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="on free-threaded Pythons nothing is replaced",
 )
 LOOPS = {"aioloop": aioloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
 STEPS = 25
