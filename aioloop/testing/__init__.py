@@ -18,20 +18,27 @@ from __future__ import annotations
 from ._clock import Clock, current_clock, virtual_time
 from ._errors import (
     LeakedTasks,
+    ProcessFailed,
+    RemoteError,
     SimulationError,
     SleepForever,
     TooManySteps,
     TooMuchTime,
 )
+from ._explore import explore
 from ._faults import Faults
-from ._run import current_seed, explore, new_event_loop, run
+from ._run import current_seed, new_event_loop, run
+from ._unittest import TestCase
 
 __all__ = [
     "Clock",
     "Faults",
     "LeakedTasks",
+    "ProcessFailed",
+    "RemoteError",
     "SimulationError",
     "SleepForever",
+    "TestCase",
     "TooManySteps",
     "TooMuchTime",
     "current_clock",

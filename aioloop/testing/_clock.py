@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from .. import _core, _loop
 from .._loop import Loop
-from . import _errors
+from . import _errors, _time_of_day
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor, Future
     from typing import Any
@@ -216,17 +217,27 @@ def _detach(loop: Loop) -> None:
 _clocks: weakref.WeakKeyDictionary[Loop, Clock] = weakref.WeakKeyDictionary()
 
 
+def clock_of(loop: Loop) -> Clock | None:
+    return _clocks.get(loop)
+
+
 # What programs call.
 
 
 @contextlib.contextmanager
-def virtual_time(start: float = 0.0, autojump: float | None = 0.0) -> Iterator[Clock]:
+def virtual_time(
+    start: float = 0.0,
+    autojump: float | None = 0.0,
+    *,
+    patch_time: bool | float | datetime.datetime = False,
+) -> Iterator[Clock]:
     """Make time virtual in a ``with`` block, and give the Clock.
 
     In a coroutine or callback it is that of the loop that runs; its timers keep their
     distances, at the beginning and at the end. It is also that of every aioloop loop
-    that this thread makes in the block. RuntimeError is raised where a loop of another
-    kind runs, or one whose time is virtual already.
+    that this thread makes in the block. ``patch_time`` is as in new_event_loop(), for
+    the block. RuntimeError is raised where a loop of another kind runs, or one whose
+    time is virtual already.
     """
     clock = Clock(start, autojump)
     attached: list[weakref.ref[Loop]] = []
@@ -245,7 +256,8 @@ def virtual_time(start: float = 0.0, autojump: float | None = 0.0) -> Iterator[C
         attached.append(weakref.ref(running))
     _loop.on_new_loop.append(attach_new)
     try:
-        yield clock
+        with _time_of_day.follow_if(patch_time, clock):
+            yield clock
     finally:
         _loop.on_new_loop.remove(attach_new)
         for ref in attached:

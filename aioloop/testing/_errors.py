@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from typing import TYPE_CHECKING
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 from .. import _dump
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterable, Iterator
     from typing import Any
 
@@ -30,7 +30,7 @@ class SimulationError(RuntimeError):
         self.tasks = tasks
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.args[0], self.time, self.tasks)
+        return type(self), (self.args[0], self.time, self.tasks), self.__dict__
 
 
 class SleepForever(SimulationError):
@@ -49,6 +49,39 @@ class LeakedTasks(SimulationError):
     """The main coroutine has ended, and tasks that it has started have not."""
 
 
+class ProcessFailed(RuntimeError):
+    """A process of explore() has died over a seed, or does not come to its end.
+
+    ``seed`` is that seed, ``words`` where the process was, as far as it has told.
+    """
+
+    def __init__(self, seed: int, how: str, words: str) -> None:
+        message = f"the process that tried seed {seed} {how}"
+        super().__init__(f"{message}\n{words}" if words else message)
+        self.seed = seed
+        self.words = words
+        self._how = how
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seed, self._how, self.words), self.__dict__
+
+
+class RemoteError(RuntimeError):
+    """An error of another process that cannot be pickled: its text."""
+
+
+class RemoteTraceback(Exception):
+    """The text of an error of another process, as the cause of what came of that."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def refuse_running_loop(what: str) -> None:
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(f"{what} cannot be called from a running event loop")
+
+
 def complain(
     kind: type[SimulationError],
     loop: Loop,
@@ -65,6 +98,14 @@ def complain(
     if len(tasks) > MOST_TASKS:
         lines += ["", f"... and {len(tasks) - MOST_TASKS} more tasks"]
     return kind("\n".join(lines), loop.time(), tuple(task.name for task in tasks))
+
+
+def leaked(
+    loop: Loop, what: str, tasks: Iterable[asyncio.Task[Any]]
+) -> SimulationError:
+    tasks = list(tasks)
+    what = f"{what} ended at {loop.time()!r} s, and {len(tasks)} tasks did not"
+    return complain(LeakedTasks, loop, what, tasks)
 
 
 # Whether another thread may yet do something.

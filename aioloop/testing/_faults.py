@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import random
@@ -9,13 +10,11 @@ import weakref
 from typing import TYPE_CHECKING
 
 from .. import _core
+from .._loop import Loop
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Sequence
     from typing import Any
-
-    from .._loop import Loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +63,14 @@ _spared: weakref.WeakKeyDictionary[Loop, object] = weakref.WeakKeyDictionary()
 def spare(loop: Loop, main: object) -> None:
     """Cancel no task of this coroutine: it is the test."""
     _spared[loop] = main
+
+
+def spare_running_task() -> None:
+    """Cancel no task of the coroutine whose task runs."""
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    if task is not None and isinstance(loop, Loop):
+        spare(loop, task.get_coro())
 
 
 def _cancel(ref: weakref.ref[Loop], task: asyncio.Task[Any]) -> bool:

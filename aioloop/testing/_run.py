@@ -12,31 +12,38 @@ from typing import TYPE_CHECKING
 
 from .. import _core
 from .._loop import Loop
-from . import _errors
+from . import _errors, _time_of_day
 from ._clock import Clock, attach
 from ._faults import Faults, injected_into, spare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    import datetime
+    from collections.abc import Coroutine, Sequence
     from typing import Any, Literal, TypeVar
 
     _T = TypeVar("_T")
     Order = Literal["fifo", "seeded", "pct"]
 
 _STRATEGIES = {"fifo": 0, "seeded": 1, "pct": 2}
-_seeds = random.Random()
-_registered: list[random.Random] = []
+_LIMIT = 2**32  # of the seeds that are drawn
 
 
-def _draw_seed() -> int:
-    """Return a seed by chance, which is Hypothesis's where that runs."""
-    global _registered
+def _draw_seed(seeds: Sequence[int] = range(_LIMIT)) -> int:
+    """Return a seed by chance, which is Hypothesis's in a test of that.
+
+    It is part of the test's example there: replayed, shrunk and told with it.
+    (hypothesis.register_random() would give each example the same seeds, since it only
+    puts generators to 0; they would not be shrunk.)
+    """
     hypothesis = sys.modules.get("hypothesis")
-    if hypothesis is not None and not _registered:
-        _registered = [_seeds]
-        hypothesis.register_random(_seeds)
-        _seeds.seed(0)  # As it does from now on, at the beginning of each test.
-    return _seeds.getrandbits(32)
+    if hypothesis is None or not hypothesis.currently_in_test_context():
+        return random.SystemRandom().choice(seeds)
+    from hypothesis.control import current_build_context
+    from hypothesis.strategies import sampled_from
+
+    seed: int = current_build_context().data.draw(sampled_from(seeds))
+    hypothesis.note(f"seed of the order: {seed}")
+    return seed
 
 
 _seed_of: weakref.WeakKeyDictionary[Loop, int] = weakref.WeakKeyDictionary()
@@ -47,6 +54,8 @@ def new_event_loop(
     start: float = 0.0,
     autojump: float | None = 0.0,
     clock: Clock | None = None,
+    virtual_time: bool = True,
+    patch_time: bool | float | datetime.datetime = False,
     order: Order = "fifo",
     seed: int | None = None,
     depth: int = 3,
@@ -59,7 +68,13 @@ def new_event_loop(
 
     It is a loop factory, as ``asyncio.Runner(loop_factory=...)`` takes one. ``start``
     and ``autojump`` are those of the Clock that is made for it; or ``clock`` is one
-    that you have, which may have served another loop before.
+    that you have, which may have served another loop before. With
+    ``virtual_time=False`` its time is the kernel's.
+
+    ``patch_time`` lets the whole process's time follow the clock until the loop is
+    closed: time.time(), datetime.now(), time.monotonic() and their like. True begins
+    with the real time of day; a number of seconds since 1970 or a datetime with a time
+    zone is another one. It needs time-machine or freezegun.
 
     ``order`` is in which order the loop runs what is ready. "fifo" is asyncio's. With
     "seeded" the steps of tasks that are ready in one iteration are interleaved by lot;
@@ -73,45 +88,95 @@ def new_event_loop(
     where nothing can happen any more, SleepForever is raised. ``faults`` are what else
     goes wrong.
 
-    ValueError is raised for another order, TypeError for what is no number.
+    ValueError is raised for another order, TypeError for what is no number,
+    ModuleNotFoundError where ``patch_time`` finds no package, RuntimeError if the
+    process's time follows another clock already.
     """
+    plan = Plan(order, seed, depth, length, max_steps, faults)
     if clock is None:
         clock = Clock(start, autojump)
     elif not isinstance(clock, Clock):
         raise TypeError(f"a Clock was expected, got {clock!r}")
-    if order not in _STRATEGIES:
-        raise ValueError(f"order is 'fifo', 'seeded' or 'pct', not {order!r}")
-    if depth < 1 or length < 1:
-        raise ValueError("depth and length are at least 1")
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps is at least 1, not {max_steps!r}")
     if max_virtual_seconds is not None and not max_virtual_seconds >= 0:
         raise ValueError(f"max_virtual_seconds is {max_virtual_seconds!r}")
-    if faults is not None and not isinstance(faults, Faults):
-        raise TypeError(f"Faults were expected, got {faults!r}")
-    if seed is None and (order != "fifo" or faults is not None):
-        seed = _draw_seed()
+    if not virtual_time and (patch_time or max_virtual_seconds is not None):
+        raise ValueError("patch_time and max_virtual_seconds are of virtual time")
     latest = None if max_virtual_seconds is None else clock.time() + max_virtual_seconds
-    loop = Loop()
-    loop.debug_options = dataclasses.replace(loop.debug_options, source_tracebacks=True)
-    attach(loop, clock, latest)
-    if order != "fifo" or max_steps is not None or faults is not None:
-        ref = weakref.ref(loop)
-        exceeded = functools.partial(_errors.too_many_steps, ref, max_steps)
-        _core._set_order(
-            loop,
-            _STRATEGIES[order],
-            (seed or 0) % 2**64,
-            depth - 1,
-            length,
-            -1 if max_steps is None else max_steps,
-            exceeded,
-        )
-    if seed is not None:
-        _seed_of[loop] = seed
-    if faults is not None:
-        faults._inject(loop, seed)
+    loop = Loop() if patch_time is False else _time_of_day.PatchingLoop()
+    try:
+        if virtual_time:
+            attach(loop, clock, latest)
+        if isinstance(loop, _time_of_day.PatchingLoop):
+            loop.follow(clock, patch_time)
+        plan.begin(loop)
+    except BaseException:
+        loop.close()
+        raise
     return loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to happen on a loop: the arguments of new_event_loop() of that name."""
+
+    order: Order = "fifo"
+    seed: int | None = None
+    depth: int = 3
+    length: int = 100
+    max_steps: int | None = None
+    faults: Faults | None = None
+
+    def __post_init__(self) -> None:
+        if self.order not in _STRATEGIES:
+            raise ValueError(f"order is 'fifo', 'seeded' or 'pct', not {self.order!r}")
+        if self.depth < 1 or self.length < 1:
+            raise ValueError("depth and length are at least 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps is at least 1, not {self.max_steps!r}")
+        if self.faults is not None and not isinstance(self.faults, Faults):
+            raise TypeError(f"Faults were expected, got {self.faults!r}")
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether a seed decides anything."""
+        return self.order != "fifo" or self.faults is not None
+
+    def begin(self, loop: Loop) -> None:
+        """Let it happen from now on."""
+        seed = _draw_seed() if self.seed is None and self.by_chance else self.seed
+        loop.debug_options = dataclasses.replace(
+            loop.debug_options, source_tracebacks=True
+        )
+        if self.by_chance or self.max_steps is not None:
+            exceeded = functools.partial(
+                _errors.too_many_steps, weakref.ref(loop), self.max_steps
+            )
+            _core._set_order(
+                loop,
+                _STRATEGIES[self.order],
+                (seed or 0) % 2**64,
+                self.depth - 1,
+                self.length,
+                -1 if self.max_steps is None else self.max_steps,
+                exceeded,
+            )
+        if seed is not None:
+            _seed_of[loop] = seed
+        if self.faults is not None:
+            self.faults._inject(loop, seed)
+
+    @staticmethod
+    def end(loop: Loop) -> None:
+        """Let the loop go on first in, first out, and nothing go wrong."""
+        _core._set_order(loop, _STRATEGIES["fifo"], 0, 0, 1, -1, None)
+
+
+def describe(error: BaseException, loop: Loop, order: str) -> None:
+    """Add to an error what has decided about this run."""
+    if loop in _seed_of:
+        error.add_note(f"order={order!r}, seed={_seed_of[loop]}")
+    for fault in injected_into(loop):
+        error.add_note(fault)
 
 
 def current_seed() -> int:
@@ -140,48 +205,20 @@ def run(
     """
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("asyncio.run() cannot be called from a running event loop")
-    factory = functools.partial(new_event_loop, **options)
-    with asyncio.Runner(loop_factory=factory) as runner:
-        loop = runner.get_loop()
-        assert isinstance(loop, Loop)
+    try:
+        loop = new_event_loop(**options)
+    except BaseException:
+        if asyncio.iscoroutine(main):
+            main.close()  # Nobody has to hear that it was never awaited.
+        raise
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
         spare(loop, main)
         try:
             result = runner.run(main)
             left = asyncio.all_tasks(loop)
             if left and not leaks:
-                what = (
-                    f"main() ended at {loop.time()!r} s, and {len(left)} tasks did not"
-                )
-                raise _errors.complain(_errors.LeakedTasks, loop, what, left)
+                raise _errors.leaked(loop, "main()", left)
         except Exception as error:
-            if loop in _seed_of:
-                order = options.get("order", "fifo")
-                error.add_note(f"order={order!r}, seed={_seed_of[loop]}")
-            for fault in injected_into(loop):
-                error.add_note(fault)
+            describe(error, loop, options.get("order", "fifo"))
             raise
         return result
-
-
-def explore(
-    main: Callable[[], Coroutine[Any, Any, object]],
-    *,
-    seeds: Iterable[int] = range(100),
-    order: Order = "seeded",
-    first: bool = False,
-    **options: Any,
-) -> dict[int, Exception]:
-    """Run ``main()`` once for each seed; return the failing ones with their errors.
-
-    ``first`` ends it with the first failure. The other arguments are those of run().
-    ``run(main(), order=order, seed=seed)`` repeats a failure.
-    """
-    failures: dict[int, Exception] = {}
-    for seed in seeds:
-        try:
-            run(main(), order=order, seed=seed, **options)
-        except Exception as error:
-            failures[seed] = error
-            if first:
-                break
-    return failures

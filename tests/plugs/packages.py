@@ -37,6 +37,11 @@ PACKAGES = {
     "pytest-aiohttp": ["pytest-aiohttp==1.1.1", "aiohttp==3.14.5"],
     "pytest-tornasync": ["pytest-tornasync==0.6.0.post2", "tornado==6.6.1", "pytest<9"],
     "anyio": ["anyio==4.16.0"],
+    # What has to do with time.
+    "time-machine": ["time-machine==3.6.0"],
+    "freezegun": ["freezegun==1.5.5"],
+    "looptime": ["looptime==0.9", "pytest-asyncio==1.5.0"],
+    "aiotools": ["aiotools==2.2.4"],
     "nest_asyncio": ["nest_asyncio==1.6.0"],
     "nest_asyncio2": ["nest_asyncio2==1.7.4"],
 }

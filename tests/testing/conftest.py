@@ -4,6 +4,8 @@ import threading
 
 import pytest
 
+from aioloop.testing import _explore
+
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
@@ -17,3 +19,9 @@ def alone(monkeypatch):
     monkeypatch.setattr(
         threading, "enumerate", lambda: [t for t in real() if t not in before]
     )
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Explore without a fork, unless a test asks for processes."""
+    monkeypatch.setattr(_explore, "_sensible_number", lambda: 1)
