@@ -29,6 +29,8 @@ MANY = 4
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__))
 _ASYNCIO = os.path.join(_STDLIB, "asyncio") + os.sep
+# How the names of asyncio's files, and of aioloop's, begin.
+LOOP_FOLDERS = (_ASYNCIO, _PACKAGE + os.sep)
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
@@ -81,7 +83,7 @@ def is_ours(file: str) -> bool:
 
 def is_loop(file: str) -> bool:
     """Whether a file is asyncio's, or aioloop's."""
-    return is_ours(file) or file.startswith(_ASYNCIO)
+    return file.startswith(LOOP_FOLDERS)
 
 
 def is_user(file: str) -> bool:

@@ -154,6 +154,8 @@ core_exec(PyObject *module)
         PyModule_AddFunctions(module, al_leaks_methods) < 0 ||
         PyModule_AddFunctions(module, al_virtual_methods) < 0 ||
         PyModule_AddFunctions(module, al_order_methods) < 0 ||
+        PyModule_AddFunctions(module, al_trace_methods) < 0 ||
+        PyModule_AddFunctions(module, al_faults_methods) < 0 ||
         PyModule_AddFunctions(module, al_replace_methods) < 0 ||
         al_primitive_init_type(module, st) < 0 ||
         al_replace_init_type(module, st) < 0 || al_virtual_init_type(module, st) < 0 ||

@@ -432,6 +432,31 @@ def an_order_by_lot():
     assert sorted(first) == sorted(other)
 
 
+@covers("core/faults", "core/trace")
+def faults_and_the_last_steps():
+    from aioloop.testing import Faults, current_faults, run
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(ours, bytes(1000))
+            ours.shutdown(socket.SHUT_WR)
+            received = b""
+            while data := await loop.sock_recv(theirs, 1000):
+                received += data
+            assert received == bytes(1000)
+        assert current_faults()
+        raise LookupError("told with the last steps")
+
+    try:
+        run(main(), seed=1, faults=Faults(short_io=1.0))
+    except LookupError as error:
+        assert any("the last " in note for note in error.__notes__)
+
+
 @covers("diag/leaks")
 async def a_task_that_nothing_can_wake():
     async def forgotten():

@@ -26,7 +26,7 @@ from ._errors import (
     TooMuchTime,
 )
 from ._explore import explore
-from ._faults import Faults
+from ._faults import Faults, current_faults
 from ._run import current_seed, new_event_loop, run
 from ._unittest import TestCase
 
@@ -42,6 +42,7 @@ __all__ = [
     "TooManySteps",
     "TooMuchTime",
     "current_clock",
+    "current_faults",
     "current_seed",
     "explore",
     "new_event_loop",

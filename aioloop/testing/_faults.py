@@ -1,20 +1,61 @@
-"""What else goes wrong in a test: a task is cancelled where nobody thought of it."""
+"""What else goes wrong in a test: cancellations, the network, slow callbacks."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import functools
+import math
 import random
 import weakref
 from typing import TYPE_CHECKING
 
 from .. import _core
 from .._loop import Loop
+from . import _trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
+
+    Which = int | float | tuple[int, int] | Sequence[int] | None
+    Seconds = float | tuple[float, float]
+
+
+# As src/core/faults.c numbers them.
+_KINDS = ("short_io", "delay_io", "reset", "slow_callback")
+_SHORT_IO, _DELAY_IO, _RESET, _SLOW_CALLBACK = range(4)
+_IN, _SOCKET, _ACCEPT = 1, 4, 8
+_NUMBER = (int, float)
+_NONE = (0, 0, 0.0, -1)
+TOLD = 10  # faults of the network, and callbacks
+
+
+def _lot(name: str, which: Any, seed: int | None) -> tuple[int, int, float, int]:
+    """Return what src/core/faults.c takes for "which of them"."""
+    if which is None:
+        return _NONE
+    if isinstance(which, float):
+        if 0.0 <= which <= 1.0:
+            return 0, 0, which, -1
+    elif isinstance(which, int):
+        if which >= 0:
+            return 0, 0, 0.0, which
+    elif isinstance(which, tuple):
+        if len(which) == 2 and 0 <= which[0] <= which[1] > 0:
+            return *which, 0.0, -1
+    elif len(which) and min(which) >= 0:
+        return 0, 0, 0.0, random.Random(f"{name} {seed}").choice(which)
+    raise ValueError(
+        f"{name} is a probability, (n, m), a number from 0 on or some, not {which!r}"
+    )
+
+
+def _nanoseconds(name: str, time: Any) -> tuple[int, int]:
+    least, most = (time, time) if isinstance(time, _NUMBER) else time
+    if not 0 <= least <= most < math.inf:
+        raise ValueError(f"{name} is a time or a range of times, not {time!r}")
+    return round(least * 1e9), round(most * 1e9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +69,40 @@ class Faults:
     is tried sooner or later; what the task then leaves behind, a lock or a connection,
     is what the test has to look at.
 
-    An error that run() raises has a note of who was cancelled and where.
+    The others say which of what they change, by lot:
+
+    - a float from 0.0 to 1.0: each with this probability;
+    - ``(n, m)``: exactly n of each m that follow one another;
+    - an int: the one with this number, counted from 0; of a range or list of numbers
+      the seed draws one.
+
+    ``short_io`` changes calls that could move bytes, on any file of the loop: fewer
+    are moved, or none, which is EAGAIN. Nothing is lost by it. ``delay_io`` changes
+    events: the loop hears that a file is ready only after ``delay_seconds`` on its
+    clock. ``reset`` changes calls that send or receive on a connection: it is reset,
+    they fail with ConnectionResetError, and the peer sees it, too. ``slow_callback``
+    changes callbacks and steps of tasks: they take ``slow_seconds`` on the clock. A
+    pair of numbers of seconds is a range to draw from.
+
+    They draw from ``seed``, or from that of the loop if it is None.
+
+    An error that run() raises has a note of each fault, where it was and when.
     """
 
     cancel: int | Sequence[int] | None = None
+    seed: int | None = None
+    short_io: Which = None
+    delay_io: Which = None
+    reset: Which = None
+    slow_callback: Which = None
+    delay_seconds: Seconds = 0.1
+    slow_seconds: Seconds = 1.0
 
     def __post_init__(self) -> None:
+        for name in _KINDS:
+            _lot(name, getattr(self, name), 0)
+        for name in ("delay_seconds", "slow_seconds"):
+            _nanoseconds(name, getattr(self, name))
         numbers = self.cancel
         if isinstance(numbers, int):
             numbers = [numbers]
@@ -41,6 +110,16 @@ class Faults:
             raise ValueError(f"cancel is a number from 0 on, not {self.cancel!r}")
 
     def _inject(self, loop: Loop, seed: int | None) -> None:
+        if self.seed is not None:
+            seed = self.seed
+        if any(getattr(self, name) is not None for name in _KINDS):
+            _core._set_faults(
+                loop,
+                (seed or 0) % 2**64,
+                *[_lot(name, getattr(self, name), seed) for name in _KINDS],
+                _nanoseconds("delay_seconds", self.delay_seconds),
+                _nanoseconds("slow_seconds", self.slow_seconds),
+            )
         if self.cancel is None:
             return
         number = self.cancel
@@ -48,13 +127,72 @@ class Faults:
             number = random.Random(f"cancel {seed}").choice(number)
         _core._inject(loop, functools.partial(_cancel, weakref.ref(loop)), number)
 
+    @property
+    def _need_virtual_time(self) -> bool:
+        return self.delay_io is not None or self.slow_callback is not None
+
+    @staticmethod
+    def _end(loop: Loop) -> None:
+        """Let no file and no callback go wrong any more; what has is still told."""
+        _injected.setdefault(loop, [])[:0] = _told(loop)
+        _core._set_faults(loop, 0, *[_NONE] * len(_KINDS), (0, 0), (0, 0))
+
 
 _injected: weakref.WeakKeyDictionary[Loop, list[str]] = weakref.WeakKeyDictionary()
 
 
 def injected_into(loop: Loop) -> list[str]:
     """Return a sentence for each fault that the loop has injected."""
-    return _injected.get(loop, [])
+    return [*_told(loop), *_injected.get(loop, [])]
+
+
+def current_faults() -> list[str]:
+    """Return a sentence for each fault that the running loop has injected.
+
+    RuntimeError is raised where no aioloop loop runs.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, Loop):
+        raise RuntimeError(f"an aioloop loop is needed, not {loop!r}")
+    return injected_into(loop)
+
+
+def _told(loop: Loop) -> list[str]:
+    """Return sentences for the last faults of the loop's files and callbacks."""
+    numbers, last = _core._faults_told(loop)
+    sentences = [
+        f"{_sentence(fault)}, at {_trace.seconds(fault[4])}, step #{fault[3]}"
+        for fault in last[-TOLD:]
+    ]
+    if sum(hits for hits, _ in numbers) > len(sentences):
+        counts = [
+            f"{hits} of {candidates} {kind}"
+            for kind, (hits, candidates) in zip(_KINDS, numbers, strict=True)
+            if hits
+        ]
+        sentences.insert(0, f"faults: {', '.join(counts)}; the last {len(sentences)}:")
+    return sentences
+
+
+def _sentence(fault: tuple[Any, ...]) -> str:
+    kind, call, number, _, _, took, moved, size, slot = fault
+    name = (
+        "an accept"
+        if call & _ACCEPT
+        else ("a recv" if call & _SOCKET else "a read")
+        if call & _IN
+        else ("a send" if call & _SOCKET else "a write")
+    )
+    if kind == _SLOW_CALLBACK:
+        what = "a callback" if slot is None else _trace.words(slot)
+        return f"{_trace.seconds(took)} were taken by this: {what}"
+    if kind == _RESET:
+        return f"{name} found the connection of descriptor {number} reset"
+    if kind == _DELAY_IO:
+        return f"an event of descriptor {number} was {_trace.seconds(took)} late"
+    if moved == 0:
+        return f"{name} on descriptor {number} was refused (EAGAIN)"
+    return f"{name} on descriptor {number} moved {moved} of {size} bytes"
 
 
 _spared: weakref.WeakKeyDictionary[Loop, object] = weakref.WeakKeyDictionary()

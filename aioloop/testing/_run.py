@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import _core
 from .._loop import Loop
-from . import _errors, _time_of_day
+from . import _errors, _time_of_day, _trace
 from ._clock import Clock, attach
 from ._faults import Faults, injected_into, spare
 
@@ -101,6 +101,8 @@ def new_event_loop(
         raise ValueError(f"max_virtual_seconds is {max_virtual_seconds!r}")
     if not virtual_time and (patch_time or max_virtual_seconds is not None):
         raise ValueError("patch_time and max_virtual_seconds are of virtual time")
+    if not virtual_time and faults is not None and faults._need_virtual_time:
+        raise ValueError("delay_io and slow_callback are of virtual time")
     latest = None if max_virtual_seconds is None else clock.time() + max_virtual_seconds
     loop = Loop() if patch_time is False else _time_of_day.PatchingLoop()
     try:
@@ -147,6 +149,7 @@ class Plan:
         loop.debug_options = dataclasses.replace(
             loop.debug_options, source_tracebacks=True
         )
+        _trace.keep(loop)
         if self.by_chance or self.max_steps is not None:
             exceeded = functools.partial(
                 _errors.too_many_steps, weakref.ref(loop), self.max_steps
@@ -165,14 +168,17 @@ class Plan:
         if self.faults is not None:
             self.faults._inject(loop, seed)
 
-    @staticmethod
-    def end(loop: Loop) -> None:
+    def end(self, loop: Loop) -> None:
         """Let the loop go on first in, first out, and nothing go wrong."""
         _core._set_order(loop, _STRATEGIES["fifo"], 0, 0, 1, -1, None)
+        if self.faults is not None:
+            self.faults._end(loop)
 
 
 def describe(error: BaseException, loop: Loop, order: str) -> None:
-    """Add to an error what has decided about this run."""
+    """Add to an error the last steps, and what has decided about this run."""
+    if trace := _trace.trace_of(loop):
+        error.add_note(trace)
     if loop in _seed_of:
         error.add_note(f"order={order!r}, seed={_seed_of[loop]}")
     for fault in injected_into(loop):
@@ -200,8 +206,8 @@ def run(
     """Run a coroutine as asyncio.run does, on a loop that new_event_loop() makes.
 
     ``options`` are that function's. LeakedTasks is raised if the coroutine returns
-    while tasks go on, unless ``leaks`` allows it. An exception gets a note with the
-    seed, if there is one.
+    while tasks go on, unless ``leaks`` allows it. An exception gets notes: the last
+    steps in words, the seed, if there is one, and the faults that were injected.
     """
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("asyncio.run() cannot be called from a running event loop")

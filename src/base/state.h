@@ -136,6 +136,10 @@
     X(select)                                                                          \
     X(cr_suspended)                                                                    \
     X(gi_suspended)                                                                    \
+    X(cr_await)                                                                        \
+    X(cr_frame)                                                                        \
+    X(gi_yieldfrom)                                                                    \
+    X(gi_frame)                                                                        \
     X(ag_suspended)                                                                    \
     X(_scheduled)                                                                      \
     X(_when)                                                                           \
@@ -313,6 +317,7 @@ typedef struct al_state {
     int (*stream_readable)(struct al_loop *, PyObject *, PyObject *, PyObject *);
     PyObject *(*task_coro)(PyObject *); /* a task's coroutine, borrowed or NULL */
     PyObject *(*task_of_callback)(const struct al_state *, PyObject *); /* see task.h */
+    PyObject *(*task_name)(PyObject *); /* its name, or the number of a default one */
     PyObject *(*stream_protocol)(PyObject *); /* a stream's protocol, the same */
 
     /* What core/watch.h and core/standin.h look after. */

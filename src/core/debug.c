@@ -40,8 +40,8 @@ int
 al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_interval)
 {
     switches &= AL_DEBUG_ALL & ~(unsigned)AL_DEBUG_ORIGINS;
-    switches |=
-        loop->debug.switches & (AL_DEBUG_METER | AL_DEBUG_CLOCK | AL_DEBUG_ORDER);
+    switches |= loop->debug.switches &
+                (AL_DEBUG_METER | AL_DEBUG_CLOCK | AL_DEBUG_ORDER | AL_DEBUG_TEST);
     if (origin_depth > 0) {
         switches |= AL_DEBUG_ORIGINS | (origin_interval > 1 ? AL_DEBUG_SAMPLES : 0u);
     }
@@ -706,6 +706,9 @@ run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note, int64_t pu
                              ? al_meter_begin(loop, slot, pushed) /* escapes */
                              : AL_NOT_METERED;
     loop->debug.running = (al_running){*slot, note, serial, metered};
+    if (AL_UNLIKELY(loop->trace != NULL)) {
+        al_trace_step(loop, slot); /* escapes */
+    }
     if ((loop->debug.switches & AL_DEBUG_TIMED) == 0) {
         status = slot->run(loop, slot->self, slot->arg, slot->extra); /* escapes */
     }
@@ -713,6 +716,9 @@ run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note, int64_t pu
         status = AL_UNLIKELY(loop->overrides.time)
                      ? run_by_own_time(loop, slot)
                      : run_timed(loop, slot); /* escapes */
+    }
+    if (AL_UNLIKELY(loop->faults != NULL)) {
+        al_faults_ran(loop);
     }
     /* Another greenlet may have run slots meanwhile, and `outer` may have ended there. */
     loop->debug.running =

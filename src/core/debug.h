@@ -35,14 +35,15 @@ enum {
     AL_DEBUG_CANCELS = 4096, /* tracebacks of Task.cancel() */
     AL_DEBUG_DEADLOCKS = 8192,
     AL_DEBUG_ORDER =
-        16384, /* the order of slots is a test's, like the clock: order.h */
+        16384,             /* the order of slots is a test's, like the clock: order.h */
+    AL_DEBUG_TEST = 32768, /* a test sees each slot: trace.h, faults.h */
     AL_DEBUG_ALL = 511 | AL_DEBUG_CANCELS | AL_DEBUG_DEADLOCKS,
     /* What makes al_debug_run time a slot, and what needs it at all; what times polls. */
     AL_DEBUG_TIMED = AL_DEBUG_SLOW_CALLBACKS | AL_DEBUG_SLOW_ITERATIONS |
         AL_DEBUG_METER,
     AL_DEBUG_POLLS = AL_DEBUG_SLOW_SELECTOR | AL_DEBUG_METER | AL_DEBUG_DEADLOCKS,
     AL_DEBUG_RUNS = AL_DEBUG_TIMED | AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
-        AL_DEBUG_FDS | AL_DEBUG_SAMPLES | AL_DEBUG_ORDER,
+        AL_DEBUG_FDS | AL_DEBUG_SAMPLES | AL_DEBUG_ORDER | AL_DEBUG_TEST,
     /* What call_soon and its kin check. */
     AL_DEBUG_CHECKS = AL_DEBUG_THREADS | AL_DEBUG_CALLBACKS,
     /* What needs al_debug_push_steal. */

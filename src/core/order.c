@@ -52,13 +52,19 @@ struct al_order {
 /* --- chance ---------------------------------------------------------------------------- */
 
 /* Steele, Lea and Flood's SplitMix64: neighbouring seeds give unlike numbers. */
-static uint64_t
-draw(al_order *order)
+uint64_t
+al_order_random(uint64_t *state)
 {
-    uint64_t z = order->random += 0x9E3779B97F4A7C15u;
+    uint64_t z = *state += 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);
+}
+
+static uint64_t
+draw(al_order *order)
+{
+    return al_order_random(&order->random);
 }
 
 static size_t

@@ -35,6 +35,9 @@ struct al_loop;
 
 typedef struct al_order al_order; /* loop->order, NULL: first in, first out */
 
+/* The next number of a sequence, of which *state is the seed at first. */
+uint64_t al_order_random(uint64_t *state);
+
 /* An iteration begins that would run the first *todo slots of the ready ring: puts them
  * into their order.  0, or -1 with an exception.  Escapes. */
 int al_order_begin(struct al_loop *loop, size_t *todo);

@@ -952,6 +952,40 @@ io_ready(EV_P_ ev_io *watcher, int revents)
     }
 }
 
+/* The same on a loop with faults. */
+static void
+io_ready_or_late(EV_P_ ev_io *watcher, int revents)
+{
+    al_io *io = (al_io *)watcher;
+    al_poll *poll = ev_userdata(EV_A);
+    if ((revents & EV_ERROR) == 0 && al_faults_hold_back(poll->loop, io->ev.fd)) {
+        ev_io_stop(EV_A_ watcher); /* It is `started` all the same. */
+        note_change(poll, io->ev.fd);
+        return;
+    }
+    io_ready(EV_A_ watcher, revents);
+}
+
+void
+al_poll_have_faults(al_poll *poll)
+{
+    for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+        ev_set_cb(&io->ev, io_ready_or_late);
+    }
+}
+
+void
+al_poll_resume(al_poll *poll)
+{
+    for (al_io *io = poll->watchers; io != NULL; io = io->next) {
+        if (io->started && !ev_is_active(&io->ev)) {
+            ev_io_start(poll->ev, &io->ev);
+            io->news = poll->waits;
+            note_change(poll, io->ev.fd);
+        }
+    }
+}
+
 al_io *
 al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
 {
@@ -969,7 +1003,8 @@ al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
     }
     io->started = false;
     io->news = 0;
-    ev_io_init(&io->ev, io_ready, fd, 0);
+    ev_io_init(&io->ev, poll->loop->faults == NULL ? io_ready : io_ready_or_late, fd,
+               0);
     io->poll = poll;
     io->ready = ready;
     io->owner = owner;

@@ -34,6 +34,11 @@ int al_poll_keep_log(al_poll *poll, bool keep);
 /* What the last wait found: the i-th descriptor and its events; false past the end. */
 bool al_poll_logged(const al_poll *poll, size_t i, int *fd, int *events);
 
+/* The loop has faults: from now on al_faults_hold_back is asked about each event. */
+void al_poll_have_faults(al_poll *poll);
+/* Watches again for what al_faults_hold_back said to wait with. */
+void al_poll_resume(al_poll *poll);
+
 /* In debug mode: nanoseconds that the last wait spent on getting the GIL back, and how
  * many descriptors were ready. */
 int64_t al_poll_gil_wait(const al_poll *poll);

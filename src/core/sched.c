@@ -436,6 +436,10 @@ run_ready_debug(al_loop *loop, size_t todo)
         }
         ran++;
     }
+    if (loop->overrides.as_asyncio) {
+        loop->look.quiet =
+            0; /* The next iteration looks, whatever the kernel's tick. */
+    }
     return status < 0 ? -1
            : ran < 2  ? 0
                       : al_debug_iteration_ended(loop, ran, began); /* escapes */

@@ -17,6 +17,7 @@
 #include "base/state.h"
 #include "core/cork.h"
 #include "core/debug.h"
+#include "core/faults.h"
 #include "core/fds.h"
 #include "core/inbox.h"
 #include "core/look.h"
@@ -25,6 +26,7 @@
 #include "core/override.h"
 #include "core/stack.h"
 #include "core/timer.h"
+#include "core/trace.h"
 #include "core/virtual.h"
 #include "core/wake.h"
 
@@ -94,6 +96,8 @@ typedef struct al_loop {
 
     al_virtual *virtual; /* a test's clock; NULL: the kernel's */
     al_order *order;     /* a test's order; NULL: first in, first out */
+    al_trace *trace;     /* of its last slots, for a test; NULL: none is kept */
+    al_faults *faults;   /* a test's; NULL: none */
 } al_loop;
 
 /* obj as a loop of ours, or NULL (no exception).  Borrowed. */

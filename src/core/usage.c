@@ -39,9 +39,8 @@ typedef struct {
     int kind;
 } owner;
 
-/* The code of a coroutine or generator; borrowed: the object keeps it. */
-static inline PyObject *
-code_of_generator(PyObject *coro)
+inline PyObject *
+al_usage_code(PyObject *coro)
 {
 #if PY_VERSION_HEX < 0x030C0000
     return (PyObject *)((PyGenObject *)(void *)coro)->gi_code;
@@ -66,7 +65,7 @@ static inline owner
 owner_of_coroutine(PyObject *coro)
 {
     if (AL_LIKELY(PyCoro_CheckExact(coro) || PyGen_CheckExact(coro))) {
-        PyObject *code = code_of_generator(coro);
+        PyObject *code = al_usage_code(coro);
         if (code != NULL) {
             return (owner){code, code, AL_USAGE_TASK};
         }

@@ -45,6 +45,10 @@ int al_usage_traverse(const al_usage *usage, visitproc visit, void *arg);
 /* Entries lose what they are of; the numbers stay.  Escapes. */
 void al_usage_clear(al_usage *usage);
 
+/* The code of a coroutine or generator of CPython's, borrowed: the object keeps it.  NULL
+ * without memory, and no exception. */
+PyObject *al_usage_code(PyObject *coro);
+
 /* The number of the entry for a slot that is about to run, or AL_USAGE_NOBODY if it is
  * cancelled. */
 uint32_t al_usage_find(al_usage *usage, const struct al_loop *loop,

@@ -213,6 +213,20 @@ al_virtual_now(const al_loop *loop)
     return (double)loop->virtual->clock->now / 1e9;
 }
 
+int64_t
+al_virtual_nanoseconds(const al_loop *loop)
+{
+    return loop->virtual->clock->now;
+}
+
+void
+al_virtual_pass(al_loop *loop, int64_t nanoseconds)
+{
+    al_clock *clock = loop->virtual->clock;
+    clock->now += Py_MIN(nanoseconds, INT64_MAX - clock->now);
+    al_look_must(&loop->look);
+}
+
 double
 al_virtual_round(double when)
 {
@@ -261,17 +275,25 @@ static int
 look(al_loop *loop)
 {
     const al_look *last = &loop->look;
+    if (loop->faults != NULL) {
+        al_faults_let_go(loop);
+    }
     return al_look_has_watchers(last) || last->must ||
                    al_poll_clock() - last->polled_at >= last->seldom
                ? al_sched_poll(loop, 0) /* escapes */
                : 0;
 }
 
-/* What was scheduled since `limit` was computed may come before. */
+/* What was scheduled since `limit` was computed may come before, and so may an event that
+ * is held back. */
 static int
 shorten(al_loop *loop, int64_t *limit)
 {
     double when;
+    int64_t event = al_faults_next(loop);
+    if (event >= 0 && (*limit < 0 || event < *limit)) {
+        *limit = event;
+    }
     if (loop->timers.lent != NULL) {
         return 0; /* Who has the list has computed the limit. */
     }
@@ -526,6 +548,10 @@ core_until_next_timer(PyObject *module, PyObject *arg)
     int64_t distance = found == 0 || loop->virtual == NULL
                            ? -1
                            : al_virtual_distance(when - al_virtual_now(loop));
+    int64_t event = loop->virtual == NULL ? -1 : al_faults_next(loop);
+    if (event >= 0 && (distance < 0 || event < distance)) {
+        distance = event;
+    }
     if (distance < 0) {
         Py_RETURN_NONE;
     }

@@ -34,6 +34,10 @@ void al_virtual_free(struct al_loop *loop);
 
 /* The clock's time in seconds. */
 double al_virtual_now(const struct al_loop *loop);
+/* The same in nanoseconds. */
+int64_t al_virtual_nanoseconds(const struct al_loop *loop);
+/* So much time passes at once, in a slot. */
+void al_virtual_pass(struct al_loop *loop, int64_t nanoseconds);
 /* A deadline in seconds on a whole nanosecond. */
 double al_virtual_round(double when);
 /* Nanoseconds of so many seconds; -1, for ever, for what no clock reaches. */

@@ -461,7 +461,7 @@ receive(al_dgram *self, char *arena)
         datagrams[i].buffer = arena + (size_t)i * AL_ARENA_STRIDE;
         datagrams[i].room = room;
     }
-    count = al_sock_recv_datagrams(descriptor(self), datagrams, count);
+    count = al_sock_recv_datagrams(self->base.loop, descriptor(self), datagrams, count);
     for (int i = 0; i < count; i++) {
         loop->counts.bytes_in += datagrams[i].size;
     }
@@ -563,9 +563,9 @@ send_now(al_dgram *self, PyObject *data, PyObject *to)
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    ssize_t n = al_count(
-        &self->base.loop->counts.bytes_out,
-        al_sock_sendto(fd, view.buf, (size_t)view.len, self->connected ? NULL : &addr));
+    ssize_t n = al_count(&self->base.loop->counts.bytes_out,
+                         al_sock_sendto(self->base.loop, fd, view.buf, (size_t)view.len,
+                                        self->connected ? NULL : &addr));
     int error = errno;
     al_look_expect(&self->base.loop->look);
     PyBuffer_Release(&view);

@@ -294,19 +294,21 @@ receive(al_pipe *self, ssize_t *n)
         *n = buffer == NULL ? 0
              : self->keeps_messages
                  ? al_count(&loop->counts.bytes_in,
-                            al_sock_read(self->base.fd, buffer, most))
+                            al_sock_read(self->base.loop, self->base.fd, buffer, most))
                  : al_count(&loop->counts.bytes_in,
-                            al_sock_read_stream(self->base.fd, buffer, most));
+                            al_sock_read_stream(self->base.loop, self->base.fd, buffer,
+                                                most));
         data = *n <= 0 ? NULL : al_arena_bytes(&loop->arena, buffer, *n);
     }
     else {
         size_t size = self->last_read + self->last_read / 4;
         size = size < AL_ARENA_BUFFER ? size : AL_ARENA_BUFFER;
         data = al_arena_large(&loop->arena, (Py_ssize_t)size);
-        *n = data == NULL ? 0
-                          : al_count(&loop->counts.bytes_in,
-                                     al_sock_read_stream(
-                                         self->base.fd, PyBytes_AS_STRING(data), size));
+        *n = data == NULL
+                 ? 0
+                 : al_count(&loop->counts.bytes_in,
+                            al_sock_read_stream(self->base.loop, self->base.fd,
+                                                PyBytes_AS_STRING(data), size));
         if (*n > 0) {
             data = al_arena_fit_steal(&loop->arena, data, *n);
         }
@@ -416,8 +418,9 @@ write_some(al_pipe *self)
     int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
     al_look_expect(&self->base.loop->look);
     if (!self->keeps_messages) {
-        ssize_t n = al_count(&self->base.loop->counts.bytes_out,
-                             al_sock_writev_stream(self->base.fd, vectors, count));
+        ssize_t n = al_count(
+            &self->base.loop->counts.bytes_out,
+            al_sock_writev_stream(self->base.loop, self->base.fd, vectors, count));
         if (n > 0) {
             al_outbuf_drop(&self->out, (size_t)n);
         }
@@ -425,8 +428,9 @@ write_some(al_pipe *self)
     }
     for (int i = 0; i < count; i++) {
         size_t size = vectors[i].iov_len;
-        ssize_t n = al_count(&self->base.loop->counts.bytes_out,
-                             al_sock_write(self->base.fd, vectors[i].iov_base, size));
+        ssize_t n = al_count(
+            &self->base.loop->counts.bytes_out,
+            al_sock_write(self->base.loop, self->base.fd, vectors[i].iov_base, size));
         if (n < 0) {
             return al_sock_again(errno) ? 0 : -1;
         }
@@ -503,10 +507,12 @@ Pipe_write(al_pipe *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
         size_t size = (size_t)view.len;
         al_look_expect(&self->base.loop->look);
         n = self->keeps_messages
-                ? al_count(&self->base.loop->counts.bytes_out,
-                           al_sock_write(self->base.fd, view.buf, size))
+                ? al_count(
+                      &self->base.loop->counts.bytes_out,
+                      al_sock_write(self->base.loop, self->base.fd, view.buf, size))
                 : al_count(&self->base.loop->counts.bytes_out,
-                           al_sock_write_stream(self->base.fd, view.buf, size));
+                           al_sock_write_stream(self->base.loop, self->base.fd,
+                                                view.buf, size));
         if (n < 0) {
             int error = errno;
             if (!al_sock_again(error)) {

@@ -376,7 +376,7 @@ Listener_accept(al_listener *self, PyObject *Py_UNUSED(ignored))
             (self->sock_fd != NULL && *self->sock_fd != self->fd)) {
             break; /* Closed meanwhile. */
         }
-        int fd = al_sock_accept(self->fd, &peer);
+        int fd = al_sock_accept(self->loop, self->fd, &peer);
         if (fd < 0) {
             int error = errno;
             if (al_sock_again(error)) {

@@ -12,11 +12,14 @@
 #include <fcntl.h>
 #endif
 
+#include "core/sched.h"
+
 #ifdef MSG_NOSIGNAL
 enum { SEND_FLAGS = MSG_NOSIGNAL };
 #else
 enum { SEND_FLAGS = 0 }; /* Python ignores SIGPIPE. */
 #endif
+#define REFUSED SIZE_MAX
 
 #ifdef AL_HARD
 /* The sequences begin anew with each loop: a test finds the same ones wherever it runs. */
@@ -63,42 +66,49 @@ cut(size_t size)
     return moved < size ? moved : size;
 }
 
-/* The pieces, cut in the same way: into `fewer`, whose number is the result. */
-static int
-cut_pieces(const struct iovec *pieces, int count, struct iovec *fewer)
-{
-    size_t size = 0;
-    for (int i = 0; i < count; i++) {
-        size += pieces[i].iov_len;
-    }
-    size_t left = cut(size);
-    int n = 0;
-    for (; n < count && left > 0; n++) {
-        fewer[n] = pieces[n];
-        fewer[n].iov_len = left < pieces[n].iov_len ? left : pieces[n].iov_len;
-        left -= fewer[n].iov_len;
-    }
-    return n;
-}
 #else
-static inline bool
-refuse(void)
-{
-    return false;
-}
-
 static inline bool
 interrupt(void)
 {
     return false;
 }
-
-static inline size_t
-cut(size_t size)
-{
-    return size;
-}
 #endif
+
+/* Whether calls may be spoilt. */
+static inline bool
+is_tested(const al_loop *loop)
+{
+#ifdef AL_HARD
+    (void)loop;
+    return true;
+#else
+    return AL_UNLIKELY(loop->faults != NULL);
+#endif
+}
+
+/* What tests make of a call that is to move up to `size` bytes: how many it may move, or
+ * REFUSED: it must not be made, errno says why.  Only where is_tested(). */
+static AL_COLD size_t
+spoil(al_loop *loop, int fd, unsigned call, size_t size)
+{
+#ifdef AL_HARD
+    if ((call & AL_CALL_STREAM) != 0) {
+        size = cut(size);
+    }
+    if (refuse()) {
+        return REFUSED;
+    }
+#endif
+    return loop->faults != NULL && al_faults_spoil(loop, fd, call, &size) ? REFUSED
+                                                                          : size;
+}
+
+/* Whether a call that moves all or nothing must not be made: errno says why. */
+static inline bool
+is_refused(al_loop *loop, int fd, unsigned call)
+{
+    return is_tested(loop) && spoil(loop, fd, call, 1) == REFUSED;
+}
 
 /* RETRY(result = call(...)): the one place for EINTR.  Signals that have a Python
  * handler wake the loop through its wake-up descriptor, so nothing is checked here. */
@@ -110,28 +120,120 @@ cut(size_t size)
         }                                                                              \
     } while (AL_UNLIKELY(result < 0) && errno == EINTR)
 
-ssize_t
-al_sock_recv(int fd, void *buffer, size_t size)
+/* The call, as far as it may go.  It does not write to what it sends. */
+static AL_COLD ssize_t
+spoilt(al_loop *loop, int fd, void *bytes, size_t size, unsigned call)
 {
     ssize_t result;
-    if (refuse()) {
+    size = spoil(loop, fd, call, size);
+    if (size == REFUSED) {
         return -1;
     }
+    switch (call & (AL_CALL_IN | AL_CALL_SOCKET)) {
+    case AL_CALL_IN | AL_CALL_SOCKET:
+        RETRY(result = recv(fd, bytes, size, 0));
+        break;
+    case AL_CALL_SOCKET:
+        RETRY(result = send(fd, bytes, size, SEND_FLAGS));
+        break;
+    case AL_CALL_IN:
+        RETRY(result = read(fd, bytes, size));
+        break;
+    default:
+        RETRY(result = write(fd, bytes, size));
+    }
+    return result;
+}
+
+static size_t
+size_of(const struct iovec *pieces, int count)
+{
+    size_t size = 0;
+    for (int i = 0; i < count; i++) {
+        size += pieces[i].iov_len;
+    }
+    return size;
+}
+
+/* The first `size` bytes of the pieces: into `fewer`, whose number is the result. */
+static int
+cut_pieces(const struct iovec *pieces, int count, size_t size, struct iovec *fewer)
+{
+    int n = 0;
+    for (; n < count && size > 0; n++) {
+        fewer[n] = pieces[n];
+        fewer[n].iov_len = size < pieces[n].iov_len ? size : pieces[n].iov_len;
+        size -= fewer[n].iov_len;
+    }
+    return n;
+}
+
+static inline ssize_t
+sendv(int fd, const struct iovec *pieces, int count)
+{
+    ssize_t result;
+    struct msghdr message;
+    memset(&message, 0, sizeof(message));
+    /* sendmsg does not write through it; the field has no const. */
+    memcpy(&message.msg_iov, &pieces, sizeof(pieces));
+    message.msg_iovlen = (__typeof__(message.msg_iovlen))count;
+    RETRY(result = sendmsg(fd, &message, SEND_FLAGS));
+    return result;
+}
+
+/* Of the pieces as many bytes as may go. */
+static AL_COLD ssize_t
+send_front(al_loop *loop, int fd, const struct iovec *pieces, int count)
+{
+    struct iovec fewer[IOV_MAX];
+    size_t size =
+        spoil(loop, fd, AL_CALL_SOCKET | AL_CALL_STREAM, size_of(pieces, count));
+    return size == REFUSED ? -1
+                           : sendv(fd, fewer, cut_pieces(pieces, count, size, fewer));
+}
+
+static AL_COLD ssize_t
+write_front(al_loop *loop, int fd, const struct iovec *pieces, int count)
+{
+    ssize_t result;
+    struct iovec fewer[IOV_MAX];
+    size_t size = spoil(loop, fd, AL_CALL_STREAM, size_of(pieces, count));
+    if (size == REFUSED) {
+        return -1;
+    }
+    count = cut_pieces(pieces, count, size, fewer);
+    RETRY(result = writev(fd, fewer, count));
+    return result;
+}
+
+ssize_t
+al_sock_recv(al_loop *loop, int fd, void *buffer, size_t size)
+{
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, buffer, size, AL_CALL_IN | AL_CALL_SOCKET);
+    }
+    ssize_t result;
     RETRY(result = recv(fd, buffer, size, 0));
     return result;
 }
 
 ssize_t
-al_sock_recv_stream(int fd, void *buffer, size_t size)
+al_sock_recv_stream(al_loop *loop, int fd, void *buffer, size_t size)
 {
-    return al_sock_recv(fd, buffer, cut(size));
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, buffer, size,
+                      AL_CALL_IN | AL_CALL_SOCKET | AL_CALL_STREAM);
+    }
+    ssize_t result;
+    RETRY(result = recv(fd, buffer, size, 0));
+    return result;
 }
 
 ssize_t
-al_sock_recvfrom(int fd, void *buffer, size_t size, al_addr *from)
+al_sock_recvfrom(al_loop *loop, int fd, void *buffer, size_t size, al_addr *from)
 {
     ssize_t result;
-    if (refuse()) {
+    if (is_refused(loop, fd, AL_CALL_IN | AL_CALL_SOCKET)) {
         return -1;
     }
     RETRY(from->length = sizeof(from->as);
@@ -141,13 +243,13 @@ al_sock_recvfrom(int fd, void *buffer, size_t size, al_addr *from)
 
 #if AL_LINUX
 int
-al_sock_recv_datagrams(int fd, al_datagram *datagrams, int count)
+al_sock_recv_datagrams(al_loop *loop, int fd, al_datagram *datagrams, int count)
 {
     enum { MOST = 32 };
     struct mmsghdr headers[MOST];
     struct iovec pieces[MOST];
     int result;
-    if (refuse()) {
+    if (is_refused(loop, fd, AL_CALL_IN | AL_CALL_SOCKET)) {
         return -1;
     }
     count = count < MOST ? count : MOST;
@@ -169,11 +271,11 @@ al_sock_recv_datagrams(int fd, al_datagram *datagrams, int count)
 }
 #else
 int
-al_sock_recv_datagrams(int fd, al_datagram *datagrams, int count)
+al_sock_recv_datagrams(al_loop *loop, int fd, al_datagram *datagrams, int count)
 {
     for (int i = 0; i < count; i++) {
         al_datagram *one = &datagrams[i];
-        ssize_t n = al_sock_recvfrom(fd, one->buffer, one->room, &one->from);
+        ssize_t n = al_sock_recvfrom(loop, fd, one->buffer, one->room, &one->from);
         if (n < 0) {
             return i > 0 ? i : -1; /* An error shows again or has passed. */
         }
@@ -184,48 +286,42 @@ al_sock_recv_datagrams(int fd, al_datagram *datagrams, int count)
 #endif
 
 ssize_t
-al_sock_send(int fd, const void *data, size_t size)
+al_sock_send(al_loop *loop, int fd, const void *data, size_t size)
 {
-    ssize_t result;
-    if (refuse()) {
-        return -1;
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, (void *)(uintptr_t)data, size, AL_CALL_SOCKET);
     }
+    ssize_t result;
     RETRY(result = send(fd, data, size, SEND_FLAGS));
     return result;
 }
 
 ssize_t
-al_sock_send_stream(int fd, const void *data, size_t size)
+al_sock_send_stream(al_loop *loop, int fd, const void *data, size_t size)
 {
-    return al_sock_send(fd, data, cut(size));
-}
-
-ssize_t
-al_sock_sendv_stream(int fd, const struct iovec *pieces, int count)
-{
-    ssize_t result;
-    struct msghdr message;
-#ifdef AL_HARD
-    struct iovec fewer[IOV_MAX];
-    if (refuse()) {
-        return -1;
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, (void *)(uintptr_t)data, size,
+                      AL_CALL_SOCKET | AL_CALL_STREAM);
     }
-    count = cut_pieces(pieces, count, fewer);
-    pieces = fewer;
-#endif
-    memset(&message, 0, sizeof(message));
-    /* sendmsg does not write through it; the field has no const. */
-    memcpy(&message.msg_iov, &pieces, sizeof(pieces));
-    message.msg_iovlen = (__typeof__(message.msg_iovlen))count;
-    RETRY(result = sendmsg(fd, &message, SEND_FLAGS));
+    ssize_t result;
+    RETRY(result = send(fd, data, size, SEND_FLAGS));
     return result;
 }
 
 ssize_t
-al_sock_sendto(int fd, const void *data, size_t size, const al_addr *to)
+al_sock_sendv_stream(al_loop *loop, int fd, const struct iovec *pieces, int count)
+{
+    if (is_tested(loop)) {
+        return send_front(loop, fd, pieces, count);
+    }
+    return sendv(fd, pieces, count);
+}
+
+ssize_t
+al_sock_sendto(al_loop *loop, int fd, const void *data, size_t size, const al_addr *to)
 {
     ssize_t result;
-    if (refuse()) {
+    if (is_refused(loop, fd, AL_CALL_SOCKET)) {
         return -1;
     }
     if (to == NULL) {
@@ -238,60 +334,65 @@ al_sock_sendto(int fd, const void *data, size_t size, const al_addr *to)
 }
 
 ssize_t
-al_sock_read(int fd, void *buffer, size_t size)
+al_sock_read(al_loop *loop, int fd, void *buffer, size_t size)
 {
-    ssize_t result;
-    if (refuse()) {
-        return -1;
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, buffer, size, AL_CALL_IN);
     }
+    ssize_t result;
     RETRY(result = read(fd, buffer, size));
     return result;
 }
 
 ssize_t
-al_sock_read_stream(int fd, void *buffer, size_t size)
+al_sock_read_stream(al_loop *loop, int fd, void *buffer, size_t size)
 {
-    return al_sock_read(fd, buffer, cut(size));
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, buffer, size, AL_CALL_IN | AL_CALL_STREAM);
+    }
+    ssize_t result;
+    RETRY(result = read(fd, buffer, size));
+    return result;
 }
 
 ssize_t
-al_sock_write(int fd, const void *data, size_t size)
+al_sock_write(al_loop *loop, int fd, const void *data, size_t size)
 {
-    ssize_t result;
-    if (refuse()) {
-        return -1;
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, (void *)(uintptr_t)data, size, 0);
     }
+    ssize_t result;
     RETRY(result = write(fd, data, size));
     return result;
 }
 
 ssize_t
-al_sock_write_stream(int fd, const void *data, size_t size)
+al_sock_write_stream(al_loop *loop, int fd, const void *data, size_t size)
 {
-    return al_sock_write(fd, data, cut(size));
+    if (is_tested(loop)) {
+        return spoilt(loop, fd, (void *)(uintptr_t)data, size, AL_CALL_STREAM);
+    }
+    ssize_t result;
+    RETRY(result = write(fd, data, size));
+    return result;
 }
 
 ssize_t
-al_sock_writev_stream(int fd, const struct iovec *pieces, int count)
+al_sock_writev_stream(al_loop *loop, int fd, const struct iovec *pieces, int count)
 {
-    ssize_t result;
-#ifdef AL_HARD
-    struct iovec fewer[IOV_MAX];
-    if (refuse()) {
-        return -1;
+    if (is_tested(loop)) {
+        return write_front(loop, fd, pieces, count);
     }
-    count = cut_pieces(pieces, count, fewer);
-    pieces = fewer;
-#endif
+    ssize_t result;
     RETRY(result = writev(fd, pieces, count));
     return result;
 }
 
 int
-al_sock_accept(int listener, al_addr *peer)
+al_sock_accept(al_loop *loop, int listener, al_addr *peer)
 {
     int result;
-    if (refuse()) {
+    if (is_refused(loop, listener, AL_CALL_IN | AL_CALL_ACCEPT)) {
         return -1;
     }
 #if defined(SOCK_NONBLOCK) && !defined(AL_PORTABLE)
@@ -353,17 +454,18 @@ al_sock_pending_error(int fd)
 }
 
 ssize_t
-al_sock_sendfile(int out, int in, off_t *offset, size_t size)
+al_sock_sendfile(al_loop *loop, int out, int in, off_t *offset, size_t size)
 {
-    if (refuse()) {
+    if (is_tested(loop) &&
+        (size = spoil(loop, out, AL_CALL_SOCKET | AL_CALL_STREAM, size)) == REFUSED) {
         return -1;
     }
 #if AL_LINUX
     ssize_t result;
-    RETRY(result = sendfile(out, in, offset, cut(size)));
+    RETRY(result = sendfile(out, in, offset, size));
     return result;
 #elif defined(__APPLE__)
-    off_t sent = (off_t)cut(size);
+    off_t sent = (off_t)size;
     int status = sendfile(in, out, *offset, &sent, NULL, 0);
     if (status < 0 && sent == 0) {
         return -1;
@@ -372,7 +474,7 @@ al_sock_sendfile(int out, int in, off_t *offset, size_t size)
     return (ssize_t)sent;
 #elif defined(__FreeBSD__) || defined(__DragonFly__)
     off_t sent = 0;
-    int status = sendfile(in, out, *offset, cut(size), NULL, &sent, 0);
+    int status = sendfile(in, out, *offset, size, NULL, &sent, 0);
     if (status < 0 && sent == 0) {
         return -1;
     }

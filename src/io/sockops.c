@@ -212,11 +212,13 @@ receive_large(al_sockop *op, int fd, size_t size, size_t *received, PyObject **r
     if (bytes == NULL) {
         return -1;
     }
-    ssize_t n = layout(op->base.subject)->type == SOCK_STREAM
-                    ? al_count(&op->base.loop->counts.bytes_in,
-                               al_sock_recv_stream(fd, PyBytes_AS_STRING(bytes), size))
-                    : al_count(&op->base.loop->counts.bytes_in,
-                               al_sock_recv(fd, PyBytes_AS_STRING(bytes), size));
+    ssize_t n =
+        layout(op->base.subject)->type == SOCK_STREAM
+            ? al_count(&op->base.loop->counts.bytes_in,
+                       al_sock_recv_stream(op->base.loop, fd, PyBytes_AS_STRING(bytes),
+                                           size))
+            : al_count(&op->base.loop->counts.bytes_in,
+                       al_sock_recv(op->base.loop, fd, PyBytes_AS_STRING(bytes), size));
     if (n < 0) {
         int status = failed();
         Py_DECREF(bytes);
@@ -248,7 +250,7 @@ attempt_recv(al_sockop *op, PyObject **result)
                 return -1;
             }
             ssize_t n = al_count(&op->base.loop->counts.bytes_in,
-                                 al_sock_recv(fd, arena, size));
+                                 al_sock_recv(op->base.loop, fd, arena, size));
             if (n < 0) {
                 return failed();
             }
@@ -278,7 +280,7 @@ attempt_recv(al_sockop *op, PyObject **result)
     char buffer[SMALL];
     size = size < SMALL ? size : SMALL;
     ssize_t n = al_count(&op->base.loop->counts.bytes_in,
-                         al_sock_recv_stream(fd, buffer, size));
+                         al_sock_recv_stream(op->base.loop, fd, buffer, size));
     if (n < 0) {
         return failed();
     }
@@ -308,9 +310,12 @@ attempt_recv_into(al_sockop *op, PyObject **result)
     }
     ssize_t n = 0;
     if (view.len > 0) {
-        n = al_count(
-            &op->base.loop->counts.bytes_in,
-            al_sock_recv(layout(op->base.subject)->fd, view.buf, (size_t)view.len));
+        const socket_layout *sock = layout(op->base.subject);
+        size_t size = (size_t)view.len;
+        n = al_count(&op->base.loop->counts.bytes_in,
+                     sock->type == SOCK_STREAM
+                         ? al_sock_recv_stream(op->base.loop, sock->fd, view.buf, size)
+                         : al_sock_recv(op->base.loop, sock->fd, view.buf, size));
     }
     int error = errno;
     PyBuffer_Release(&view);
@@ -352,9 +357,9 @@ attempt_recvfrom(al_sockop *op, PyObject **result)
     if (arena == NULL) {
         return -1;
     }
-    ssize_t n = al_count(
-        &op->base.loop->counts.bytes_in,
-        al_sock_recvfrom(layout(op->base.subject)->fd, arena, (size_t)op->size, &from));
+    ssize_t n = al_count(&op->base.loop->counts.bytes_in,
+                         al_sock_recvfrom(op->base.loop, layout(op->base.subject)->fd,
+                                          arena, (size_t)op->size, &from));
     if (n < 0) {
         return failed();
     }
@@ -387,8 +392,8 @@ attempt_recvfrom_into(al_sockop *op, PyObject **result)
                               result);
     }
     ssize_t n = al_count(&op->base.loop->counts.bytes_in,
-                         al_sock_recvfrom(layout(op->base.subject)->fd, view.buf,
-                                          (size_t)op->size, &from));
+                         al_sock_recvfrom(op->base.loop, layout(op->base.subject)->fd,
+                                          view.buf, (size_t)op->size, &from));
     int error = errno;
     PyBuffer_Release(&view);
     if (n < 0) {
@@ -413,10 +418,11 @@ attempt_sendall(al_sockop *op, PyObject **result)
         return attempt_method(
             PyObject_CallMethod(op->base.subject, "send", "(O)", op->base.arg), result);
     }
-    ssize_t n = al_count(&op->base.loop->counts.bytes_out,
-                         al_sock_send_stream(layout(op->base.subject)->fd,
-                                             (char *)view->buf + op->position,
-                                             (size_t)(view->len - op->position)));
+    ssize_t n =
+        al_count(&op->base.loop->counts.bytes_out,
+                 al_sock_send_stream(op->base.loop, layout(op->base.subject)->fd,
+                                     (char *)view->buf + op->position,
+                                     (size_t)(view->len - op->position)));
     if (n < 0) {
         return failed();
     }
@@ -451,9 +457,9 @@ attempt_sendto(al_sockop *op, PyObject **result)
                                                   op->base.arg, op->extra),
                               result);
     }
-    ssize_t n = al_count(
-        &op->base.loop->counts.bytes_out,
-        al_sock_sendto(layout(op->base.subject)->fd, view.buf, (size_t)view.len, &to));
+    ssize_t n = al_count(&op->base.loop->counts.bytes_out,
+                         al_sock_sendto(op->base.loop, layout(op->base.subject)->fd,
+                                        view.buf, (size_t)view.len, &to));
     int error = errno;
     PyBuffer_Release(&view);
     if (n < 0) {
@@ -580,7 +586,7 @@ attempt_accept(al_sockop *op, PyObject **result)
         }
         return without_blocking_steal(pair, result); /* escapes */
     }
-    int fd = al_sock_accept(listener->fd, &peer);
+    int fd = al_sock_accept(op->base.loop, listener->fd, &peer);
     if (fd < 0) {
         return failed();
     }
@@ -661,11 +667,12 @@ attempt_sendfile(al_sockop *op, PyObject **result)
         }
         off_t offset = (off_t)op->offset;
         ssize_t n =
-            left == 0 ? 0
-                      : al_count(&op->base.loop->counts.bytes_out,
-                                 al_sock_sendfile(layout(op->base.subject)->fd,
-                                                  op->file, &offset,
-                                                  left < FILE_TURN ? left : FILE_TURN));
+            left == 0
+                ? 0
+                : al_count(&op->base.loop->counts.bytes_out,
+                           al_sock_sendfile(op->base.loop, layout(op->base.subject)->fd,
+                                            op->file, &offset,
+                                            left < FILE_TURN ? left : FILE_TURN));
         if (n < 0) {
             int error = errno;
             if (al_sock_again(error)) {

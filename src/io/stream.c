@@ -508,7 +508,8 @@ received_eof(al_stream *self)
     return 0;
 }
 
-ssize_t
+/* `inline` is for link-time optimization. */
+inline ssize_t
 al_stream_receive(al_stream *self, void *buffer, size_t size, int *status)
 {
     *status = 0;
@@ -517,7 +518,7 @@ al_stream_receive(al_stream *self, void *buffer, size_t size, int *status)
     errno = EBADF;
     if (AL_LIKELY(fd >= 0)) {
         n = al_count(&self->loop->counts.bytes_in,
-                     al_sock_recv_stream(fd, buffer, size));
+                     al_sock_recv_stream(self->loop, fd, buffer, size));
     }
     if (AL_LIKELY(n > 0)) {
         self->last_read = (uint32_t)(n < INT_MAX ? n : INT_MAX);

@@ -63,21 +63,21 @@ send_some(al_stream *self, size_t *offered)
         al_outbuf_copy(&self->out, joined);
         *offered = self->out.size;
         return al_count(&self->loop->counts.bytes_out,
-                        al_sock_send_stream(fd, joined, self->out.size));
+                        al_sock_send_stream(self->loop, fd, joined, self->out.size));
     }
     struct iovec vectors[VECTORS];
     int count = al_outbuf_vectors(&self->out, vectors, VECTORS);
     *offered = vectors[0].iov_len;
     if (count == 1) {
-        return al_count(
-            &self->loop->counts.bytes_out,
-            al_sock_send_stream(fd, vectors[0].iov_base, vectors[0].iov_len));
+        return al_count(&self->loop->counts.bytes_out,
+                        al_sock_send_stream(self->loop, fd, vectors[0].iov_base,
+                                            vectors[0].iov_len));
     }
     for (int i = 1; i < count; i++) {
         *offered += vectors[i].iov_len;
     }
     return al_count(&self->loop->counts.bytes_out,
-                    al_sock_sendv_stream(fd, vectors, count));
+                    al_sock_sendv_stream(self->loop, fd, vectors, count));
 }
 
 /* Sends from the queue until it is empty or the kernel takes no more.  0; 1 after an
@@ -430,7 +430,7 @@ write_view(al_stream *self, const Py_buffer *view)
             if (fd >= 0) {
                 al_stream_before_send(self, fd);
                 n = al_count(&self->loop->counts.bytes_out,
-                             al_sock_send_stream(fd, data, size));
+                             al_sock_send_stream(self->loop, fd, data, size));
             }
             al_look_expect(&self->loop->look);
             if (n < 0 && !al_sock_again(errno)) {

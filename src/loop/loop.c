@@ -114,6 +114,8 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
     int status = al_virtual_traverse(self, visit, arg);
     status = status != 0 ? status : al_inbox_traverse(self, visit, arg);
     status = status != 0 ? status : al_order_traverse(self, visit, arg);
+    status = status != 0 ? status : al_trace_traverse(self, visit, arg);
+    status = status != 0 ? status : al_faults_traverse(self, visit, arg);
     status = status != 0 ? status : al_timers_traverse(&self->timers, visit, arg);
     return status != 0 ? status : al_fds_traverse(&self->fds, visit, arg);
 }
@@ -126,6 +128,8 @@ loop_clear(al_loop *self)
     Py_CLEAR(self->task_factory);
     al_virtual_free(self); /* escapes */
     al_order_free(self);   /* escapes */
+    al_trace_free(self);   /* escapes */
+    al_faults_free(self);  /* escapes */
     al_meter_forget(self); /* escapes */
     if (self->ready.slots != NULL) {
         al_ring_clear(&self->ready);

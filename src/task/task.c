@@ -770,6 +770,12 @@ coro_of(PyObject *task)
     return ((al_future *)(void *)task)->coro;
 }
 
+static PyObject *
+name_of(PyObject *task)
+{
+    return ((al_future *)(void *)task)->name;
+}
+
 /* What asyncio's Handles for a step and a wake-up hold (al_describe_fns). */
 static int
 describe_step(al_loop *Py_UNUSED(loop), const al_slot *slot, PyObject **callback,
@@ -1519,6 +1525,7 @@ al_task_init_types(PyObject *module, al_state *st)
     st->Task_type->tp_vectorcall = Task_vectorcall;
     st->task_coro = coro_of;
     st->task_of_callback = al_task_of_callback;
+    st->task_name = name_of;
     if (al_debug_describe(st, al_task_step_run, describe_step, 0) < 0 ||
         al_debug_describe(st, finish_run, describe_step, 0) < 0 ||
         al_debug_describe(st, al_task_wakeup_run, describe_wakeup, 0) < 0) {

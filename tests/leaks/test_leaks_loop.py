@@ -1,5 +1,6 @@
 """Loops, handles, timers and watched descriptors leave nothing behind."""
 
+import asyncio
 import gc
 import os
 import socket
@@ -9,6 +10,7 @@ import weakref
 import pytest
 
 import aioloop
+from aioloop import testing
 
 
 def run_once(loop):
@@ -25,6 +27,29 @@ def test_running_loops(no_leak):
         return 1
 
     no_leak(lambda: aioloop.run(main()), rounds=300)
+
+
+def test_loops_with_faults_and_a_trace(no_leak):
+    faults = testing.Faults(short_io=0.5, delay_io=0.3, slow_callback=0.3)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, other = socket.socketpair()
+        one.setblocking(False)
+        other.setblocking(False)
+        with one, other:
+            for _ in range(5):
+                receiving = asyncio.create_task(loop.sock_recv(one, 10))
+                await asyncio.sleep(0)
+                await loop.sock_sendall(other, b"data")
+                await receiving
+        raise ValueError
+
+    def round():
+        with pytest.raises(ValueError):
+            testing.run(main(), faults=faults, seed=1)
+
+    no_leak(round, rounds=100)
 
 
 def test_callbacks(loop, no_leak):

@@ -1,5 +1,7 @@
 """@pytest.mark.aioloop on async tests (aioloop/testing/pytest_plugin.py)."""
 
+import re
+
 import pytest
 
 TESTS = """
@@ -73,6 +75,7 @@ def test_marked_tests(run_tests):
     assert "4 passed" in output, output
     assert "2 failed" in output
     assert "SleepForever: nothing can happen any more" in output
+    assert re.search(r"#\d+ 0\.0 s  Task-\d+ .* in test_fails_in_some_orders", output)
     [line] = [line for line in output.splitlines() if "--aioloop-seed=" in line]
     seed = line.rpartition("=")[2].strip()
     command = line.partition("pytest ")[2].split(" ")[0].strip('"')

@@ -284,8 +284,9 @@ def test_recv_into(loop, run, pair, kind):
     ours, theirs = pair
     buffer = kind(10)
     loop.call_later(0.001, theirs.send, b"hello")
-    assert run(loop.sock_recv_into(ours, buffer)) == 5
-    assert bytes(buffer) == b"hello" + bytes(5)
+    received = run(loop.sock_recv_into(ours, buffer))
+    assert received == (1 if HARD else 5)
+    assert bytes(buffer) == b"hello"[:received] + bytes(10 - received)
 
 
 def test_recv_into_does_not_hold_the_buffer_while_it_waits(loop, run, pair):
@@ -299,8 +300,9 @@ def test_recv_into_does_not_hold_the_buffer_while_it_waits(loop, run, pair):
         theirs.send(b"123456")
         return await task
 
-    assert run(main()) == 6
-    assert buffer == b"123456"
+    received = run(main())
+    assert received == (1 if HARD else 6)
+    assert buffer == b"123456"[:received] + b"\0more"[received - 1 :]
 
 
 @pytest.mark.parametrize("buffer", [b"const", "text", None, ()])
