@@ -520,12 +520,12 @@ static PyMethodDef inner_task_factory_def = {
     "task_factory", (PyCFunction)(void (*)(void))inner_task_factory,
     METH_FASTCALL | METH_KEYWORDS, NULL};
 
-/* 3.13.0 to 3.13.2 give what a factory has made the name str(None). */
+/* 3.13's create_task (3.13.5's still) gives what a factory has made the name str(None). */
 static bool
 names_are_kept(void)
 {
-    unsigned long version = Py_Version >> 8;
-    return version < 0x030D00 || version > 0x030D02;
+    unsigned long version = Py_Version >> 16;
+    return version != 0x030D;
 }
 
 PyObject *

@@ -300,7 +300,7 @@ def test_tasks_of_a_wrapped_create_task_are_ours(loop):
         task = loop.run_until_complete(main())
     assert len(calls) == 3
     assert isinstance(task, asyncio.Task)
-    if not (3, 13, 0) <= sys.version_info < (3, 13, 3):
+    if sys.version_info[:2] != (3, 13):
         assert type(task) is aioloop.Task
     if loop.get_debug():
         assert task._source_traceback[-1].name == "wrapper"

@@ -246,7 +246,7 @@ def run_module(module, *, loop="aioloop", virtual=True, seeds=(), skip=(), limit
         done = subprocess.run(
             [sys.executable, __file__, "--job", json.dumps(job)],
             cwd=folder,
-            env=runner.worker_environment("aioloop", False),
+            env=runner.worker_environment("aioloop", runner.Variant("testloop", ())),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
