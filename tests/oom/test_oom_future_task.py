@@ -79,42 +79,45 @@ def tasks():
     turn(3)
 
 
-def eager():
-    async def main():
-        aioloop.Task(failing(), loop=loop, eager_start=True)
-        task = aioloop.Task(child(loop.create_future()), loop=loop, eager_start=True)
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.sleep(0)
+# Functions are defined out here: 3.12 and 3.13 crash where one cannot be allocated.
+async def eager_tasks():
+    aioloop.Task(failing(), loop=loop, eager_start=True)
+    task = aioloop.Task(child(loop.create_future()), loop=loop, eager_start=True)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
 
-    loop.create_task(main())
+
+def eager():
+    loop.create_task(eager_tasks())
     turn(4)
+
+
+async def work(lock, queue):
+    async with lock:
+        await asyncio.sleep(0)
+        await queue.put(1)
+        queue.put_nowait(queue.get_nowait())
+
+
+async def use_primitives():
+    lock, queue = asyncio.Lock(), asyncio.PriorityQueue(1)
+    tasks = [loop.create_task(work(lock, queue)) for _ in range(4)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    semaphore = asyncio.BoundedSemaphore(1)
+    async with semaphore:
+        tasks.append(loop.create_task(semaphore.acquire()))
+        await queue.get()
+        await queue.get()
+        tasks[4].cancel()
+    queue.task_done()
+    await asyncio.sleep(1e-9)
 
 
 def primitives():
     aioloop.accelerate()
-
-    async def work(lock, queue):
-        async with lock:
-            await asyncio.sleep(0)
-            await queue.put(1)
-            queue.put_nowait(queue.get_nowait())
-
-    async def main():
-        lock, queue = asyncio.Lock(), asyncio.PriorityQueue(1)
-        tasks = [loop.create_task(work(lock, queue)) for _ in range(4)]
-        await asyncio.sleep(0)
-        tasks[1].cancel()
-        semaphore = asyncio.BoundedSemaphore(1)
-        async with semaphore:
-            tasks.append(loop.create_task(semaphore.acquire()))
-            await queue.get()
-            await queue.get()
-            tasks[4].cancel()
-        queue.task_done()
-        await asyncio.sleep(1e-9)
-
-    loop.create_task(main())
+    loop.create_task(use_primitives())
     turn(12)
     for task in asyncio.all_tasks(loop):
         task.cancel()
