@@ -304,6 +304,10 @@ look(al_state *st, bool closely)
     all->loop_tag = tag_of(st->SelectorEventLoop, st->str._run);
     all->timer_tag = tag_of(st->asyncio_TimerHandle, st->str._run);
     all->threadsafe_tag = tag_of(st->asyncio_ThreadSafeHandle, st->str._run);
+    if (AL_UNLIKELY(tag_of(st->watched, st->str._run) == UINT_MAX) &&
+        al_watch_renew(st) < 0) { /* escapes */
+        return -1;
+    }
     AL_STORE(st->seen_watched_tag, tag_of(st->watched, st->str._run));
     return 0;
 }

@@ -123,8 +123,22 @@ al_watch_class(al_state *st, PyObject *watched)
         PyErr_SetString(PyExc_TypeError, "a class was expected");
         return -1;
     }
+    if (AL_FREE_THREADED) {
+        Py_XINCREF(st->watched); /* Another thread may be looking at it. */
+    }
     Py_XSETREF(st->watched, Py_NewRef(watched));
     return publish(watched);
+}
+
+int
+al_watch_renew(al_state *st)
+{
+    const PyTypeObject *old = (PyTypeObject *)st->watched;
+    PyObject *heir = PyObject_CallFunction((PyObject *)Py_TYPE(old), "sO{}", "watched",
+                                           old->tp_bases); /* escapes */
+    int status = heir == NULL ? -1 : al_watch_class(st, heir);
+    Py_XDECREF(heir);
+    return status;
 }
 
 int

@@ -18,6 +18,11 @@ void al_watch_free(al_state *st);
 /* The class to watch.  0, or -1 with TypeError. */
 int al_watch_class(al_state *st, PyObject *watched);
 
+/* Another class takes its place: from 3.13 on CPython has a thousand tags for each, which
+ * a program that sets a policy, or patches time.monotonic(), in each of its tests uses up.
+ * 0 or -1.  Escapes. */
+int al_watch_renew(al_state *st);
+
 /* The tag of `watched` changes, if a module's globals have; or may have and `closely`. */
 void al_watch_look(al_state *st, bool closely);
 

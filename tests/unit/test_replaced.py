@@ -306,6 +306,28 @@ def test_tasks_of_a_wrapped_create_task_are_ours(loop):
         assert task._source_traceback[-1].name == "wrapper"
 
 
+def test_thousands_of_assignments_to_asyncios_globals_do_not_make_it_slow(loop):
+    """CPython 3.13 has a thousand version tags for each class."""
+
+    def seconds():
+        async def main():
+            for _ in range(1000):
+                await asyncio.sleep(0)
+
+        began = time.process_time()
+        loop.run_until_complete(main())
+        return time.process_time() - began
+
+    before = min(seconds() for _ in range(3))
+    with mock.patch.object(asyncio.events, "_a_global", None, create=True):
+        for i in range(2500):
+            asyncio.events._a_global = i
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+    # It was a hundred times slower from there on.
+    assert min(seconds() for _ in range(5)) < 20 * before
+
+
 def test_a_wrapper_below_a_subclass_and_beside_an_override(debug):
     seen = []
 
