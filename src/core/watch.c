@@ -133,9 +133,10 @@ al_watch_class(al_state *st, PyObject *watched)
 int
 al_watch_renew(al_state *st)
 {
-    const PyTypeObject *old = (PyTypeObject *)st->watched;
-    PyObject *heir = PyObject_CallFunction((PyObject *)Py_TYPE(old), "sO{}", "watched",
-                                           old->tp_bases); /* escapes */
+    PyObject *old = st->watched;
+    PyObject *heir =
+        PyObject_CallFunction((PyObject *)Py_TYPE(old), "sO{}", "watched",
+                              ((PyTypeObject *)old)->tp_bases); /* escapes */
     int status = heir == NULL ? -1 : al_watch_class(st, heir);
     Py_XDECREF(heir);
     return status;
