@@ -1143,31 +1143,6 @@ make_method(al_state *st, al_read_method method)
     return (PyObject *)self;
 }
 
-/* inspect and asyncio take the method for the coroutine function that it stands for. */
-static int
-mark_as_coroutine_function(PyObject *method)
-{
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *inspect = PyImport_ImportModule("inspect");
-    PyObject *done =
-        inspect == NULL
-            ? NULL
-            : PyObject_CallMethod(inspect, "markcoroutinefunction", "O", method);
-    Py_XDECREF(inspect);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-#else
-    PyObject *module = PyImport_ImportModule("asyncio.coroutines");
-    PyObject *mark =
-        module == NULL ? NULL : PyObject_GetAttrString(module, "_is_coroutine");
-    int status =
-        mark == NULL ? -1 : PyObject_SetAttrString(method, "_is_coroutine", mark);
-    Py_XDECREF(module);
-    Py_XDECREF(mark);
-    return status;
-#endif
-}
-
 /* The class of adopted readers, called as asyncio's is.  New reference, or NULL. */
 static PyObject *
 make_class(al_state *st)
@@ -1180,8 +1155,7 @@ make_class(al_state *st)
     }
     for (int i = 0; i < METHODS; i++) {
         PyObject *method = make_method(st, (al_read_method)i);
-        if (method == NULL ||
-            (i < EXCEPTION && mark_as_coroutine_function(method) < 0) ||
+        if (method == NULL || (i < EXCEPTION && al_lazy_mark_function(method) < 0) ||
             PyDict_SetItemString(dict, names[i], method) < 0) {
             Py_XDECREF(method);
             goto done;

@@ -7,6 +7,7 @@
 #include "prim/semaphore.h"
 #include "prim/sleep.h"
 #include "prim/with.h"
+#include "task/lazy.h"
 
 /* A function of asyncio's that C stands in for. */
 typedef struct {
@@ -308,31 +309,6 @@ static PyType_Spec accelerated_spec = {
     .slots = accelerated_slots,
 };
 
-/* inspect and asyncio take the object for the coroutine function that it stands for. */
-static int
-mark_as_coroutine_function(PyObject *method)
-{
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *inspect = PyImport_ImportModule("inspect");
-    PyObject *done =
-        inspect == NULL
-            ? NULL
-            : PyObject_CallMethod(inspect, "markcoroutinefunction", "O", method);
-    Py_XDECREF(inspect);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-#else
-    PyObject *module = PyImport_ImportModule("asyncio.coroutines");
-    PyObject *mark =
-        module == NULL ? NULL : PyObject_GetAttrString(module, "_is_coroutine");
-    int status =
-        mark == NULL ? -1 : PyObject_SetAttrString(method, "_is_coroutine", mark);
-    Py_XDECREF(module);
-    Py_XDECREF(mark);
-    return status;
-#endif
-}
-
 static PyObject *
 accelerated_new(al_state *st, const al_replacement *what, PyObject *function)
 {
@@ -346,7 +322,7 @@ accelerated_new(al_state *st, const al_replacement *what, PyObject *function)
     self->function = Py_NewRef(function);
     self->dict = self->weakrefs = NULL;
     PyObject_GC_Track(self);
-    if (what->coroutine && mark_as_coroutine_function((PyObject *)self) < 0) {
+    if (what->coroutine && al_lazy_mark_function((PyObject *)self) < 0) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;

@@ -645,3 +645,27 @@ al_lazy_clear_list(al_free_list *list)
     }
     list->count = 0;
 }
+
+int
+al_lazy_mark_function(PyObject *function)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *inspect = PyImport_ImportModule("inspect");
+    PyObject *done =
+        inspect == NULL
+            ? NULL
+            : PyObject_CallMethod(inspect, "markcoroutinefunction", "O", function);
+    Py_XDECREF(inspect);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+#else
+    PyObject *module = PyImport_ImportModule("asyncio.coroutines");
+    PyObject *mark =
+        module == NULL ? NULL : PyObject_GetAttrString(module, "_is_coroutine");
+    int status =
+        mark == NULL ? -1 : PyObject_SetAttrString(function, "_is_coroutine", mark);
+    Py_XDECREF(module);
+    Py_XDECREF(mark);
+    return status;
+#endif
+}

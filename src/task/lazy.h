@@ -96,4 +96,8 @@ PySendResult al_lazy_send(al_lazy *op, PyObject *value, PyObject **result);
         Py_am_send, al_lazy_send                                                       \
     }
 
+/* Has inspect and asyncio take an object that returns operations for the coroutine function
+ * that it stands for.  0 or -1.  Escapes. */
+int al_lazy_mark_function(PyObject *function);
+
 #endif
