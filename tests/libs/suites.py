@@ -29,7 +29,8 @@ HERE = Path(__file__).parent
 ON_AIOLOOP = HERE / "suite_loop"
 IN_VIRTUAL_TIME = HERE / "suite_virtual"
 PLUGIN = HERE / "suite_plugin"
-RECORDS = HERE.parents[1] / "build" / "suites"
+TREE = HERE.parents[1]
+RECORDS = TREE / "build" / "suites"
 
 
 @dataclass(frozen=True)
@@ -166,24 +167,14 @@ def pip(command, what):
 def debian_source(package, sha256, version, archive, what):
     """Fetch the original archive of Debian's source package; skip the test if it fails.
 
-    apt is asked where the package's files are, as .ci/libev-source does.
+    A binary package of it is called python3- and the last word of ``package``.
     """
-    find = ["apt-get", "download", "--print-uris", f"python3-{package.split('-')[-1]}"]
-    helper = "/usr/lib/apt/apt-helper"
-    if not shutil.which(find[0]) or not os.path.exists(helper):
-        pytest.skip(f"{what} NOT RUN: they are in Debian's source package, no apt here")
-    found = subprocess.run(find, capture_output=True, text=True)
-    if found.returncode != 0:
-        subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
-        found = subprocess.run(find, capture_output=True, text=True)
-    address = found.stdout.strip("'").rpartition("/")[0]
-    address += f"/{package}_{version}.orig.tar.gz"
-    fetch = [helper, "-q", "-o", "APT::Sandbox::User=root", "download-file"]
-    done = subprocess.run(
-        [*fetch, address, archive, f"SHA256:{sha256}"], capture_output=True, text=True
-    )
+    binary = f"python3-{package.split('-')[-1]}"
+    name = f"{package}_{version}.orig.tar.gz"
+    command = [TREE / ".ci" / "debian-source", binary, name, sha256, archive]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"{what} NOT RUN, apt cannot fetch them: {done.stderr}")
+        pytest.skip(f"{what} NOT RUN, Debian's source cannot be had: {done.stderr}")
 
 
 def kept_folder(kept, fill):
