@@ -120,15 +120,12 @@ is_refused(al_loop *loop, int fd, unsigned call)
         }                                                                              \
     } while (AL_UNLIKELY(result < 0) && errno == EINTR)
 
-/* The call, as far as it may go.  It does not write to what it sends. */
-static AL_COLD ssize_t
-spoilt(al_loop *loop, int fd, void *bytes, size_t size, unsigned call)
+/* The one of four calls that moves bytes from or to a file.  It does not write to what it
+ * sends. */
+static inline ssize_t
+transfer(int fd, void *bytes, size_t size, unsigned call)
 {
     ssize_t result;
-    size = spoil(loop, fd, call, size);
-    if (size == REFUSED) {
-        return -1;
-    }
     switch (call & (AL_CALL_IN | AL_CALL_SOCKET)) {
     case AL_CALL_IN | AL_CALL_SOCKET:
         RETRY(result = recv(fd, bytes, size, 0));
@@ -143,6 +140,23 @@ spoilt(al_loop *loop, int fd, void *bytes, size_t size, unsigned call)
         RETRY(result = write(fd, bytes, size));
     }
     return result;
+}
+
+/* The same, as far as it may go. */
+static AL_COLD ssize_t
+spoilt(al_loop *loop, int fd, void *bytes, size_t size, unsigned call)
+{
+    size = spoil(loop, fd, call, size);
+    return size == REFUSED ? -1 : transfer(fd, bytes, size, call);
+}
+
+/* `call` is a constant, so that one system call of the four is left. */
+static inline ssize_t
+move(al_loop *loop, int fd, const void *bytes, size_t size, unsigned call)
+{
+    void *memory = (void *)(uintptr_t)bytes;
+    return is_tested(loop) ? spoilt(loop, fd, memory, size, call)
+                           : transfer(fd, memory, size, call);
 }
 
 static size_t
@@ -209,24 +223,13 @@ write_front(al_loop *loop, int fd, const struct iovec *pieces, int count)
 ssize_t
 al_sock_recv(al_loop *loop, int fd, void *buffer, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, buffer, size, AL_CALL_IN | AL_CALL_SOCKET);
-    }
-    ssize_t result;
-    RETRY(result = recv(fd, buffer, size, 0));
-    return result;
+    return move(loop, fd, buffer, size, AL_CALL_IN | AL_CALL_SOCKET);
 }
 
 ssize_t
 al_sock_recv_stream(al_loop *loop, int fd, void *buffer, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, buffer, size,
-                      AL_CALL_IN | AL_CALL_SOCKET | AL_CALL_STREAM);
-    }
-    ssize_t result;
-    RETRY(result = recv(fd, buffer, size, 0));
-    return result;
+    return move(loop, fd, buffer, size, AL_CALL_IN | AL_CALL_SOCKET | AL_CALL_STREAM);
 }
 
 ssize_t
@@ -288,24 +291,13 @@ al_sock_recv_datagrams(al_loop *loop, int fd, al_datagram *datagrams, int count)
 ssize_t
 al_sock_send(al_loop *loop, int fd, const void *data, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, (void *)(uintptr_t)data, size, AL_CALL_SOCKET);
-    }
-    ssize_t result;
-    RETRY(result = send(fd, data, size, SEND_FLAGS));
-    return result;
+    return move(loop, fd, data, size, AL_CALL_SOCKET);
 }
 
 ssize_t
 al_sock_send_stream(al_loop *loop, int fd, const void *data, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, (void *)(uintptr_t)data, size,
-                      AL_CALL_SOCKET | AL_CALL_STREAM);
-    }
-    ssize_t result;
-    RETRY(result = send(fd, data, size, SEND_FLAGS));
-    return result;
+    return move(loop, fd, data, size, AL_CALL_SOCKET | AL_CALL_STREAM);
 }
 
 ssize_t
@@ -336,45 +328,25 @@ al_sock_sendto(al_loop *loop, int fd, const void *data, size_t size, const al_ad
 ssize_t
 al_sock_read(al_loop *loop, int fd, void *buffer, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, buffer, size, AL_CALL_IN);
-    }
-    ssize_t result;
-    RETRY(result = read(fd, buffer, size));
-    return result;
+    return move(loop, fd, buffer, size, AL_CALL_IN);
 }
 
 ssize_t
 al_sock_read_stream(al_loop *loop, int fd, void *buffer, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, buffer, size, AL_CALL_IN | AL_CALL_STREAM);
-    }
-    ssize_t result;
-    RETRY(result = read(fd, buffer, size));
-    return result;
+    return move(loop, fd, buffer, size, AL_CALL_IN | AL_CALL_STREAM);
 }
 
 ssize_t
 al_sock_write(al_loop *loop, int fd, const void *data, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, (void *)(uintptr_t)data, size, 0);
-    }
-    ssize_t result;
-    RETRY(result = write(fd, data, size));
-    return result;
+    return move(loop, fd, data, size, 0);
 }
 
 ssize_t
 al_sock_write_stream(al_loop *loop, int fd, const void *data, size_t size)
 {
-    if (is_tested(loop)) {
-        return spoilt(loop, fd, (void *)(uintptr_t)data, size, AL_CALL_STREAM);
-    }
-    ssize_t result;
-    RETRY(result = write(fd, data, size));
-    return result;
+    return move(loop, fd, data, size, AL_CALL_STREAM);
 }
 
 ssize_t
