@@ -23,7 +23,7 @@ import sys
 import time
 
 from . import loops
-from .process import ROOT
+from .process import ROOT, output_of
 
 # Delay in milliseconds, sleeps per round.
 SLEEPS = {0.1: 200, 0.3: 200, 1: 100, 2.5: 60, 20: 15}
@@ -35,6 +35,7 @@ GIVE_UP_SECONDS = 1.5
 # Long enough for a loop that said "ready" to be asleep.
 SETTLE_SECONDS = 0.05
 LIMIT = 60
+MEASURE = ("benchmarks.accuracy", "--measure")
 INTERRUPTED = ("runner", "run_forever")
 
 
@@ -107,26 +108,10 @@ def wait_for_interrupt(factory, way):
     os._exit(0)
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "benchmarks.accuracy", "--measure", *arguments]
-
-
 def timers_of(loop_name):
     """Return one round of a loop's timers, or None if it fails."""
-    try:
-        done = subprocess.run(
-            command(loop_name, "timers"),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    if done.returncode != 0:
-        print(f"{loop_name}: {done.stderr.strip()[-300:]}", file=sys.stderr)
-        return None
-    return json.loads(done.stdout)
+    output = output_of(loop_name, LIMIT, *MEASURE, loop_name, "timers")
+    return None if output is None else json.loads(output)
 
 
 def read_line(process, limit):
@@ -139,7 +124,10 @@ def read_line(process, limit):
 def interrupt_delay(loop_name, way):
     """Return the milliseconds until a sleeping loop has seen SIGINT, or None."""
     process = subprocess.Popen(
-        command(loop_name, way), cwd=ROOT, stdout=subprocess.PIPE, bufsize=0
+        [sys.executable, "-m", *MEASURE, loop_name, way],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        bufsize=0,
     )
     try:
         if read_line(process, loops.IMPORT_LIMIT) != b"ready\n":

@@ -17,11 +17,10 @@ import asyncio
 import gc
 import os
 import resource
-import subprocess
 import sys
 
 from . import loops
-from .process import ROOT
+from .process import output_of
 from .rows.callbacks import nothing
 
 ITEMS = 200_000
@@ -85,17 +84,9 @@ def measure(loop_name, item):
 
 def measured(loop_name, item, module="benchmarks.memory"):
     """Return the bytes per item as a process of `module` measures them, or None."""
-    command = [sys.executable, "-m", module, "--measure", loop_name, item]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    if done.returncode != 0:
-        print(f"{loop_name}, {item}: {done.stderr.strip()[-300:]}", file=sys.stderr)
-        return None
-    return int(done.stdout)
+    label = f"{loop_name}, {item}"
+    output = output_of(label, LIMIT, module, "--measure", loop_name, item)
+    return None if output is None else int(output)
 
 
 def main():

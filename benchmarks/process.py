@@ -14,6 +14,28 @@ from .loops import IMPORT_LIMIT
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def output_of(label, limit, *arguments):
+    """Return what ``python -m`` with the arguments prints, or None if it fails.
+
+    A failure is told on standard error, behind the label; one that has not ended within
+    ``limit`` seconds is only ended.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode != 0:
+        print(f"{label}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+        return None
+    return done.stdout
+
+
 class WorkerError(Exception):
     """The worker raised, died, or did not answer in time; the text says which."""
 

@@ -16,13 +16,12 @@ import random
 import resource
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from . import loops
-from .process import ROOT
+from .process import output_of
 from .rows.callbacks import nothing
 
 FAR = 3600
@@ -233,21 +232,9 @@ def measure(loop_name, row, size):
 
 def measured(loop_name, row, size):
     """Return the figure as a process of its own measures it, or None."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--measure", loop_name, row]
-    try:
-        done = subprocess.run(
-            [*command, str(size)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    if done.returncode != 0:
-        print(f"{loop_name}, {row}: {done.stderr.strip()[-300:]}", file=sys.stderr)
-        return None
-    return float(done.stdout)
+    command = ["benchmarks.scale", "--measure", loop_name, row, str(size)]
+    output = output_of(f"{loop_name}, {row}", LIMIT, *command)
+    return None if output is None else float(output)
 
 
 def in_words(nanoseconds):
