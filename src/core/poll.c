@@ -972,6 +972,7 @@ al_poll_have_faults(al_poll *poll)
     for (al_io *io = poll->watchers; io != NULL; io = io->next) {
         ev_set_cb(&io->ev, io_ready_or_late);
     }
+    al_poll_resume(poll); /* The faults before may have held events back. */
 }
 
 void

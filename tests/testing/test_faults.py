@@ -706,3 +706,23 @@ def test_the_last_steps_keep_no_task_alive():
         return reference()
 
     assert testing.run(main()) is None
+
+
+def test_an_event_that_is_held_back_comes_when_the_faults_end():
+    faults = Faults(delay_io=1.0, delay_seconds=3600)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            reading = asyncio.create_task(loop.sock_recv(ours, 10))
+            await asyncio.sleep(0)
+            theirs.send(b"late")
+            await asyncio.sleep(1)
+            assert not reading.done()
+            faults._end(loop)
+            assert await asyncio.wait_for(reading, 1) == b"late"
+            assert any("3600.0 s late" in fault for fault in testing.current_faults())
+
+    run(main, faults, autojump=0.01)
