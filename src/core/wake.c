@@ -20,10 +20,10 @@ wake_ready(al_loop *loop, void *Py_UNUSED(owner), int Py_UNUSED(events))
     return 0;
 }
 
-/* pipe2 is not on macOS. */
 static int
 open_pipe(int ends[2])
 {
+#ifdef __APPLE__ /* It has no pipe2. */
     if (pipe(ends) < 0) {
         return -1;
     }
@@ -39,6 +39,9 @@ open_pipe(int ends[2])
         }
     }
     return 0;
+#else
+    return pipe2(ends, O_NONBLOCK | O_CLOEXEC);
+#endif
 }
 
 int
