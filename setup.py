@@ -16,6 +16,10 @@ Environment variables, for developers unless said otherwise:
     The hard build: ``AL_HARD`` is defined, assertions on, no LTO.
 ``AIOLOOP_PORTABLE=1``
     ``AL_PORTABLE`` is defined: without the system calls that only Linux has.
+``AIOLOOP_LYING=1``
+    ``AL_LIES`` is defined, as in the sanitizers' and the hard build: the module
+    believes what AIOLOOP_LIES says of layouts (``src/base/layout.h``). Assertions on,
+    no LTO.
 ``AIOLOOP_JOBS=N``
     How many compilers run at once (2).
 ``SOURCE_DATE_EPOCH=SECONDS``
@@ -42,7 +46,7 @@ from setuptools import Distribution, Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
-FLAVOURS = ("WERROR", "SANITIZE", "HARD", "PORTABLE")
+FLAVOURS = ("WERROR", "SANITIZE", "HARD", "PORTABLE", "LYING")
 
 # Where libev is looked for when pkg-config does not know it.
 PREFIXES = ("/usr", "/usr/local", "/opt/homebrew", "/opt/local", "/usr/pkg", "/sw")
@@ -182,11 +186,13 @@ def flavour_flags(flavour, clang):
     for name in ("HARD", "PORTABLE"):
         if name in flavour:
             compile_flags += [f"-DAL_{name}"]
+    if {"HARD", "SANITIZE", "LYING"}.intersection(flavour):
+        compile_flags += ["-DAL_LIES"]
     if "SANITIZE" in flavour:
         sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         compile_flags += [*sanitizers, "-fno-omit-frame-pointer", "-UNDEBUG", "-g"]
         return [*compile_flags, "-O1"], sanitizers
-    if "HARD" in flavour:
+    if "HARD" in flavour or "LYING" in flavour:
         return [*compile_flags, "-UNDEBUG", "-g", "-O1"], link_flags
     lto = "-flto" if clang else "-flto=auto"
     compile_flags += ["-O3", lto]

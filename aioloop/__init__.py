@@ -22,6 +22,7 @@ import asyncio
 import importlib
 from typing import TYPE_CHECKING
 
+from . import _layouts as _layouts  # It warns where something is off.
 from ._accelerate import accelerate
 from ._blocking import BlockingCallError, allow_blocking
 from ._cancels import cancelled_from

@@ -15,6 +15,8 @@ _Ts = TypeVarTuple("_Ts")
 _Context = contextvars.Context
 
 def libev_version() -> str: ...
+def _layout_off(name: str, comparison: int, holds: object, /) -> None: ...
+def _layouts_off() -> list[str]: ...
 
 @final
 class Accelerated:
@@ -127,6 +129,8 @@ class Handle(asyncio.Handle):
         loop: asyncio.AbstractEventLoop,
         context: _Context | None = None,
     ) -> Handle: ...
+
+_Handle = Handle
 
 @final
 class TimerHandle(asyncio.TimerHandle):

@@ -108,7 +108,8 @@ class LibevSelector(selectors.BaseSelector):
 
     def _check(self, data: object) -> None:
         if not isinstance(data, tuple) or not all(
-            handle is None or isinstance(handle, asyncio.Handle) for handle in data
+            handle is None or isinstance(handle, (asyncio.Handle, _core._Handle))
+            for handle in data
         ):
             raise RuntimeError(
                 "the selector of an aioloop loop takes its files from add_reader() and"
@@ -120,8 +121,8 @@ class LibevSelector(selectors.BaseSelector):
             (selectors.EVENT_READ, selectors.EVENT_WRITE), data, strict=True
         ):
             wanted = handle if events & event else None
-            if wanted is not None and not isinstance(wanted, _core.Handle):
-                wanted = _core.Handle(
+            if wanted is not None and not isinstance(wanted, _core._Handle):
+                wanted = _core._Handle(
                     self._run_foreign, (fileobj, event, wanted), self._loop
                 )
             self._loop._watch(fileobj, event, wanted)

@@ -26,7 +26,7 @@ from importlib.machinery import (
 from pkgutil import get_importer
 from typing import TYPE_CHECKING
 
-from . import _install
+from . import _install, _layouts
 from ._core import _call_at_bottom, libev_version
 from ._loop import new_event_loop
 from ._version import __version__
@@ -69,7 +69,8 @@ options:
                python -m aioloop, but those whose environment has AIOLOOP=0; exit
   --disable    undo that; exit
   -h, --help   show this text and exit
-  -V, --version  show the versions of aioloop, libev and Python and exit
+  -V, --version  show the versions of aioloop, libev and Python, and what is left to
+               asyncio in a Python that aioloop does not know, and exit
 """
 
 
@@ -121,6 +122,8 @@ def main() -> None:
             print(
                 f"aioloop {__version__} (libev {libev_version()}, Python {_python()})"
             )
+            if _layouts.OFF:
+                print(f"asyncio's own code runs for: {', '.join(_layouts.OFF)}")
             return
         else:
             break

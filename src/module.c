@@ -1,4 +1,5 @@
 /* module.c: the module aioloop._core: definition, execution, traverse, clear. */
+#include "base/layout.h"
 #include "base/state.h"
 #include "core/cork.h"
 #include "core/debug.h"
@@ -138,12 +139,21 @@ static PyMethodDef core_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* The class of ours, or asyncio's own where there is none (base/layout.h). */
+static int
+add_class(PyObject *module, const char *name, PyTypeObject *ours, PyObject *asyncios)
+{
+    return PyModule_AddObjectRef(module, name,
+                                 ours != NULL ? (PyObject *)ours : asyncios);
+}
+
 static int
 core_exec(PyObject *module)
 {
     al_state *st = al_state_of_module(module);
     al_stall_init(st);
     if (al_state_init(st) < 0 || al_watch_init(st) < 0 ||
+        PyModule_AddFunctions(module, al_layout_methods) < 0 ||
         PyModule_AddFunctions(module, al_stack_methods) < 0 ||
         PyModule_AddFunctions(module, al_blocking_methods) < 0 ||
         PyModule_AddFunctions(module, al_stall_methods) < 0 ||
@@ -169,11 +179,15 @@ core_exec(PyObject *module)
         return -1;
     }
     al_blocking_init(st);
+    bool handles = !al_layout_is_off(st, AL_LAYOUT_HANDLE);
     if (PyModule_AddType(module, st->EventLoop_type) < 0 ||
-        PyModule_AddType(module, st->Handle_type) < 0 ||
-        PyModule_AddType(module, st->TimerHandle_type) < 0 ||
-        PyModule_AddType(module, st->Future_type) < 0 ||
-        PyModule_AddType(module, st->Task_type) < 0 ||
+        add_class(module, "Handle", handles ? st->Handle_type : NULL,
+                  st->asyncio_Handle) < 0 ||
+        add_class(module, "TimerHandle", st->TimerHandle_type,
+                  st->asyncio_TimerHandle) < 0 ||
+        add_class(module, "_Handle", st->Handle_type, NULL) < 0 ||
+        add_class(module, "Future", st->Future_type, st->asyncio_Future) < 0 ||
+        add_class(module, "Task", st->Task_type, st->asyncio_Task) < 0 ||
         PyModule_AddType(module, st->SocketTransport_type) < 0) {
         return -1;
     }

@@ -311,6 +311,11 @@ def life_of_a_loop():
     assert loop.is_closed()
 
 
+@covers("base/layout")
+def insides_of_python():
+    assert aioloop._core._layouts_off() == []
+
+
 @covers("loop/drive", "core/override", "core/standin", "core/watch", "base/origin")
 def a_program_with_a_loop_of_its_own():
     loop = aioloop.new_event_loop()

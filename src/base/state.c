@@ -1,6 +1,42 @@
 /* state.c: expands the X lists of state.h. */
 #include "base/state.h"
 
+#include <string.h>
+
+#include "base/layout.h"
+
+/* Private names that only one fast path uses.  In a Python without them that one is off. */
+static const struct {
+    const char *attribute;
+    al_layout layout;
+} dispensable[] = {
+    {"_future_repr", AL_LAYOUT_FUTURE},
+    {"_task_repr", AL_LAYOUT_TASK},
+    {"_task_get_stack", AL_LAYOUT_TASK},
+    {"_task_print_stack", AL_LAYOUT_TASK},
+    {"_register_task", AL_LAYOUT_TASK},
+    {"_unregister_task", AL_LAYOUT_TASK},
+    {"_enter_task", AL_LAYOUT_TASK},
+    {"_leave_task", AL_LAYOUT_TASK},
+    {"future_add_to_awaited_by", AL_LAYOUT_TASK},
+    {"future_discard_from_awaited_by", AL_LAYOUT_TASK},
+};
+
+/* An attribute was not found, with that exception pending.  0 or -1. */
+static int
+do_without(al_state *st, const char *attribute)
+{
+    for (size_t i = 0; i < sizeof(dispensable) / sizeof(dispensable[0]); i++) {
+        if (strcmp(dispensable[i].attribute, attribute) == 0 &&
+            PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+            al_layout_turn_off(st, dispensable[i].layout);
+            return 0;
+        }
+    }
+    return -1;
+}
+
 int
 al_state_init(al_state *st)
 {
@@ -27,7 +63,7 @@ al_state_init(al_state *st)
         }
         PyObject *value = PyObject_GetAttrString(module, imports[i].attribute);
         Py_DECREF(module);
-        if (value == NULL) {
+        if (value == NULL && do_without(st, imports[i].attribute) < 0) {
             return -1;
         }
         *(PyObject **)(void *)((char *)st + imports[i].offset) = value;

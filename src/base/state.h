@@ -365,6 +365,7 @@ typedef struct al_state {
     uint64_t compared_stacks;        /* by core/stack.c's check of itself */
     uint64_t compared_frames;
     bool public_frames;              /* stacks are walked by the public functions */
+    unsigned layouts_off;            /* see base/layout.h: a bit each */
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
     struct al_names *names;

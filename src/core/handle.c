@@ -1,6 +1,7 @@
 /* handle.c: see handle.h. */
 #include "core/handle.h"
 
+#include "base/layout.h"
 #include "core/context.h"
 #include "core/debug.h"
 #include "core/report.h"
@@ -985,51 +986,174 @@ static PyType_Spec timer_spec = {
     .slots = timer_slots,
 };
 
-/* Whether the Python class's slots lie within the words we laid over them. */
+/* --- where asyncio.Handle is not as we know it ------------------------------------ */
+
+/* asyncio's own handles run then, and what is left for ours are descriptors' readers and
+ * writers, and reports.  They are of a class of their own, whose attributes that are not
+ * its own are those of asyncio's class. */
+
 static int
-check_base(PyObject *base, size_t words_end)
+apart_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    PyTypeObject *type = (PyTypeObject *)base;
-    if (type->tp_basicsize > (Py_ssize_t)words_end || type->tp_itemsize != 0
-#if PY_VERSION_HEX < 0x030C0000
-        || type->tp_weaklistoffset != (Py_ssize_t)offsetof(al_handle, weakrefs)
-#endif
-    ) {
-        PyErr_Format(PyExc_ImportError,
-                     "aioloop does not know the layout of %s in this Python; "
-                     "please rebuild it from source",
-                     type->tp_name);
+    al_handle *self = (al_handle *)op;
+    char callback_name[] = "callback", args_name[] = "args", loop_name[] = "loop",
+         context_name[] = "context";
+    char *names[] = {callback_name, args_name, loop_name, context_name, NULL};
+    PyObject *callback, *arguments, *loop, *context = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!O|O:Handle", names, &callback,
+                                     &PyTuple_Type, &arguments, &loop, &context)) {
         return -1;
     }
-    return 0;
+    PyObject *own = context != Py_None ? Py_NewRef(context) : PyContext_CopyCurrent();
+    if (own == NULL) {
+        return -1;
+    }
+    Py_XSETREF(self->context, own);                  /* escapes */
+    Py_XSETREF(self->callback, Py_NewRef(callback)); /* escapes */
+    Py_XSETREF(self->loop, Py_NewRef(loop));         /* escapes */
+    return handle_set_args(self, arguments, NULL);   /* escapes */
+}
+
+static PyObject *
+apart_getattro(PyObject *self, PyObject *name)
+{
+    PyObject *value = PyObject_GenericGetAttr(self, name);
+    if (value != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return value;
+    }
+    const al_state *st = PyType_GetModuleState(Py_TYPE(self));
+    PyObject *found = _PyType_Lookup((PyTypeObject *)st->asyncio_Handle, name);
+    if (found == NULL || Py_IS_TYPE(found, &PyMemberDescr_Type)) {
+        return NULL;
+    }
+    PyErr_Clear(); /* the AttributeError */
+    descrgetfunc get = Py_TYPE(found)->tp_descr_get;
+    return get == NULL ? Py_NewRef(found)
+                       : get(found, self, (PyObject *)Py_TYPE(self)); /* escapes */
+}
+
+static PyObject *
+apart_repr(al_handle *self)
+{
+    PyObject *callback = Py_XNewRef(self->callback);
+    PyObject *text = callback == NULL
+                         ? PyUnicode_FromString("<Handle cancelled>")
+                         : PyUnicode_FromFormat("<Handle %R>", callback); /* escapes */
+    Py_XDECREF(callback);                                                 /* escapes */
+    return text;
+}
+
+static PyMemberDef apart_members[] = {
+#if PY_VERSION_HEX < 0x030C0000
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(al_handle, weakrefs), READONLY, NULL},
+#endif
+    {"_callback", T_OBJECT, offsetof(al_handle, callback), 0, NULL},
+    {"_loop", T_OBJECT, offsetof(al_handle, loop), 0, NULL},
+    {"_cancelled", T_BOOL, offsetof(al_handle, cancelled), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot apart_slots[] = {
+    {Py_tp_new, handle_tp_new},
+    {Py_tp_init, apart_init},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_getattro, apart_getattro},
+    {Py_tp_repr, apart_repr},
+    {Py_tp_members, apart_members},
+    {Py_tp_getset, handle_getsets},
+    {Py_tp_methods, handle_methods},
+    {0, NULL},
+};
+
+static PyType_Spec apart_spec = {
+    .name = "aioloop._core.HandleApart",
+    .basicsize = sizeof(al_handle),
+#if PY_VERSION_HEX >= 0x030C0000
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_MANAGED_WEAKREF,
+#else
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+#endif
+    .slots = apart_slots,
+};
+
+/* --- the types --------------------------------------------------------------------- */
+
+/* Whether the Python class's slots lie within the words we laid over them. */
+static bool
+fits(PyObject *base, size_t words_end)
+{
+    const PyTypeObject *type = (PyTypeObject *)base;
+    return type->tp_basicsize + al_layout_lie(AL_LAYOUT_HANDLE, 0) * 64 <=
+               (Py_ssize_t)words_end &&
+           type->tp_itemsize == 0
+#if PY_VERSION_HEX < 0x030C0000
+           && type->tp_weaklistoffset == (Py_ssize_t)offsetof(al_handle, weakrefs)
+#endif
+        ;
+}
+
+/* Makes a type of ours if its base is as we know it: 1, 0 or -1. */
+static int
+add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec, PyObject *base,
+         size_t words_end)
+{
+    if (!PyType_Check(base) || !fits(base, words_end)) {
+        return 0;
+    }
+    if (al_state_add_type(module, slot, spec, base) < 0) {
+        return -1;
+    }
+    return al_layout_slots_are_hidden((PyTypeObject *)base, *slot, NULL) &&
+           !al_layout_lie(AL_LAYOUT_HANDLE, 1);
+}
+
+/* 1, 0 or -1. */
+static int
+add_types(PyObject *module, al_state *st)
+{
+    int known = 1;
+#if PY_VERSION_HEX >= 0x030E0000
+    PyObject *base = PyObject_GetAttrString(st->asyncio_events, "_ThreadSafeHandle");
+    st->asyncio_ThreadSafeHandle = base;
+    if (base == NULL) {
+        PyErr_Clear(); /* AttributeError */
+        return 0;
+    }
+    known = add_type(module, &st->ThreadSafeHandle_type, &threadsafe_spec, base,
+                     offsetof(al_handle, when_object) + sizeof(PyObject *));
+#endif
+    if (known == 1) {
+        known = add_type(module, &st->TimerHandle_type, &timer_spec,
+                         st->asyncio_TimerHandle, offsetof(al_handle, when));
+    }
+    if (known == 1) {
+        known = add_type(module, &st->Handle_type, &handle_spec, st->asyncio_Handle,
+                         offsetof(al_handle, when_object));
+    }
+    return known;
 }
 
 int
 al_handle_init_types(PyObject *module, al_state *st)
 {
-    if (check_base(st->asyncio_Handle, offsetof(al_handle, when_object)) < 0 ||
-        check_base(st->asyncio_TimerHandle, offsetof(al_handle, when)) < 0) {
+    int known = add_types(module, st);
+    if (known < 0) {
         return -1;
     }
-    if (al_state_add_type(module, &st->Handle_type, &handle_spec, st->asyncio_Handle) <
-        0) {
-        return -1;
+    if (known) {
+        return (st->ThreadSafeHandle_type != NULL &&
+                al_standin_add(st, st->ThreadSafeHandle_type,
+                               st->asyncio_ThreadSafeHandle) < 0) ||
+                       al_standin_add(st, st->TimerHandle_type,
+                                      st->asyncio_TimerHandle) < 0
+                   ? -1
+                   : al_standin_add(st, st->Handle_type, st->asyncio_Handle);
     }
-#if PY_VERSION_HEX >= 0x030E0000
-    PyObject *base = PyObject_GetAttrString(st->asyncio_events, "_ThreadSafeHandle");
-    st->asyncio_ThreadSafeHandle = base;
-    if (base == NULL ||
-        check_base(base, offsetof(al_handle, when_object) + sizeof(PyObject *)) < 0 ||
-        al_state_add_type(module, &st->ThreadSafeHandle_type, &threadsafe_spec, base) <
-            0 ||
-        al_standin_add(st, st->ThreadSafeHandle_type, base) < 0) {
-        return -1;
-    }
-#endif
-    if (al_state_add_type(module, &st->TimerHandle_type, &timer_spec,
-                          st->asyncio_TimerHandle) < 0 ||
-        al_standin_add(st, st->TimerHandle_type, st->asyncio_TimerHandle) < 0) {
-        return -1;
-    }
-    return al_standin_add(st, st->Handle_type, st->asyncio_Handle);
+    al_layout_turn_off(st, AL_LAYOUT_HANDLE);
+    Py_CLEAR(st->ThreadSafeHandle_type);
+    Py_CLEAR(st->TimerHandle_type);
+    Py_CLEAR(st->Handle_type);
+    return al_state_add_type(module, &st->Handle_type, &apart_spec, NULL);
 }

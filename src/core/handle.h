@@ -6,6 +6,9 @@
  * ours, each such word holds an object or NULL, and asyncio's own methods (__init__,
  * _run, __repr__, comparison) work on it through those names.
  *
+ * Where asyncio's classes have other slots (base/layout.h), asyncio's own handles run, and
+ * those that the loop itself makes are of a class apart, without TimerHandles.
+ *
  * GC: a queued handle of a running loop belongs to the loop and is not tracked (the loop's
  * traverse visits what it refers to); it is tracked once it leaves the queue while somebody
  * else still holds it.  See al_handle_left_queue.  What a loop has queued while it does not

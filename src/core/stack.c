@@ -21,6 +21,7 @@
 
 #include <sys/stat.h>
 
+#include "base/layout.h"
 #include "core/frame.h"
 
 #ifdef AL_HARD
@@ -740,7 +741,7 @@ static PyType_Spec stack_spec = {
 };
 
 #if PY_VERSION_HEX >= 0x030D0000 && !defined(Py_GIL_DISABLED)
-extern const uint64_t _PyRuntime[];
+extern const uint64_t _PyRuntime[] __attribute__((weak));
 
 /* Whether CPython's table for debuggers (struct _Py_DebugOffsets, at the start of its
  * runtime state) agrees with frame.h and with the thread state's public field. */
@@ -757,9 +758,11 @@ layout_is_known(void)
 #endif
     const uint64_t *table = _PyRuntime, *frame = table + FRAME;
     const uint64_t version = Py_Version;
-    return memcmp(table, "xdebugpy", 8) == 0 && table[1] == version && table[2] == 0 &&
+    return (uintptr_t)table != 0 && memcmp(table, "xdebugpy", 8) == 0 &&
+           table[1] == version && table[2] == 0 &&
            table[THREAD + 4] == offsetof(PyThreadState, current_frame) &&
-           frame[1] == offsetof(al_frame, previous) &&
+           frame[1] == offsetof(al_frame, previous) +
+                           (size_t)al_layout_lie(AL_LAYOUT_FRAMES, 0) &&
            frame[2] == offsetof(al_frame, code) && frame[3] == offsetof(al_frame, ip) &&
            frame[5] == offsetof(al_frame, owner);
 }
@@ -767,13 +770,14 @@ layout_is_known(void)
 static bool
 layout_is_known(void)
 {
-    return false; /* Free-threaded: each thread has its own copy of the bytecode. */
+    return true; /* but see al_stack_init */
 }
 #else
 static bool
 layout_is_known(void)
 {
-    return true; /* 3.11 and 3.12 only get security fixes. */
+    /* 3.11 and 3.12 only get security fixes. */
+    return !al_layout_lie(AL_LAYOUT_FRAMES, 0);
 }
 #endif
 
@@ -817,11 +821,21 @@ al_stack_init(PyObject *module, al_state *st)
         return -1;
     }
     const char *wanted = getenv("AIOLOOP_PUBLIC_FRAMES");
-    st->public_frames =
-        (wanted != NULL && *wanted != '\0' && *wanted != '0') || !layout_is_known();
-    if (!st->public_frames && compare_walks(st) < 0) {
+    st->public_frames = wanted != NULL && *wanted != '\0' && *wanted != '0';
+#if PY_VERSION_HEX >= 0x030D0000 && defined(Py_GIL_DISABLED)
+    st->public_frames = true; /* Each thread has its own copy of the bytecode. */
+#endif
+    if (st->public_frames) {
+        return 0;
+    }
+    bool known = layout_is_known() && !al_layout_lie(AL_LAYOUT_FRAMES, 1);
+    if (known && compare_walks(st) < 0) {
         PyErr_Clear(); /* AssertionError: the layout is another one after all. */
+        known = false;
+    }
+    if (!known) {
         st->public_frames = true;
+        al_layout_turn_off(st, AL_LAYOUT_FRAMES);
     }
     return 0;
 }

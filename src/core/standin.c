@@ -3,16 +3,18 @@
 
 #include <string.h>
 
+#include "base/layout.h"
 #include "base/origin.h"
 #include "core/watch.h"
 
-/* What asyncio's functions find by global names, and what has to be as asyncio made it
- * before one of ours stands in for one that uses it. */
+/* What asyncio's functions find by global names, and what has to be as asyncio made it,
+ * and of a known layout, before one of ours stands in for one that uses it. */
 enum {
     HANDLES = 1, /* events.Handle and TimerHandle, their __init__ */
     TASK = 2,
     FUTURE = 4,
-    CLOCK = 8, /* base_events.time.monotonic */
+    CLOCK = 8,       /* base_events.time.monotonic */
+    TRANSPORTS = 16, /* the layout of asyncio.transports' classes */
 };
 
 static const struct {
@@ -29,6 +31,11 @@ static const struct {
     {"create_task", TASK, NULL},
     {"create_future", FUTURE, NULL},
     {"time", CLOCK, NULL},
+    {"_make_socket_transport", TRANSPORTS, NULL},
+    {"_make_datagram_transport", TRANSPORTS, NULL},
+    {"_make_read_pipe_transport", TRANSPORTS, NULL},
+    {"_make_write_pipe_transport", TRANSPORTS, NULL},
+    {"_start_serving", TRANSPORTS, NULL},
 };
 
 typedef struct {
@@ -188,14 +195,17 @@ static unsigned
 broken_globals(const al_state *st)
 {
     bool handles =
+        !al_layout_is_off(st, AL_LAYOUT_HANDLE) &&
         global_is(st->asyncio_events, "Handle", st->asyncio_Handle) &&
         global_is(st->asyncio_events, "TimerHandle", st->asyncio_TimerHandle) &&
         init_intact(st->asyncio_TimerHandle);
-    return (handles ? 0U : HANDLES) |
-           (global_is(st->asyncio_tasks, "Task", st->asyncio_Task) ? 0U : TASK) |
-           (global_is(st->asyncio_futures, "Future", st->asyncio_Future) ? 0U
-                                                                         : FUTURE) |
-           (clock_intact(st) ? 0U : CLOCK);
+    bool task = global_is(st->asyncio_tasks, "Task", st->asyncio_Task) &&
+                !al_layout_is_off(st, AL_LAYOUT_TASK);
+    bool future = global_is(st->asyncio_futures, "Future", st->asyncio_Future) &&
+                  !al_layout_is_off(st, AL_LAYOUT_FUTURE);
+    return (handles ? 0U : HANDLES) | (task ? 0U : TASK) | (future ? 0U : FUTURE) |
+           (clock_intact(st) ? 0U : CLOCK) |
+           (al_layout_is_off(st, AL_LAYOUT_TRANSPORT) ? TRANSPORTS : 0U);
 }
 
 /* Takes the method out of our class or puts it back.  Somebody may have put something

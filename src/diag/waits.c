@@ -24,14 +24,21 @@ new_or_none(PyObject *obj)
     return Py_NewRef(obj == NULL ? Py_None : obj);
 }
 
+/* Whether it is a task of ours, of which there may be none (base/layout.h). */
+static bool
+is_task(const al_state *st, PyObject *op)
+{
+    return st->Task_type != NULL && PyObject_TypeCheck(op, st->Task_type);
+}
+
 /* Seconds since the task waits for its future; None for what is no task of ours or does
  * not wait. */
 static PyObject *
 waited(PyObject *module, PyObject *op)
 {
+    const al_state *st = al_state_of_module(module);
     const al_future *task = (const al_future *)(void *)op;
-    if (!PyObject_TypeCheck(op, al_state_of_module(module)->Task_type) ||
-        task->fut_waiter == NULL || task->waits_since == 0) {
+    if (!is_task(st, op) || task->fut_waiter == NULL || task->waits_since == 0) {
         Py_RETURN_NONE;
     }
     uint32_t steps = al_future_wait_step(al_poll_clock()) - task->waits_since;
@@ -43,7 +50,7 @@ static PyObject *
 cancelled_from(PyObject *module, PyObject *op)
 {
     al_state *st = al_state_of_module(module);
-    if (!PyObject_TypeCheck(op, st->Task_type)) {
+    if (!is_task(st, op)) {
         Py_RETURN_NONE;
     }
     PyObject *stack = Py_XNewRef(*al_future_cancel_stack((al_future *)(void *)op));

@@ -11,6 +11,7 @@
 #include "io/sock.h"
 #include "io/transport.h"
 #include "io/write.h"
+#include "task/future.h"
 
 /* start_tls put TLS over a paused protocol, `below`: TLS has to know of the pause, and so
  * that it tells the protocol above it to resume, if that is the one.  asyncio does
@@ -90,7 +91,7 @@ stream_made(al_loop *loop, PyObject *op, PyObject *arg, PyObject *Py_UNUSED(extr
     if (arg == NULL) {
         return 0;
     }
-    if (al_stream_settle(loop->st, arg, loop->st->str.set_result, Py_None) <
+    if (al_future_settle(loop->st, arg, loop->st->str.set_result, Py_None) <
         0) { /* escapes */
         return al_report_method(loop, arg, loop->st->str.set_result, Py_None);
     }

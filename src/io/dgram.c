@@ -1273,20 +1273,18 @@ static PyType_Spec dgram_spec = {
 int
 al_dgram_init_types(PyObject *module, al_state *st)
 {
-    PyTypeObject *base = (PyTypeObject *)st->DatagramTransport;
-    if ((size_t)base->tp_basicsize != offsetof(al_transport, loop)) {
-        PyErr_SetString(PyExc_ImportError,
-                        "asyncio.DatagramTransport has another layout than expected");
-        return -1;
-    }
-    /* asyncio's own is both: its selector transports share a base class. */
-    PyObject *bases = PyTuple_Pack(2, st->Transport, st->DatagramTransport);
-    if (bases == NULL) {
-        return -1;
+    PyObject *bases = NULL;
+    if (al_transport_fits(st, st->DatagramTransport, offsetof(al_transport, loop)) &&
+        al_transport_fits(st, st->Transport, offsetof(al_transport, loop))) {
+        /* asyncio's own is both: its selector transports share a base class. */
+        bases = PyTuple_Pack(2, st->Transport, st->DatagramTransport);
+        if (bases == NULL) {
+            return -1;
+        }
     }
     int status =
         al_state_add_type(module, &st->DatagramTransport_type, &dgram_spec, bases);
-    Py_DECREF(bases);
+    Py_XDECREF(bases);
     if (status == 0 &&
         (al_debug_describe_method(st, dgram_readable, "_read_ready", false, 1) < 0 ||
          al_debug_describe_method(st, dgram_writable, "_sendto_ready", false, 2) < 0)) {

@@ -84,7 +84,9 @@ al_info_socket(al_stream *self)
         if (sock == NULL) {
             return NULL;
         }
-        self->transport_socket = al_trsock_new(st, sock, self->fd_open ? self : NULL);
+        PyObject *made =
+            al_trsock_new(st, sock, self->fd_open ? self : NULL); /* escapes */
+        Py_XSETREF(self->transport_socket, made);
         Py_DECREF(sock);
     }
     return Py_XNewRef(self->transport_socket);

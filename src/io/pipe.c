@@ -935,9 +935,9 @@ static int
 add_type(PyObject *module, PyTypeObject **slot, const char *name, const char *doc,
          PyMethodDef *methods, PyObject *base)
 {
-    if ((size_t)((PyTypeObject *)base)->tp_basicsize != offsetof(al_transport, loop)) {
-        PyErr_Format(PyExc_ImportError, "%R has another layout than expected", base);
-        return -1;
+    al_state *st = al_state_of_module(module);
+    if (!al_transport_fits(st, base, offsetof(al_transport, loop))) {
+        base = NULL; /* Nobody will make one. */
     }
     PyType_Slot slots[] = {
         {Py_tp_doc, (void *)(uintptr_t)doc},

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/attribute.h"
+#include "base/layout.h"
 #include "base/origin.h"
 #include "task/future.h"
 #include "task/lazy.h"
@@ -99,7 +100,7 @@ seen_as_they_are(const al_state *st)
 static void
 look_at_streams(al_state *st)
 {
-    bool intact = true;
+    bool intact = !al_layout_is_off(st, AL_LAYOUT_STREAM_READER);
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
         PyObject *name = PyUnicode_InternFromString(watched[i]);
         PyObject *found = name == NULL ? NULL : PyObject_GetAttr(owner(st, i), name);
@@ -1182,10 +1183,17 @@ al_reader_init_types(PyObject *module, al_state *st)
             i < DATA_RECEIVED ? st->StreamReader : st->StreamReaderProtocol,
             watched[i]);
         if (st->stream_functions[i] == NULL) {
-            return -1;
+            if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+                return -1;
+            }
+            PyErr_Clear(); /* A method that has gone. */
+            al_layout_turn_off(st, AL_LAYOUT_STREAM_READER);
         }
     }
-    st->adopted_reader = make_class(st);
+    /* Its attributes are compared by aioloop/_layouts.py. */
+    st->adopted_reader = al_layout_is_off(st, AL_LAYOUT_STREAM_READER)
+                             ? Py_NewRef(st->StreamReader)
+                             : make_class(st);
     return st->adopted_reader == NULL ? -1 : 0;
 }
 

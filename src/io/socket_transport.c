@@ -11,6 +11,7 @@
 #include "io/transport.h"
 #include "io/trsock.h"
 #include "io/write.h"
+#include "task/future.h"
 
 /* asyncio's transport of a socket inherits a method from the abstract classes that ours
  * hides.  If somebody has replaced that one, calls it.  True with its result; or false, and
@@ -365,7 +366,7 @@ SocketTransport__make_empty_waiter(al_stream *self, PyObject *Py_UNUSED(ignored)
     }
     self->empty_waiter = Py_NewRef(waiter);
     if (self->out.size == 0 &&
-        al_stream_settle(st, waiter, st->str.set_result, Py_None) < 0) { /* escapes */
+        al_future_settle(st, waiter, st->str.set_result, Py_None) < 0) { /* escapes */
         Py_CLEAR(waiter);
     }
     return waiter;
@@ -676,16 +677,15 @@ add_class_attributes(al_state *st)
 int
 al_stream_init_type(PyObject *module, al_state *st)
 {
-    const PyTypeObject *base = (PyTypeObject *)st->FlowControlMixin;
     st->seen_transports_tag = UINT_MAX; /* No class has that one. */
-    if (base->tp_basicsize > (Py_ssize_t)offsetof(al_stream, sink)) {
-        PyErr_SetString(PyExc_ImportError,
-                        "asyncio's transports have more slots than this module knows");
+    bool fits = al_transport_fits(st, st->FlowControlMixin, offsetof(al_stream, sink));
+    if (al_state_add_type(module, &st->SocketTransport_type, &stream_spec,
+                          fits ? st->FlowControlMixin : NULL) < 0) {
         return -1;
     }
-    if (al_state_add_type(module, &st->SocketTransport_type, &stream_spec,
-                          st->FlowControlMixin) < 0) {
-        return -1;
+    if (fits && !al_layout_slots_are_hidden((PyTypeObject *)st->FlowControlMixin,
+                                            st->SocketTransport_type, "_extra")) {
+        al_layout_turn_off(st, AL_LAYOUT_TRANSPORT);
     }
     if (al_trsock_init_type(module, st) < 0 || al_stream_init(st) < 0 ||
         al_write_init(st) < 0 || al_begin_init(st) < 0) {

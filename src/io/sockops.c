@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/layout.h"
 #include "core/debug.h"
 #include "io/sock.h"
 #include "task/future.h"
@@ -101,7 +102,8 @@ compare_layout(al_state *st, int family, int type)
     if (fileno == NULL) {
         goto done;
     }
-    result = PyLong_AsLong(fileno) == view->fd && view->family == family &&
+    result = PyLong_AsLong(fileno) == view->fd &&
+             view->family == family + al_layout_lie(AL_LAYOUT_SOCKET, 1) &&
              view->type == type && view->timeout != 0;
     int proto = attribute_is(sock, "proto", view->proto);
     done = PyObject_CallMethod(sock, "setblocking", "i", 0);
@@ -132,7 +134,7 @@ layout_known(al_state *st)
     if (AL_UNLIKELY(AL_LOAD(st->socket_layout) == 0)) {
         size_t size = (size_t)((PyTypeObject *)st->socket_type)->tp_basicsize;
         int result = 0;
-        if (size >= sizeof(socket_layout)) {
+        if (size >= sizeof(socket_layout) && !al_layout_lie(AL_LAYOUT_SOCKET, 0)) {
             result = compare_layout(st, AF_UNIX, SOCK_STREAM);
             if (result == 1) {
                 result = compare_layout(st, AF_UNIX, SOCK_DGRAM);
@@ -140,6 +142,9 @@ layout_known(al_state *st)
         }
         if (result < 0) {
             PyErr_Clear(); /* No sockets can be made here: nothing is known. */
+        }
+        else if (result == 0) {
+            al_layout_turn_off(st, AL_LAYOUT_SOCKET);
         }
         AL_STORE(st->socket_layout, result == 1 ? 1 : -1);
     }
@@ -740,14 +745,6 @@ attempt(al_sockop *op, PyObject **result)
 
 /* --- waiting -------------------------------------------------------------------------- */
 
-/* Resolves the future if it still wants it. */
-static int
-resolve(PyObject *future)
-{
-    al_future *own = (al_future *)future;
-    return own->state == AL_FUTURE_PENDING ? al_future_set_result(own, Py_None) : 0;
-}
-
 /* The descriptor's event (an al_run_fn). */
 static int
 op_ready(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
@@ -761,7 +758,8 @@ op_ready(al_loop *loop, PyObject *self, PyObject *Py_UNUSED(arg),
     if (al_future_exact(loop->st, future)) {
         al_look_quiet(&loop->look);
     }
-    int status = resolve(future); /* escapes */
+    int status = al_future_settle(loop->st, future, loop->st->str.set_result,
+                                  Py_None); /* escapes */
     Py_DECREF(future);
     return status;
 }
@@ -1000,6 +998,7 @@ describe_ready(al_loop *loop, const al_slot *slot, PyObject **callback, PyObject
 int
 al_sockop_init_types(PyObject *module, al_state *st)
 {
+    (void)layout_known(st);
     return al_state_add_type(module, &st->SockOp_type, &op_spec, NULL) < 0
                ? -1
                : al_debug_describe(st, op_ready, describe_ready, 1);

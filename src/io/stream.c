@@ -29,7 +29,8 @@ static const char READ_FAILED[] = "Fatal read error on socket transport";
 const int *
 al_stream_sock_fd(const al_state *st, PyObject *sock, int fd)
 {
-    if (!PyObject_TypeCheck(sock, (PyTypeObject *)st->socket_type)) {
+    if (!PyObject_TypeCheck(sock, (PyTypeObject *)st->socket_type) ||
+        al_layout_is_off(st, AL_LAYOUT_SOCKET)) {
         return NULL;
     }
     if (!Py_IS_TYPE(sock, (PyTypeObject *)st->socket_type)) {
@@ -222,26 +223,6 @@ al_stream_stop_writing(al_stream *self)
 
 /* --- the end of a connection ------------------------------------------------------------------ */
 
-/* waiter.<method>(value) unless it is done. */
-int
-al_stream_settle(al_state *st, PyObject *waiter, PyObject *method, PyObject *value)
-{
-    if (al_future_exact(st, waiter) && method == st->str.set_result) {
-        return ((al_future *)waiter)->state != AL_FUTURE_PENDING
-                   ? 0
-                   : al_future_set_result((al_future *)waiter, value); /* escapes */
-    }
-    PyObject *done = PyObject_CallMethodNoArgs(waiter, st->str.done); /* escapes */
-    int skip = done == NULL ? -1 : PyObject_IsTrue(done);
-    Py_XDECREF(done);
-    if (skip != 0) {
-        return skip < 0 ? -1 : 0;
-    }
-    PyObject *result = PyObject_CallMethodOneArg(waiter, method, value); /* escapes */
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
-}
-
 int
 al_stream_detach_server(al_stream *self)
 {
@@ -321,7 +302,7 @@ al_stream_call_lost(al_stream *self, PyObject *exc)
         PyObject *gone = PyObject_CallFunction(PyExc_ConnectionError, "s",
                                                "Connection is closed by peer");
         if (gone != NULL) {
-            (void)al_stream_settle(st, self->empty_waiter, st->str.set_exception, gone);
+            (void)al_future_settle(st, self->empty_waiter, st->str.set_exception, gone);
             Py_DECREF(gone);
         }
         al_stream_chain(&pending);

@@ -158,8 +158,6 @@ void al_stream_stop_writing(al_stream *self);
 /* The method _read_ready: see al_transport_soon. */
 PyObject *al_stream_read_soon(al_stream *self);
 
-/* waiter.<method>(value) unless it is done.  0 or -1.  Escapes. */
-int al_stream_settle(al_state *st, PyObject *waiter, PyObject *method, PyObject *value);
 /* The next exception: *pending if there was one, with the one that is set dropped as
  * `finally` drops none: it becomes the context of the later one. */
 void al_stream_chain(PyObject **pending);

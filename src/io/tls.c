@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/attribute.h"
+#include "base/layout.h"
 #include "base/origin.h"
 #include "core/report.h"
 #include "io/reader.h"
@@ -79,7 +80,7 @@ seen_as_they_are(const al_state *st)
 static void
 look_at_classes(al_state *st)
 {
-    bool intact = true;
+    bool intact = !al_layout_is_off(st, AL_LAYOUT_SSL_PROTOCOL);
     for (int i = 0; i < (int)(sizeof(watched) / sizeof(watched[0])); i++) {
         PyTypeObject *type = (PyTypeObject *)owner(st, i);
         PyObject *name = PyUnicode_InternFromString(watched[i]);
@@ -714,10 +715,32 @@ al_tls_adopt(al_state *st, PyObject *protocol, PyObject *below)
     PyErr_Clear();
 }
 
-static PyObject *
-state_named(al_state *st, const char *name)
+/* What the names stand for: 1; 0 if one has gone, or -1. */
+static int
+find_names(al_state *st, PyObject *ssl, PyObject *sslproto)
 {
-    return PyObject_GetAttrString(st->SSLProtocolState, name);
+    const struct {
+        PyObject **place, *owner;
+        const char *name;
+    } wanted[] = {
+        {&st->tls.again, sslproto, "SSLAgainErrors"},
+        {&st->tls.wrapped, st->SSLProtocolState, "WRAPPED"},
+        {&st->tls.handshake, st->SSLProtocolState, "DO_HANDSHAKE"},
+        {&st->tls.flushing, st->SSLProtocolState, "FLUSHING"},
+        {&st->tls.shutdown, st->SSLProtocolState, "SHUTDOWN"},
+        {&st->tls.object_type, ssl, "SSLObject"},
+    };
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        *wanted[i].place = PyObject_GetAttrString(wanted[i].owner, wanted[i].name);
+        if (*wanted[i].place == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+                return -1;
+            }
+            PyErr_Clear();
+            return 0;
+        }
+    }
+    return 1;
 }
 
 int
@@ -734,19 +757,18 @@ al_tls_init_type(PyObject *module, al_state *st)
         return 0;
     }
     sslproto = PyImport_ImportModule("asyncio.sslproto");
-    st->tls.again =
-        sslproto == NULL ? NULL : PyObject_GetAttrString(sslproto, "SSLAgainErrors");
-    st->tls.wrapped = state_named(st, "WRAPPED");
-    st->tls.handshake = state_named(st, "DO_HANDSHAKE");
-    st->tls.flushing = state_named(st, "FLUSHING");
-    st->tls.shutdown = state_named(st, "SHUTDOWN");
     st->tls.record = PyLong_FromLong(RECORD);
-    st->tls.object_type = PyObject_GetAttrString(ssl, "SSLObject");
-    if (st->tls.again == NULL || st->tls.wrapped == NULL || st->tls.handshake == NULL ||
-        st->tls.flushing == NULL || st->tls.shutdown == NULL ||
-        st->tls.record == NULL || st->tls.object_type == NULL ||
-        al_state_add_type(module, &st->TlsTransport_type, &transport_spec,
-                          st->SSLProtocolTransport) < 0) {
+    if (sslproto == NULL || st->tls.record == NULL) {
+        goto done;
+    }
+    int found = find_names(st, ssl, sslproto);
+    if (found == 0) {
+        al_layout_turn_off(st, AL_LAYOUT_SSL_PROTOCOL);
+        Py_CLEAR(st->tls.object_type); /* Nothing is ever served. */
+    }
+    if (found < 0 ||
+        (found && al_state_add_type(module, &st->TlsTransport_type, &transport_spec,
+                                    st->SSLProtocolTransport) < 0)) {
         goto done;
     }
     status = 0;

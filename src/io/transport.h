@@ -4,6 +4,7 @@
 #ifndef AL_IO_TRANSPORT_H
 #define AL_IO_TRANSPORT_H
 
+#include "base/layout.h"
 #include "io/flow.h"
 
 /* What the structs of datagram and pipe transports begin with. */
@@ -91,6 +92,19 @@ PyObject *al_transport_get_limits(al_transport *self, PyObject *ignored);
 #define AL_TRANSPORT_GET_LIMITS                                                        \
     {"get_write_buffer_limits", (PyCFunction)al_transport_get_limits, METH_NOARGS,     \
      al_transport_limits_doc}
+
+/* Whether the class of asyncio's has the size that is expected of it; else that layout is
+ * off, and asyncio's own transports are used. */
+static inline bool
+al_transport_fits(al_state *st, PyObject *base, size_t size)
+{
+    size_t given = (size_t)((PyTypeObject *)base)->tp_basicsize;
+    bool fits = given == size + (size_t)al_layout_lie(AL_LAYOUT_TRANSPORT, 0);
+    if (!fits) {
+        al_layout_turn_off(st, AL_LAYOUT_TRANSPORT);
+    }
+    return fits;
+}
 
 /* Entries of a PyMemberDef. */
 #define AL_TRANSPORT_MEMBERS                                                           \

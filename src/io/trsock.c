@@ -1,6 +1,7 @@
 /* trsock.c: see trsock.h. */
 #include "io/trsock.h"
 
+#include "base/layout.h"
 #include "io/write.h"
 
 typedef struct {
@@ -9,9 +10,32 @@ typedef struct {
     al_stream *stream; /* borrowed, or NULL: it has parted */
 } al_trsock;
 
+static void trsock_dealloc(al_trsock *self);
+
+static bool
+is_ours(PyObject *op)
+{
+    return Py_TYPE(op)->tp_dealloc == (destructor)trsock_dealloc;
+}
+
+/* One of asyncio's, which sends nothing first: nothing will be corked any more. */
+static PyObject *
+make_asyncios(const al_state *st, PyObject *sock, al_stream *stream)
+{
+    int status = 0;
+    if (stream != NULL) {
+        stream->shared = true;
+        status = al_write_flush(stream); /* escapes */
+    }
+    return status < 0 ? NULL : PyObject_CallOneArg(st->TransportSocket, sock);
+}
+
 PyObject *
 al_trsock_new(al_state *st, PyObject *sock, al_stream *stream)
 {
+    if (AL_UNLIKELY(st->TransportSocket_type == NULL)) {
+        return make_asyncios(st, sock, stream); /* escapes */
+    }
     al_trsock *self = PyObject_GC_New(al_trsock, st->TransportSocket_type);
     if (self != NULL) {
         self->sock = Py_NewRef(sock);
@@ -24,7 +48,7 @@ al_trsock_new(al_state *st, PyObject *sock, al_stream *stream)
 void
 al_trsock_part(PyObject *op)
 {
-    if (op != NULL) {
+    if (op != NULL && is_ours(op)) {
         ((al_trsock *)op)->stream = NULL;
     }
 }
@@ -133,11 +157,18 @@ int
 al_trsock_init_type(PyObject *module, al_state *st)
 {
     const PyTypeObject *base = (PyTypeObject *)st->TransportSocket;
-    if (base->tp_basicsize > (Py_ssize_t)offsetof(al_trsock, stream)) {
-        PyErr_SetString(PyExc_ImportError, "asyncio's TransportSocket has more slots "
-                                           "than this module knows");
-        return -1;
+    size_t size = (size_t)base->tp_basicsize;
+    if (size == offsetof(al_trsock, stream) +
+                    (size_t)al_layout_lie(AL_LAYOUT_TRANSPORT_SOCKET, 0)) {
+        if (al_state_add_type(module, &st->TransportSocket_type, &trsock_spec,
+                              st->TransportSocket) < 0) {
+            return -1;
+        }
+        if (al_layout_slots_are_hidden(base, st->TransportSocket_type, NULL)) {
+            return 0;
+        }
+        Py_CLEAR(st->TransportSocket_type);
     }
-    return al_state_add_type(module, &st->TransportSocket_type, &trsock_spec,
-                             st->TransportSocket);
+    al_layout_turn_off(st, AL_LAYOUT_TRANSPORT_SOCKET);
+    return 0;
 }

@@ -13,7 +13,8 @@
 int al_trsock_init_type(PyObject *module, al_state *st);
 
 /* Around a socket object, which becomes this object's too; `stream` may be NULL.  New
- * reference, or NULL. */
+ * reference, or NULL.  Of asyncio's own class, and escapes, where that has other slots
+ * than one (base/layout.h). */
 PyObject *al_trsock_new(al_state *st, PyObject *sock, al_stream *stream);
 /* The stream dies, or has closed its socket. */
 void al_trsock_part(PyObject *op);

@@ -8,6 +8,7 @@
 #include "core/report.h"
 #include "io/sock.h"
 #include "io/transport.h"
+#include "task/future.h"
 
 enum {
     CORK_PIECES = 64,       /* so many pieces are sent without waiting */
@@ -117,7 +118,7 @@ after_drain(al_stream *self)
         al_state *st = self->loop->st;
         PyObject *waiter = Py_NewRef(self->empty_waiter);
         int status =
-            al_stream_settle(st, waiter, st->str.set_result, Py_None); /* escapes */
+            al_future_settle(st, waiter, st->str.set_result, Py_None); /* escapes */
         Py_DECREF(waiter);
         if (status < 0) {
             return -1;
@@ -198,7 +199,7 @@ write_ready(al_stream *self)
         if (status == 0 && self->empty_waiter != NULL) {
             PyObject *waiter = Py_NewRef(self->empty_waiter);
             status =
-                al_stream_settle(st, waiter, st->str.set_exception, exc); /* escapes */
+                al_future_settle(st, waiter, st->str.set_exception, exc); /* escapes */
             Py_DECREF(waiter);
         }
         Py_DECREF(exc);

@@ -1,6 +1,7 @@
 /* replace.c: see replace.h. */
 #include "prim/replace.h"
 
+#include "base/layout.h"
 #include "base/origin.h"
 #include "prim/lock.h"
 #include "prim/queue.h"
@@ -461,7 +462,7 @@ static int
 switch_on(al_state *st)
 {
     struct al_replaced *replaced = st->replaced;
-    if (AL_FREE_THREADED) {
+    if (AL_FREE_THREADED || al_layout_is_off(st, AL_LAYOUT_PRIMITIVES)) {
         replaced->on = true;
         return 0;
     }

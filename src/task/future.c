@@ -305,7 +305,12 @@ al_future_init(al_future *self, al_state *st, PyObject *loop_obj)
 PyObject *
 al_future_new(al_loop *loop)
 {
-    al_future *self = al_future_alloc(loop->st, loop->st->Future_type);
+    al_state *st = loop->st;
+    if (AL_UNLIKELY(al_layout_is_off(st, AL_LAYOUT_FUTURE))) {
+        return PyObject_CallMethodNoArgs((PyObject *)loop,
+                                         st->str.create_future); /* escapes */
+    }
+    al_future *self = al_future_alloc(st, st->Future_type);
     if (self == NULL) {
         return NULL;
     }
@@ -440,6 +445,25 @@ Future_vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf,
         Py_CLEAR(self);
     }
     return (PyObject *)self;
+}
+
+int
+al_future_settle(al_state *st, PyObject *future, PyObject *method, PyObject *value)
+{
+    if (al_future_exact(st, future) && method == st->str.set_result) {
+        return ((al_future *)future)->state != AL_FUTURE_PENDING
+                   ? 0
+                   : al_future_set_result((al_future *)future, value); /* escapes */
+    }
+    PyObject *done = PyObject_CallMethodNoArgs(future, st->str.done); /* escapes */
+    int skip = done == NULL ? -1 : PyObject_IsTrue(done);
+    Py_XDECREF(done);
+    if (skip != 0) {
+        return skip < 0 ? -1 : 0;
+    }
+    PyObject *result = PyObject_CallMethodOneArg(future, method, value); /* escapes */
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
 /* --- done-callbacks --------------------------------------------------------------- */
@@ -1613,40 +1637,142 @@ count_visits(PyObject *object, void *arg)
     return 0;
 }
 
-/* Whether the base's traverse and clear treat exactly our words as objects. */
-static int
-layout_matches(PyTypeObject *base, PyTypeObject *ours)
-{
-    static const size_t words[] = {
-        offsetof(al_future, base_loop),      offsetof(al_future, callback0),
-        offsetof(al_future, context0),       offsetof(al_future, callbacks),
-        offsetof(al_future, exception),      offsetof(al_future, exception_tb),
-        offsetof(al_future, result),         offsetof(al_future, source_traceback),
-        offsetof(al_future, cancel_message), offsetof(al_future, cancelled_exc),
+/* The words of the base's struct that hold objects. */
+static const size_t object_words[] = {
+    offsetof(al_future, base_loop),      offsetof(al_future, callback0),
+    offsetof(al_future, context0),       offsetof(al_future, callbacks),
+    offsetof(al_future, exception),      offsetof(al_future, exception_tb),
+    offsetof(al_future, result),         offsetof(al_future, source_traceback),
+    offsetof(al_future, cancel_message), offsetof(al_future, cancelled_exc),
 #if PY_VERSION_HEX < 0x030D0000
-        offsetof(al_future, base_dict),
+    offsetof(al_future, base_dict),
 #endif
 #if PY_VERSION_HEX >= 0x030E0000
-        offsetof(al_future, awaited_by),
+    offsetof(al_future, awaited_by),
 #endif
-        offsetof(al_future, fut_waiter),     offsetof(al_future, coro),
-        offsetof(al_future, name),           offsetof(al_future, context),
-    };
+    offsetof(al_future, fut_waiter),     offsetof(al_future, coro),
+    offsetof(al_future, name),           offsetof(al_future, context),
+};
+
+/* How many of them a struct of that size has. */
+static size_t
+count_object_words(size_t bytes)
+{
+    size_t count = 0;
+    while (count < sizeof(object_words) / sizeof(object_words[0]) &&
+           object_words[count] < bytes) {
+        count++;
+    }
+    return count;
+}
+
+static PyObject **
+word_at(PyObject *specimen, size_t offset)
+{
+    return (PyObject **)(void *)((char *)specimen + offset);
+}
+
+static int
+visits_of(const PyTypeObject *base, PyObject *specimen, PyObject *value)
+{
+    struct visits visits = {value, 0};
+    (void)base->tp_traverse(specimen, count_visits, &visits);
+    return visits.count;
+}
+
+/* Whether the base takes exactly our words for objects: they are visited, and no other
+ * one is, which a specimen shows that has the same object everywhere.  Nothing follows a
+ * pointer here, whatever the words are. */
+static bool
+visits_match(const PyTypeObject *base, PyObject *specimen, PyObject *value, int lie)
+{
+    size_t bytes = (size_t)base->tp_basicsize, count = count_object_words(bytes);
+    for (size_t i = 0; i < count; i++) {
+        bool moved = lie != 0 && i == count - 1;
+        PyObject **word =
+            word_at(specimen, object_words[i] + (moved ? sizeof(*word) : 0));
+        *word = value;
+        int visits = visits_of(base, specimen, value);
+        *word = NULL;
+        if (visits != 1) {
+            return false;
+        }
+    }
+    for (size_t at = sizeof(PyObject); at < bytes; at += sizeof(PyObject *)) {
+        *word_at(specimen, at) = value;
+    }
+    int visits = visits_of(base, specimen, value);
+    memset((char *)specimen + sizeof(PyObject), 0, bytes - sizeof(PyObject));
+    return visits == (int)count;
+}
+
+/* Whether the base clears them.  It may, since it visits them. */
+static bool
+clearing_matches(const PyTypeObject *base, PyObject *specimen, PyObject *value)
+{
+    size_t count = count_object_words((size_t)base->tp_basicsize);
+    bool matches = true;
+    for (size_t i = 0; i < count; i++) {
+        PyObject **word = word_at(specimen, object_words[i]);
+        *word = Py_NewRef(value);
+        (void)base->tp_clear(specimen);
+        matches = matches && *word == NULL;
+        Py_CLEAR(*word);
+    }
+    return matches;
+}
+
+/* Whether the base's methods find the loop in our word for it, which is how they refuse:
+ * its getter shows what is there.  1, 0 or -1. */
+static int
+loop_matches(PyTypeObject *base, PyObject *specimen, PyObject *value)
+{
+    PyObject *name = PyUnicode_InternFromString("_loop");
+    PyObject *descriptor = name == NULL ? NULL : _PyType_Lookup(base, name);
+    PyObject **word = word_at(specimen, offsetof(al_future, base_loop));
+    int matches = name == NULL ? -1 : 0;
+    if (descriptor != NULL && Py_IS_TYPE(descriptor, &PyGetSetDescr_Type)) {
+        descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+        PyObject *none = get(descriptor, specimen, (PyObject *)Py_TYPE(specimen));
+        PyErr_Clear(); /* A getter that wants more of the object. */
+        *word = Py_NewRef(value);
+        PyObject *found = get(descriptor, specimen, (PyObject *)Py_TYPE(specimen));
+        Py_CLEAR(*word);
+        PyErr_Clear();
+        matches = none == Py_None && found == value;
+        Py_XDECREF(none);
+        Py_XDECREF(found);
+    }
+    Py_XDECREF(name);
+    return matches;
+}
+
+static bool
+offsets_match(const PyTypeObject *type)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    return type->tp_dictoffset == (Py_ssize_t)offsetof(al_future, base_dict) &&
+           type->tp_weaklistoffset == (Py_ssize_t)offsetof(al_future, base_weakrefs);
+#else
+    return type->tp_weaklistoffset != 0;
+#endif
+}
+
+static int
+layout_matches(PyTypeObject *base, PyTypeObject *ours, int lie)
+{
+    if (!offsets_match(ours)) {
+        return 0;
+    }
     PyObject *specimen = ours->tp_alloc(ours, 0);
     PyObject *value = PyDict_New();
-    int matches = specimen == NULL || value == NULL ? -1 : 1;
-    for (size_t i = 0; matches == 1 && i < sizeof(words) / sizeof(words[0]); i++) {
-        if (words[i] >= (size_t)base->tp_basicsize) {
-            break;
-        }
-        PyObject **word = (PyObject **)(void *)((char *)specimen + words[i]);
-        struct visits visits = {value, 0};
-        *word = Py_NewRef(value);
-        (void)base->tp_traverse(specimen, count_visits, &visits);
-        (void)base->tp_clear(specimen);
-        matches = visits.count == 1 && *word == NULL;
-        if (*word != NULL) {
-            Py_CLEAR(*word);
+    int matches = specimen == NULL || value == NULL ? -1 : 0;
+    if (matches == 0) {
+        /* Whoever meets it on his way through all objects would meet it half-made. */
+        PyObject_GC_UnTrack(specimen);
+        if (visits_match(base, specimen, value, lie) &&
+            clearing_matches(base, specimen, value)) {
+            matches = loop_matches(base, specimen, value);
         }
     }
     Py_XDECREF(specimen);
@@ -1654,40 +1780,43 @@ layout_matches(PyTypeObject *base, PyTypeObject *ours)
     return matches;
 }
 
-static int
-refuse_layout(const PyTypeObject *base)
-{
-    PyErr_Format(PyExc_ImportError,
-                 "aioloop does not know the layout of %s in this Python; "
-                 "please rebuild it from source",
-                 base->tp_name);
-    return -1;
-}
-
 int
-al_future_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
-                   PyObject *base_object, size_t base_bytes)
+al_future_add_type(PyObject *module, al_state *st, al_layout layout,
+                   PyTypeObject **slot, PyType_Spec *spec, PyObject *base_object,
+                   size_t base_bytes)
 {
     PyTypeObject *base = (PyTypeObject *)(void *)base_object;
-    if (base->tp_basicsize != (Py_ssize_t)base_bytes || base->tp_itemsize != 0 ||
-        base->tp_traverse == NULL || base->tp_clear == NULL) {
-        return refuse_layout(base);
+    int matches = 0;
+    if (!al_layout_is_off(st, layout) &&
+        base->tp_basicsize == (Py_ssize_t)base_bytes + al_layout_lie(layout, 0) &&
+        base->tp_itemsize == 0 && base->tp_traverse != NULL && base->tp_clear != NULL) {
+        if (al_state_add_type(module, slot, spec, base_object) < 0) {
+            return -1;
+        }
+        matches = layout_matches(base, *slot, al_layout_lie(layout, 1));
     }
-    if (al_state_add_type(module, slot, spec, base_object) < 0) {
-        return -1;
+    if (matches == 0) {
+        Py_CLEAR(*slot);
+        al_layout_turn_off(st, layout);
     }
-    int matches = (*slot)->tp_weaklistoffset == 0 ? 0 : layout_matches(base, *slot);
-    return matches == 0 ? refuse_layout(base) : matches < 0 ? -1 : 0;
+    return matches;
 }
 
 int
 al_future_init_types(PyObject *module, al_state *st)
 {
-    if (al_future_add_type(module, &st->Future_type, &future_spec, st->asyncio_Future,
-                           AL_FUTURE_BASE_BYTES) < 0) {
+    int known =
+        al_future_add_type(module, st, AL_LAYOUT_FUTURE, &st->Future_type, &future_spec,
+                           st->asyncio_Future, AL_FUTURE_BASE_BYTES);
+    if (known < 0) {
         return -1;
     }
-    st->Future_type->tp_vectorcall = Future_vectorcall;
+    if (known) {
+        st->Future_type->tp_vectorcall = Future_vectorcall;
+    }
+    else {
+        al_layout_turn_off(st, AL_LAYOUT_TASK); /* A Task begins with a Future. */
+    }
     if (al_debug_describe(st, al_future_call_run, describe_call, 0) < 0) {
         return -1;
     }

@@ -9,8 +9,9 @@
  * (104 bytes of a Future).  The base's word for the loop stays NULL, so that a base
  * method called unbound refuses ("not initialized"), and so do the base's numbers,
  * except what 3.14's debuggers read.  What the base's traverse and clear visit is
- * compared with these words at import (al_future_add_type), so that a Python that moved them
- * is refused there.
+ * compared with these words at import (al_future_add_type).  In a Python that moved them
+ * our types do not exist: asyncio's own take their places (base/layout.h), and what is
+ * said here of `exact` is true of no object.
  *
  * The base's __init__ is the one method that does not refuse.  It empties the words (not
  * in 3.15, so they have the base's form) and sets the one for the loop: from there on the
@@ -24,6 +25,7 @@
 #ifndef AL_TASK_FUTURE_H
 #define AL_TASK_FUTURE_H
 
+#include "base/layout.h"
 #include "core/sched.h"
 
 enum { AL_FUTURE_PENDING, AL_FUTURE_CANCELLED, AL_FUTURE_FINISHED };
@@ -160,12 +162,12 @@ al_future_wait_step(int64_t nanoseconds)
 #define AL_FUTURE_BASE_BYTES offsetof(al_future, base_cancel_requests)
 #endif
 
-/* Makes the Future type and the iterator's.  0 or -1. */
+/* Makes the Future type, unless its layout is off, and the iterator's.  0 or -1. */
 int al_future_init_types(PyObject *module, al_state *st);
 /* Frees the free lists of Future, Task and the iterator. */
 void al_future_clear_free_lists(al_state *st);
 
-/* loop.create_future().  New reference. */
+/* loop.create_future(), ours or asyncio's.  New reference.  Escapes. */
 PyObject *al_future_new(al_loop *loop);
 
 /* A Future or Task of ours and no Python subclass: its fields are the truth. */
@@ -206,10 +208,11 @@ int al_future_report(al_loop *loop, PyObject *callback, PyObject *arg,
 
 /* --- what task.c builds on ---------------------------------------------------------- */
 
-/* Makes a type on an asyncio class whose struct must be as described above: 0, or -1
- * with ImportError. */
-int al_future_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
-                       PyObject *base, size_t base_bytes);
+/* Makes a type on an asyncio class whose struct is as described above: 1; or turns the
+ * layout off: 0; or -1. */
+int al_future_add_type(PyObject *module, al_state *st, al_layout layout,
+                       PyTypeObject **slot, PyType_Spec *spec, PyObject *base,
+                       size_t base_bytes);
 
 /* A zeroed object, tracked by the garbage collector, or NULL. */
 al_future *al_future_alloc(al_state *st, PyTypeObject *type);
@@ -220,6 +223,9 @@ int al_future_init(al_future *self, al_state *st, PyObject *loop_obj);
  * pending.  Escapes. */
 int al_future_set_result(al_future *self, PyObject *result);
 int al_future_set_exception(al_future *self, PyObject *exc);
+/* future.<method>(value), set_result or set_exception, unless it is done; of any class.  0
+ * or -1.  Escapes. */
+int al_future_settle(al_state *st, PyObject *future, PyObject *method, PyObject *value);
 /* Future.cancel(), never Task's; message may be NULL.  1 cancelled, 0 was done, -1. */
 int al_future_cancel(al_future *self, PyObject *message);
 /* Future._make_cancelled_error().  New reference. */

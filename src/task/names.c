@@ -2,6 +2,7 @@
 #include "task/names.h"
 
 #include "base/check.h"
+#include "base/layout.h"
 
 #if PY_VERSION_HEX < 0x030C0000 && AL_LINUX
 #include <link.h>
@@ -232,6 +233,9 @@ done:
 int
 al_names_init(al_state *st)
 {
+    if (al_layout_is_off(st, AL_LAYOUT_TASK)) {
+        return 0; /* asyncio's own tasks count by themselves. */
+    }
     struct al_names *names = st->names = PyMem_Calloc(1, sizeof(*names));
     if (names == NULL) {
         PyErr_NoMemory();

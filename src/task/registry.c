@@ -722,8 +722,9 @@ unlink_node(void *arg)
 void
 al_registry_unlink(al_future *task)
 {
-    /* The node lies where asyncio has it: al_registry_init refuses a Python where it
-     * does not, so this needs no function of asyncio's even where linking does. */
+    /* The node lies where asyncio has it: where it does not there are no tasks of ours
+     * (al_registry_task_matches), so this needs no function of asyncio's even where
+     * linking does. */
     if (AL_LOAD(task->node.next) == NULL) {
         return;
     }
@@ -815,7 +816,8 @@ find_table(PyObject *module)
 static bool
 table_matches(const debug_table *table)
 {
-    return table->task.size == AL_TASK_BASE_BYTES &&
+    return table->task.size ==
+               AL_TASK_BASE_BYTES + (size_t)al_layout_lie(AL_LAYOUT_CURRENT_TASK, 0) &&
            table->task.name == offsetof(al_future, name) &&
            table->task.coro == offsetof(al_future, coro) &&
            table->task.awaited_by == offsetof(al_future, awaited_by) &&
@@ -841,7 +843,8 @@ thread_matches(al_state *st, PyObject *loop, PyObject *sentinel)
     if (previous == NULL) {
         return -1;
     }
-    bool matches = *thread_word(registry->running_task) == sentinel;
+    bool matches = *thread_word(registry->running_task) == sentinel &&
+                   !al_layout_lie(AL_LAYOUT_CURRENT_TASK, 1);
     PyObject *back = call_pair(st->swap_current_task, loop, previous);
     matches =
         matches && back == sentinel &&
@@ -851,7 +854,7 @@ thread_matches(al_state *st, PyObject *loop, PyObject *sentinel)
     return back == NULL ? -1 : matches;
 }
 
-/* Lets asyncio's functions link an empty task.  1, 0 or -1. */
+/* Lets asyncio's functions link an empty task into the list of the table.  1, 0 or -1. */
 static int
 list_matches(al_state *st, al_future *specimen)
 {
@@ -868,19 +871,92 @@ list_matches(al_state *st, al_future *specimen)
     return matches && specimen->node.next == NULL && head->prev != &specimen->node;
 }
 
+/* Which words of the base's struct differ between two copies of it, a bit each. */
+static uint64_t
+words_changed(const void *before, const void *after)
+{
+    uint64_t bits = 0;
+    for (size_t i = 0; i < AL_TASK_BASE_BYTES / sizeof(void *); i++) {
+        size_t at = i * sizeof(void *);
+        bits |= (uint64_t)(memcmp((const char *)before + at, (const char *)after + at,
+                                  sizeof(void *)) != 0)
+                << i;
+    }
+    return bits;
+}
+
+static uint64_t
+word_bit(size_t offset)
+{
+    return (uint64_t)1 << offset / sizeof(void *);
+}
+
+_Static_assert(AL_TASK_BASE_BYTES / sizeof(void *) <= 64, "a bit for each word");
+
+/* Whether linking an empty task changes the words of our node, and no others.  Nothing
+ * is followed that is read there.  1, 0 or -1. */
+static int
+node_matches(al_state *st, al_future *specimen)
+{
+    char before[AL_TASK_BASE_BYTES], linked[AL_TASK_BASE_BYTES];
+    uint64_t expected = word_bit(offsetof(al_future, node.next)) |
+                        word_bit(offsetof(al_future, node.prev));
+#ifdef Py_GIL_DISABLED
+    uint64_t optional = word_bit(offsetof(al_future, base_thread));
+#else
+    uint64_t optional = 0;
+#endif
+    memcpy(before, specimen, sizeof(before));
+    if (call_status(PyObject_CallOneArg(st->register_task, (PyObject *)specimen)) < 0) {
+        return -1;
+    }
+    memcpy(linked, specimen, sizeof(linked));
+    if (call_status(PyObject_CallOneArg(st->unregister_task, (PyObject *)specimen)) <
+        0) {
+        return -1;
+    }
+    return (words_changed(before, linked) & ~optional) == expected &&
+           (words_changed(before, specimen) & ~optional) == 0;
+}
+
 /* Whether the words that are written for asyncio's eyes lie where it looks: 1, 0, -1. */
 static int
-awaited_by_matches(al_state *st, al_future *specimen)
+awaited_by_matches(al_state *st, al_future *specimen, PyObject *other)
 {
     PyObject *op = (PyObject *)specimen;
     if (call_status(call_pair(st->add_awaited_by, op, op)) < 0) {
         return -1;
     }
     bool matches = specimen->awaited_by == op && !specimen->awaited_by_is_set;
-    if (call_status(call_pair(st->discard_awaited_by, op, op)) < 0) {
+    if (call_status(call_pair(st->add_awaited_by, op, other)) < 0) {
         return -1;
     }
-    return matches && specimen->awaited_by == NULL;
+    matches = matches && specimen->awaited_by != NULL && specimen->awaited_by != op &&
+              specimen->awaited_by_is_set == 1;
+    if (call_status(call_pair(st->discard_awaited_by, op, op)) < 0 ||
+        call_status(call_pair(st->discard_awaited_by, op, other)) < 0) {
+        return -1;
+    }
+    return matches;
+}
+
+int
+al_registry_task_matches(al_state *st)
+{
+    al_future *specimen = al_future_alloc(st, st->Task_type);
+    PyObject *other = (PyObject *)al_future_alloc(st, st->Task_type);
+    int matches = specimen == NULL || other == NULL ? -1 : 0;
+    if (matches == 0) {
+        /* What asyncio takes for a task has to say so, for its own functions. */
+        specimen->base_is_task = ((al_future *)(void *)other)->base_is_task = 1;
+        matches = al_layout_lie(AL_LAYOUT_TASK, 2) ? 0 : node_matches(st, specimen);
+    }
+    if (matches == 1) {
+        matches = awaited_by_matches(st, specimen, other);
+    }
+    Py_XDECREF(specimen);
+    Py_XDECREF(other);
+    return matches;
 }
 
 /* Verifies everything on a specimen.  1 right, 0 unknown layout, -1 error. */
@@ -917,9 +993,6 @@ verify_offsets(al_state *st, PyObject *asyncio)
     if (matches == 1) {
         matches = list_matches(st, (al_future *)(void *)specimen);
     }
-    if (matches == 1) {
-        matches = awaited_by_matches(st, (al_future *)(void *)specimen);
-    }
     Py_XDECREF(specimen);
     Py_XDECREF(loop);
     return matches;
@@ -937,9 +1010,15 @@ al_registry_init(PyObject *module, al_state *st)
     st->task_wakeup = al_task_wakeup_run;
     st->future_call = al_future_call_run;
     st->leave_current = leave_current;
+    if (al_layout_is_off(st, AL_LAYOUT_TASK)) {
+        return adopt_task_set(module, st); /* There is no task of ours. */
+    }
     PyObject *asyncio = PyImport_ImportModule("_asyncio");
     int verified = asyncio == NULL ? -1 : verify_offsets(st, asyncio);
     Py_XDECREF(asyncio);
+    if (verified == 0) {
+        al_layout_turn_off(st, AL_LAYOUT_CURRENT_TASK);
+    }
 #ifdef AL_HARD
     verified = verified < 0 ? -1 : 0; /* The hard build walks the slower path. */
 #endif

@@ -28,6 +28,11 @@
 #include "task/task.h"
 
 int al_registry_init(PyObject *module, al_state *st);
+#if PY_VERSION_HEX >= 0x030E0000
+/* Whether asyncio's functions find the list's node and who awaits whom where a task of
+ * ours has them, which al_registry_init takes for granted: 1, 0 or -1. */
+int al_registry_task_matches(al_state *st);
+#endif
 /* Forgets the linked tasks, of which some may outlive the module. */
 void al_registry_clear(al_state *st);
 

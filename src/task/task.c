@@ -1518,11 +1518,23 @@ static PyType_Spec task_spec = {
 int
 al_task_init_types(PyObject *module, al_state *st)
 {
-    if (al_future_add_type(module, &st->Task_type, &task_spec, st->asyncio_Task,
-                           AL_TASK_BASE_BYTES) < 0) {
+    int known = al_future_add_type(module, st, AL_LAYOUT_TASK, &st->Task_type,
+                                   &task_spec, st->asyncio_Task, AL_TASK_BASE_BYTES);
+#if PY_VERSION_HEX >= 0x030E0000
+    if (known == 1) {
+        known = al_registry_task_matches(st);
+        if (known == 0) {
+            Py_CLEAR(st->Task_type);
+            al_layout_turn_off(st, AL_LAYOUT_TASK);
+        }
+    }
+#endif
+    if (known < 0) {
         return -1;
     }
-    st->Task_type->tp_vectorcall = Task_vectorcall;
+    if (known) {
+        st->Task_type->tp_vectorcall = Task_vectorcall;
+    }
     st->task_coro = coro_of;
     st->task_of_callback = al_task_of_callback;
     st->task_name = name_of;

@@ -29,6 +29,10 @@ class Known(NamedTuple):
     hard: bool = False
     # Whether the test is a race: it may pass as well.
     sometimes: bool = False
+    # Where one of these is asyncio's own (aioloop._layouts.OFF) the test passes.
+    passes_without: tuple = ()
+    # Only where one of these is.
+    only_without: tuple = ()
 
     @property
     def module(self):
@@ -59,10 +63,12 @@ KNOWN = (
     Known(
         "test_tasks.CTask_CFuture_Tests.test_set_result_causes_invalid_state",
         TASK_IS_NO_FUTURE,
+        passes_without=("asyncio.Future",),
     ),
     Known(
         "test_tasks.CTask_CFuture_Tests.test_set_exception_causes_invalid_state",
         TASK_IS_NO_FUTURE,
+        passes_without=("asyncio.Future",),
     ),
     Known(
         BASE_EVENT_LOOP_TESTS + "test_not_implemented",
@@ -74,6 +80,7 @@ KNOWN = (
         "It reads _read_ready_cb of the stdlib's transport and puts a slow wrapper in"
         " the place of its _sock, both of which belong to that class alone.",
         since=(3, 14),
+        passes_without=("asyncio.Transport", "socket.socket"),
     ),
     Known(
         "test_ssl.TestSSL.test_start_tls_client_reg_proto_1",
@@ -117,11 +124,12 @@ KNOWN = (
 )
 
 
-def entries_for(module, variant, version, hard=False):
+def entries_for(module, variant, version, hard=False, off=()):
     """Return the entries that apply to a module and variant in a Python version.
 
-    *hard* says whether this is the hard build.
+    *hard* says whether this is the hard build, *off* what is left to asyncio.
     """
+    off = set(off)
     return [
         entry
         for entry in KNOWN
@@ -129,4 +137,6 @@ def entries_for(module, variant, version, hard=False):
         and entry.since <= version <= entry.until
         and (not entry.variants or variant in entry.variants)
         and (hard or not entry.hard)
+        and off.isdisjoint(entry.passes_without)
+        and (not entry.only_without or not off.isdisjoint(entry.only_without))
     ]

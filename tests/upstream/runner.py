@@ -26,6 +26,8 @@ import sys
 import tempfile
 import time
 
+from aioloop._layouts import OFF
+
 from . import known
 
 # In the hard build calls move a few bytes and refuse now and then.  So they do on the
@@ -426,7 +428,7 @@ def judge(run, match=None):
     entries = []
     if run.loop == "aioloop":
         entries = known.entries_for(
-            run.module, run.variant.name, sys.version_info[:2], HARD
+            run.module, run.variant.name, sys.version_info[:2], HARD, OFF
         )
     results = Gathering(run, run.loop, only, entries).gather()
     judgement = Judgement(run, results)
