@@ -4,26 +4,28 @@
 #   VENV=    the virtual environment (.venv)
 #   ARGS=    more arguments for pytest (test, asan, hard, portable, leaks), benchmarks;
 #            `make test ARGS=tests/unit` runs that part alone
+#   SEEDS=  seeds of `make faults` (1000)
 #   NET_ARGS=  more arguments for the benchmarks of the network
 
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
 NET_ARGS ?=
+SEEDS ?= 1000
 
 export PYTHON VENV
 bin := $(abspath $(VENV))/bin
 in_venv := PATH="$(bin):$$PATH" PYTHONPATH="$(CURDIR)"
 pytest := $(in_venv) $(bin)/python -m pytest
 python_files = . .ci/copy-tree
-own_tests = tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks tests/oom
+own_tests = tests/shim tests/unit tests/diagnosis tests/hostile tests/parity tests/leaks tests/oom
 # One comparison of each layout (src/base/layout.h), and the second where it is of another kind.
 LIES ?= future future1 task task2 current_task handle handle1 transport transport_socket \
 	stream_reader ssl_protocol socket frames
-c_files = $(shell find src benchmarks -name '*.[ch]')
+c_files = $(shell find src benchmarks tests -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard lying portable threads leaks suites seeds plugs bench docs sdist wheels test-all clean set-up
+.PHONY: run test help build format lint asan hard lying portable threads leaks faults suites seeds plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -77,6 +79,9 @@ threads: ## The tests of threads without the GIL, then under ThreadSanitizer
 
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)
+
+faults: build ## Transfers above system calls that go wrong, by SEEDS seeds (1000: two minutes)
+	@$(in_venv) $(bin)/python -m tests.shim.transfer --seeds 0-$$(($(SEEDS) - 1)) $(ARGS)
 
 suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes each)
 	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py tests/libs/test_virtual_suites.py $(ARGS)

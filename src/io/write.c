@@ -110,9 +110,9 @@ send_queued(al_stream *self)
     return 0;
 }
 
-/* The queue is empty: close() and write_eof() may have waited for that. */
+/* The queue is empty: close() may have waited for that, and write_eof() if `eof`. */
 static int
-after_drain(al_stream *self)
+after_drain(al_stream *self, bool eof)
 {
     if (self->empty_waiter != NULL && self->loop != NULL) {
         al_state *st = self->loop->st;
@@ -130,7 +130,7 @@ after_drain(al_stream *self)
             return al_stream_call_lost(self, Py_None); /* escapes */
         }
     }
-    else if (self->eof) {
+    else if (eof) {
         int fd = al_stream_descriptor(self);
         errno = EBADF;
         if (fd < 0 || al_sock_shutdown_write(fd) < 0) {
@@ -175,7 +175,7 @@ finish_flush(al_stream *self, enum flushed outcome)
 {
     return outcome == FLUSHED        ? 0
            : outcome == FLUSH_FAILED ? al_stream_fatal(self, WRITE_FAILED) /* escapes */
-                                     : after_drain(self);                  /* escapes */
+                                     : after_drain(self, self->eof);       /* escapes */
 }
 
 /* Sends what write() queued.  0, or -1 with an exception to raise. */
@@ -208,11 +208,14 @@ write_ready(al_stream *self)
     if (self->out.size == 0) {
         al_stream_stop_writing(self);
     }
-    if (al_write_maybe_resume(self) < 0) { /* escapes; may write or close */
+    /* A write_eof() that finds the queue empty ends the stream itself, and a peer that has
+     * ended it too may be gone by then. */
+    bool eof = self->eof;
+    if (al_write_maybe_resume(self) < 0) { /* escapes; may write, end or close */
         return -1;
     }
     if (self->out.size == 0 && self->conn_lost == 0) {
-        return after_drain(self); /* escapes */
+        return after_drain(self, eof); /* escapes */
     }
     return 0;
 }

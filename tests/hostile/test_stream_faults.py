@@ -613,6 +613,33 @@ def test_a_loop_closed_under_its_transports():
     peer.close()
 
 
+def test_an_end_is_sent_once_by_write_eof_in_resume_writing(run, loop):
+    """The peer has ended too: a second shutdown() would find no connection any more."""
+
+    def end(protocol):
+        protocol.transport.write_eof()
+
+    async def main():
+        contexts = []
+        loop.set_exception_handler(lambda _, context: contexts.append(context))
+        transport, protocol, peer = await opened(
+            tcp_pair, eof_received=lambda self: True, resume_writing=end
+        )
+        peer.shutdown(socket.SHUT_WR)
+        while "eof_received" not in protocol.calls:
+            await asyncio.sleep(0)
+        transport.set_write_buffer_limits(high=0)
+        transport.write(b"x" * 3_000_000)
+        assert await read_all(peer) == b"x" * 3_000_000
+        assert "resume_writing" in protocol.calls
+        peer.close()
+        transport.close()
+        assert await protocol.lost is None
+        assert not contexts
+
+    run(main(), LIMIT)
+
+
 def test_a_dropped_transport_is_closed_with_a_warning(run, loop):
     async def main():
         transport, protocol, peer = await opened()

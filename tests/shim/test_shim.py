@@ -1,0 +1,111 @@
+"""The loop above system calls that go wrong (shim.c): short runs of `make faults`."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import HARD
+from tests.shim import faults
+
+SEEDS = "0-7"
+LIMIT = 100
+TREE = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the library knows Linux"),
+    pytest.mark.skipif(faults.compiler() is None, reason="no C compiler here"),
+]
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory):
+    """Return the variables that preload the library in a child."""
+    library = faults.build(tmp_path_factory.mktemp("shim"))
+    return {**faults.environment(library), "PYTHONPATH": str(TREE)}
+
+
+@pytest.mark.skipif(HARD, reason="the hard build's own calls are short already")
+@pytest.mark.parametrize(
+    "case", ["tcp", "unix", "tls", "pipes", "udp", "letters", "reset"]
+)
+def test_nothing_is_lost_doubled_or_left(python, shim, case):
+    done = python(
+        *("-m", "tests.shim.transfer", "--seeds", SEEDS, case), env=shim, timeout=LIMIT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    seeds, spoilt = re.search(r"(\d+) seeds, (\d+) calls spoilt", done.stdout).groups()
+    assert int(seeds) == 8 and int(spoilt) > 20
+
+
+PRELUDE = """
+import errno, json, os, socket
+from tests.shim.faults import Faults
+faults = Faults()
+one, two = socket.socketpair()
+one.setblocking(False)
+
+def receive(times, seed, rules, files=""):
+    two.send(b"x" * 10 * (times + 1))
+    faults.begin(seed, rules, callers="", files=files)
+    results = []
+    for _ in range(times):
+        try:
+            results.append(len(one.recv(10)))
+        except OSError as exc:
+            results.append(errno.errorcode[exc.errno])
+    faults.end()
+    one.recv(100_000)
+    return results
+"""
+
+
+@pytest.fixture
+def spoilt(python, shim):
+    """Return a function that gives the value of an expression, with the library."""
+
+    def spoilt(expression):
+        program = f"{PRELUDE}\nprint(json.dumps({expression}))"
+        done = python("-c", program, env=shim)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return spoilt
+
+
+def test_exactly_n_of_m_calls_are_spoilt(spoilt):
+    runs = spoilt("[receive(300, seed, 'recv:EAGAIN:2/5') for seed in (1, 1, 2)]")
+    assert runs[0] == runs[1] != runs[2]
+    for run in runs:
+        fives = [run[i : i + 5] for i in range(0, len(run), 5)]
+        assert all(five.count("EAGAIN") == 2 for five in fives)
+        assert len({tuple(five) for five in fives}) == 10  # all there are
+
+
+def test_one_call_alone_is_spoilt(spoilt):
+    assert spoilt("receive(4, 1, 'recv:ECONNRESET:@3')") == [10, 10, "ECONNRESET", 10]
+    assert spoilt("[receive(1, 1, 'recv:EINTR:@1'), faults.injected('recv')]") == [
+        [10],  # Python asks again
+        1,
+    ]
+
+
+def test_a_part_is_moved(spoilt):
+    sizes = spoilt("receive(60, 1, 'recv:short:1/2')")
+    assert all(1 <= size <= 10 for size in sizes)
+    assert sizes.count(10) == 30 and len(set(sizes)) > 2
+
+
+def test_other_files_and_callers_are_left_alone(spoilt):
+    assert spoilt("receive(3, 1, 'recv:EAGAIN:1/1', files='tcp pipe')") == [10] * 3
+    assert spoilt("receive(3, 1, 'recv:EAGAIN:1/1', files='unix')") == ["EAGAIN"] * 3
+    assert spoilt("receive(3, 1, 'read:EAGAIN:1/1')") == [10] * 3
+
+
+def test_what_blocks_is_never_refused(spoilt):
+    assert spoilt("(one.setblocking(True), receive(3, 1, 'recv:EAGAIN:1/1'))") == [
+        None,
+        [10] * 3,
+    ]
