@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 
-from . import loops, programs, rows, services  # noqa: F401
+from . import apps, loops, rows, services  # noqa: F401
 from .process import ROOT
 from .row import ROWS
 from .runner import select_rows
@@ -39,6 +39,16 @@ PARTS = (
 )
 OFF, CHECKS, PRODUCTION, FULL = "off", "checks", "production", "set_debug"
 MODES = {loops.OURS: (OFF, CHECKS, PRODUCTION, FULL)}
+PROGRAMS = (
+    "HTTP on streams",
+    "uvicorn, server",
+    "FastAPI",
+    "aiohttp, server",
+    "aiohttp, client",
+    "redis-py",
+    "asyncpg",
+    "websockets, server",
+)
 # The most that debug mode may cost, as a ratio: of the loop's parts and of programs.
 LIMITS = {PRODUCTION: 1.5}
 LIMITS_OF_PROGRAMS = {CHECKS: 1.05, PRODUCTION: 1.25}
@@ -169,7 +179,7 @@ def show(medians):
             for mode in MODES.get(name, (OFF, FULL))[1:]:
                 ratio = of_row[name][mode] / base
                 line.append(f"{ratio:9.2f}x")
-                limits = LIMITS_OF_PROGRAMS if row_name in programs.NEEDS else LIMITS
+                limits = LIMITS_OF_PROGRAMS if row_name in PROGRAMS else LIMITS
                 if name == loops.OURS and ratio > limits.get(mode, float("inf")):
                     missed.append(f"{row_name}, {mode}: {ratio:.2f}x")
         lead = of_row[loops.REFERENCE][OFF] / of_row[loops.OURS][PRODUCTION]
@@ -190,11 +200,11 @@ def main():
     if arguments.child:
         child(*arguments.child)
         return
-    row_names = select_rows(arguments.rows, (*PARTS, *programs.NEEDS))
+    row_names = select_rows(arguments.rows, (*PARTS, *PROGRAMS))
     if not row_names:
         parser.error("no row matches")
-    row_names = programs.available(row_names)
-    with services.started(programs.services_of(row_names)):
+    row_names = apps.available(row_names)
+    with services.started(apps.services_of(row_names)):
         medians = measure(row_names, arguments.rounds, arguments.seconds)
     if arguments.json:
         print(json.dumps(medians))

@@ -22,7 +22,7 @@ import json
 import statistics
 import sys
 
-from . import instructions, loops, programs, rows  # noqa: F401
+from . import apps, instructions, loops, rows  # noqa: F401
 from .runner import Results, Session, end_progress, select_rows, show_progress
 from .table import aligned
 
@@ -238,7 +238,7 @@ def main():
     columns = [loops.OURS, *(f"{loops.OURS}+{switch}" for switch in switches)]
     missed, found = [], {}
     if counted and options.only != "times":
-        counts = count(programs.available(counted), columns, options.against)
+        counts = count(apps.available(counted), columns, options.against)
         lines, missed = counts_table(counts, columns)
         print(aligned(lines), flush=True)
         found["instructions"] = counts

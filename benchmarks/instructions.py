@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 
-from . import loops, programs, rows  # noqa: F401
+from . import apps, loops, rows  # noqa: F401
 from .process import ROOT
 from .row import CPU, ROWS
 from .runner import select_rows

@@ -17,7 +17,7 @@ import json
 import os
 import sys
 
-from . import loops, rows  # noqa: F401
+from . import apps, loops, rows  # noqa: F401
 from .row import ROWS, Clock
 
 # A trial shorter than this is too short to calibrate by.
