@@ -2,6 +2,7 @@ import asyncio
 import contextvars
 import sys
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Executor
 from socket import AddressFamily, SocketKind, _Address, _RetAddress, socket
 from traceback import StackSummary
 from typing import Any, TypeVar, final
@@ -17,6 +18,19 @@ _Context = contextvars.Context
 def libev_version() -> str: ...
 def _layout_off(name: str, comparison: int, holds: object, /) -> None: ...
 def _layouts_off() -> list[str]: ...
+
+@final
+class Job:
+    @property
+    def future(self) -> Job: ...
+    @property
+    def fn(self) -> Any: ...
+    @property
+    def waiter(self) -> asyncio.Future[Any] | None: ...
+    def run(self, *args: Any) -> None: ...
+    def cancel(self) -> bool: ...
+    def set_exception(self, exc: BaseException, /) -> bool: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
 @final
 class Accelerated:
@@ -174,6 +188,12 @@ class EventLoop:
         *args: *_Ts,
         context: _Context | None = None,
     ) -> Handle: ...
+    def run_in_executor(
+        self,
+        executor: Executor | None,
+        func: Callable[[Unpack[_Ts]], _T],
+        *args: *_Ts,
+    ) -> asyncio.Future[_T]: ...
     def call_soon_threadsafe(
         self,
         callback: Callable[[Unpack[_Ts]], object],

@@ -605,6 +605,8 @@ class Describer:
             if asyncio.isfuture(inner):
                 shielded = self.of_future(inner)
                 return dataclasses.replace(shielded, text=f"shield of {shielded.text}")
+        if id(future) in self._running_jobs or id(future) in self.queued_jobs:
+            return self.of_job(future)
         made = creation_place(future)
         return Wait("future", "a future" + ("" if made is None else f" made at {made}"))
 
@@ -635,7 +637,11 @@ class Describer:
 
     @functools.cached_property
     def _running_jobs(self) -> dict[int, tuple[str, Any, Place | None]]:
-        """By the future's id: the thread, the function, and where it is."""
+        """By the future's id: the thread, the function, and where it is.
+
+        The future is that of concurrent.futures, or, of a job of ours, which has none,
+        asyncio's.
+        """
         found = {}
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         for thread, innermost in sys._current_frames().items():
@@ -645,10 +651,14 @@ class Describer:
                 code = frame.f_code
                 if code.co_qualname == "_WorkItem.run":
                     item = frame.f_locals.get("self")
-                    job = getattr(item, "future", None)
-                    if job is not None:
-                        name = names.get(thread, str(thread))
-                        found[id(job)] = (name, _job_function(item), inside)
+                elif code.co_qualname == "_worker":
+                    item = frame.f_locals.get("work_item")
+                else:
+                    item = None
+                job = _job_future(item)
+                if job is not None:
+                    name = names.get(thread, str(thread))
+                    found[id(job)] = (name, _job_function(item), inside)
                     break
                 if inside is None and not code.co_filename.endswith(_EXECUTOR):
                     inside = Place(
@@ -668,12 +678,12 @@ class Describer:
             *items,
             *(i for held in items if type(held) is list for i in held),
         ]:
-            job = getattr(item, "future", None)
-            if isinstance(job, concurrent.futures.Future):
+            job = _job_future(item)
+            if job is not None:
                 found[id(job)] = _job_function(item)
         return found
 
-    def of_job(self, job: concurrent.futures.Future[Any]) -> Wait:
+    def of_job(self, job: Any) -> Wait:
         """Say what a job of an executor is and where its thread stands."""
         running = self._running_jobs.get(id(job))
         if running is not None:
@@ -736,6 +746,14 @@ class Describer:
         if len(tasks) > 5:
             labels.append(f"{len(tasks) - 5} more")
         return f" held by {', '.join(labels)}", tuple(id(task) for task in tasks)
+
+
+def _job_future(item: Any) -> Any:
+    """Return what an executor's work item will tell of its outcome, or None."""
+    if isinstance(item, _core.Job):
+        return item.waiter
+    job = getattr(item, "future", None)
+    return job if isinstance(job, concurrent.futures.Future) else None
 
 
 def _job_function(item: Any) -> Any:

@@ -25,6 +25,7 @@
 #include "io/sockops.h"
 #include "io/stream.h"
 #include "io/tls.h"
+#include "loop/jobs.h"
 #include "loop/loop.h"
 #include "prim/primitive.h"
 #include "prim/replace.h"
@@ -172,10 +173,11 @@ core_exec(PyObject *module)
         al_stack_init(module, st) < 0 || al_handle_init_types(module, st) < 0 ||
         al_future_init_types(module, st) < 0 || al_task_init_types(module, st) < 0 ||
         al_registry_init(module, st) < 0 || al_names_init(st) < 0 ||
-        al_sockop_init_types(module, st) < 0 || al_reader_init_types(module, st) < 0 ||
-        al_tls_init_type(module, st) < 0 || al_dgram_init_types(module, st) < 0 ||
-        al_pipe_init_types(module, st) < 0 || al_loop_init_types(module, st) < 0 ||
-        al_stream_init_type(module, st) < 0 || al_server_init_type(module, st) < 0) {
+        al_sockop_init_types(module, st) < 0 || al_jobs_init_type(module, st) < 0 ||
+        al_reader_init_types(module, st) < 0 || al_tls_init_type(module, st) < 0 ||
+        al_dgram_init_types(module, st) < 0 || al_pipe_init_types(module, st) < 0 ||
+        al_loop_init_types(module, st) < 0 || al_stream_init_type(module, st) < 0 ||
+        al_server_init_type(module, st) < 0) {
         return -1;
     }
     al_blocking_init(st);

@@ -299,6 +299,20 @@ async def subprocesses():
 # The loop as a program sees it.
 
 
+@covers("loop/jobs")
+async def jobs():
+    loop = asyncio.get_running_loop()
+    assert await loop.run_in_executor(None, int) == 0
+    answers = await asyncio.gather(*(asyncio.to_thread(abs, -i) for i in range(100)))
+    assert answers == list(range(100))
+    try:
+        await loop.run_in_executor(None, divmod, 1, 0)
+    except ZeroDivisionError:
+        pass
+    else:
+        raise AssertionError("no exception")
+
+
 @covers("module", "base/state", "loop/loop")
 def life_of_a_loop():
     version, kind = aioloop.libev_version().split()

@@ -117,6 +117,13 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
         Py_VISIT(st->stream_functions[i]);
     }
+    Py_VISIT(st->jobs.module);
+    for (int i = 0; i < AL_JOB_TYPES; i++) {
+        Py_VISIT(st->jobs.types[i]);
+    }
+    for (int i = 0; i < AL_JOB_FUNCTIONS; i++) {
+        Py_VISIT(st->jobs.functions[i]);
+    }
     Py_VISIT(st->adopted_reader);
     Py_VISIT(st->tls.object_type);
     Py_VISIT(st->tls.again);
@@ -159,6 +166,13 @@ al_state_clear(al_state *st)
     Py_CLEAR(st->eager_task_factory);
     for (int i = 0; i < AL_WATCHED_STREAM_NAMES; i++) {
         Py_CLEAR(st->stream_functions[i]);
+    }
+    Py_CLEAR(st->jobs.module);
+    for (int i = 0; i < AL_JOB_TYPES; i++) {
+        Py_CLEAR(st->jobs.types[i]);
+    }
+    for (int i = 0; i < AL_JOB_FUNCTIONS; i++) {
+        Py_CLEAR(st->jobs.functions[i]);
     }
     Py_CLEAR(st->adopted_reader);
     Py_CLEAR(st->tls.object_type);

@@ -32,6 +32,7 @@
     X(Task)                                                                            \
     X(TaskStep)                                                                        \
     X(TaskSet)                                                                         \
+    X(Job)                                                                             \
     X(SockOp)                                                                          \
     X(StopIteration)                                                                   \
     X(StreamRead)                                                                      \
@@ -261,6 +262,24 @@
     X(remove)                                                                          \
     X(pop)                                                                             \
     X(call_later)                                                                      \
+    X(_adjust_thread_count)                                                            \
+    X(_broken)                                                                         \
+    X(_chain_future)                                                                   \
+    X(_copy_future_state)                                                              \
+    X(_default_executor)                                                               \
+    X(_executor_shutdown_called)                                                       \
+    X(_global_shutdown_lock)                                                           \
+    X(_idle_semaphore)                                                                 \
+    X(_max_workers)                                                                    \
+    X(_shutdown)                                                                       \
+    X(_shutdown_lock)                                                                  \
+    X(_threads)                                                                        \
+    X(_work_queue)                                                                     \
+    X(_worker)                                                                         \
+    X(call_soon_threadsafe)                                                            \
+    X(put)                                                                             \
+    X(submit)                                                                          \
+    X(wrap_future)                                                                     \
     X(_bound_value)                                                                    \
     X(set)                                                                             \
     X(clear)                                                                           \
@@ -278,6 +297,8 @@ struct al_registry; /* task/registry.h: current task and all_tasks bookkeeping *
 enum {
     AL_WATCHED_STREAM_NAMES = 13, /* see io/reader.c */
     AL_WATCHED_MODULES = 5,       /* see core/watch.c */
+    AL_JOB_TYPES = 3,             /* see loop/jobs.c */
+    AL_JOB_FUNCTIONS = 4,
 };
 
 /* Dead objects of one type, chained through a word of their bodies; each keeps the
@@ -359,6 +380,12 @@ typedef struct al_state {
         unsigned int seen_tags[3];
         bool intact;
     } tls;
+    /* The same of loop/jobs.c; module is concurrent.futures.thread, once it is there. */
+    struct {
+        PyObject *module, *types[AL_JOB_TYPES], *functions[AL_JOB_FUNCTIONS];
+        unsigned int seen_tags[AL_JOB_TYPES];
+        bool intact;
+    } jobs;
     PyObject *kwnames_context; /* ("context",): for vectorcall */
     PyObject *kwnames_warn_on_full_buffer;
     PyObject *kwnames_frame_summary; /* see core/stack.c */

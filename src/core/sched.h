@@ -94,6 +94,8 @@ typedef struct al_loop {
     al_task_list tasks;     /* its own, without a GIL; see registry.c */
     struct al_loop *next_loop, **loop_link; /* the same */
 
+    const void *own_executor; /* the default one, if asyncio made it: to compare */
+
     al_virtual *virtual; /* a test's clock; NULL: the kernel's */
     al_order *order;     /* a test's order; NULL: first in, first out */
     al_trace *trace;     /* of its last slots, for a test; NULL: none is kept */

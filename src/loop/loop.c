@@ -17,6 +17,7 @@
 #include "io/sock.h"
 #include "loop/calls.h"
 #include "loop/drive.h"
+#include "loop/jobs.h"
 #include "loop/net.h"
 #include "loop/sockets.h"
 #include "task/registry.h"
@@ -839,8 +840,8 @@ static char loop_doc[] =
 static int
 join_methods(al_state *st)
 {
-    PyMethodDef *tables[] = {life_methods, al_calls_methods, al_net_methods,
-                             al_sockets_methods, al_drive_methods};
+    PyMethodDef *tables[] = {life_methods,       al_calls_methods, al_net_methods,
+                             al_sockets_methods, al_drive_methods, al_jobs_methods};
     size_t total = 0;
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         for (const PyMethodDef *def = tables[i]; def->ml_name != NULL; def++) {

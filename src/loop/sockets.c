@@ -17,10 +17,9 @@
 #include "io/pipe.h"
 #include "io/sockops.h"
 
-/* asyncio.SelectorEventLoop.<name>(self, ...).  Escapes. */
-static PyObject *
-inherited(al_loop *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
-          PyObject *kwnames)
+PyObject *
+al_sockets_inherited(al_loop *self, const char *name, PyObject *const *args,
+                     Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *result = NULL;
     PyObject *method = PyObject_GetAttrString(self->st->SelectorEventLoop, name);
@@ -113,7 +112,7 @@ EventLoop_sock_recv(FAST_ARGS)
     }
     Py_ssize_t size = plain_size(values[1], 1);
     if (AL_UNLIKELY(size < 0 || !al_sockop_takes(self->st, values[0]))) {
-        return inherited(self, "sock_recv", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_recv", args, nargs, kwnames);
     }
     return al_sockop_new_recv(self, AL_SOCKOP_RECV, values[0], NULL, size);
 }
@@ -134,7 +133,7 @@ EventLoop_sock_recv_into(FAST_ARGS)
         return NULL;
     }
     if (!al_sockop_takes(self->st, values[0])) {
-        return inherited(self, "sock_recv_into", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_recv_into", args, nargs, kwnames);
     }
     return al_sockop_new(self, AL_SOCKOP_RECV_INTO, values[0], values[1], NULL);
 }
@@ -155,7 +154,7 @@ EventLoop_sock_recvfrom(FAST_ARGS)
     }
     Py_ssize_t size = plain_size(values[1], 1);
     if (size < 0 || !al_sockop_takes(self->st, values[0])) {
-        return inherited(self, "sock_recvfrom", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_recvfrom", args, nargs, kwnames);
     }
     return al_sockop_new_recv(self, AL_SOCKOP_RECVFROM, values[0], NULL, size);
 }
@@ -177,7 +176,7 @@ EventLoop_sock_recvfrom_into(FAST_ARGS)
     }
     Py_ssize_t size = values[2] == NULL ? 0 : plain_size(values[2], 0);
     if (size < 0 || !al_sockop_takes(self->st, values[0])) {
-        return inherited(self, "sock_recvfrom_into", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_recvfrom_into", args, nargs, kwnames);
     }
     return al_sockop_new_recv(self, AL_SOCKOP_RECVFROM_INTO, values[0], values[1],
                               size);
@@ -200,7 +199,7 @@ EventLoop_sock_sendall(FAST_ARGS)
         return NULL;
     }
     if (AL_UNLIKELY(!al_sockop_takes(self->st, values[0]))) {
-        return inherited(self, "sock_sendall", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_sendall", args, nargs, kwnames);
     }
     return al_sockop_new(self, AL_SOCKOP_SENDALL, values[0], values[1], NULL);
 }
@@ -219,7 +218,7 @@ EventLoop_sock_sendto(FAST_ARGS)
         return NULL;
     }
     if (!al_sockop_takes(self->st, values[0])) {
-        return inherited(self, "sock_sendto", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_sendto", args, nargs, kwnames);
     }
     return al_sockop_new(self, AL_SOCKOP_SENDTO, values[0], values[1], values[2]);
 }
@@ -247,7 +246,7 @@ EventLoop_sock_connect(FAST_ARGS)
     }
     if (plain <= 0) {
         PyErr_Clear(); /* asyncio's method raises it when it is awaited. */
-        return inherited(self, "sock_connect", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_connect", args, nargs, kwnames);
     }
     return al_sockop_new(self, AL_SOCKOP_CONNECT, values[0], values[1], NULL);
 }
@@ -268,7 +267,7 @@ EventLoop_sock_accept(FAST_ARGS)
         return NULL;
     }
     if (!al_sockop_takes(self->st, values[0])) {
-        return inherited(self, "sock_accept", args, nargs, kwnames);
+        return al_sockets_inherited(self, "sock_accept", args, nargs, kwnames);
     }
     return al_sockop_new(self, AL_SOCKOP_ACCEPT, values[0], NULL, NULL);
 }
@@ -306,7 +305,8 @@ EventLoop__sock_sendfile_native(FAST_ARGS)
     Py_ssize_t count = values[3] == Py_None ? 0 : plain_size(values[3], 0);
     if (!ours || offset < 0 || count < 0 || !al_sockop_takes(self->st, values[0]) ||
         !al_sockop_non_blocking(values[0])) {
-        return inherited(self, "_sock_sendfile_native", args, nargs, kwnames);
+        return al_sockets_inherited(self, "_sock_sendfile_native", args, nargs,
+                                    kwnames);
     }
     return al_sockop_new_sendfile(self, values[0], values[1], offset, count);
 }
@@ -609,7 +609,7 @@ EventLoop_getaddrinfo(FAST_ARGS)
             return al_sockop_new_value_steal(self, "getaddrinfo", list);
         }
     }
-    return inherited(self, "getaddrinfo", args, nargs, kwnames);
+    return al_sockets_inherited(self, "getaddrinfo", args, nargs, kwnames);
 }
 
 /* --- transports ------------------------------------------------------------------------- */
@@ -639,7 +639,8 @@ EventLoop__make_datagram_transport(FAST_ARGS)
     }
     Py_DECREF(checked);
     if (!al_dgram_takes(self->st, values[0])) {
-        return inherited(self, "_make_datagram_transport", args, nargs, kwnames);
+        return al_sockets_inherited(self, "_make_datagram_transport", args, nargs,
+                                    kwnames);
     }
     /* asyncio's method and its transport's __init__. */
     self->debug.frames_above += 1 + AL_DEBUG_METHOD_FRAMES;

@@ -5,6 +5,13 @@
 
 #include "base/py.h"
 
+struct al_loop;
+
+/* asyncio.SelectorEventLoop.<name>(self, ...).  Escapes. */
+PyObject *al_sockets_inherited(struct al_loop *self, const char *name,
+                               PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames);
+
 /* Ends with a NULL entry; loop.c joins it with the other rooms' tables. */
 extern PyMethodDef al_sockets_methods[];
 
