@@ -83,7 +83,13 @@ async def timers():
 
 
 @covers(
-    "task/future", "task/await", "task/task", "task/stop", "task/registry", "task/names"
+    "task/future",
+    "task/await",
+    "task/task",
+    "task/stop",
+    "task/registry",
+    "task/names",
+    "core/current",
 )
 async def tasks():
     async def child(n):

@@ -197,5 +197,6 @@ al_state_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
         return -1;
     }
     *slot = (PyTypeObject *)type;
+    al_never_count(type);
     return 0;
 }

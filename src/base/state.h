@@ -396,6 +396,7 @@ typedef struct al_state {
     struct al_describer *describers; /* see core/debug.h */
     struct al_registry *registry;
     struct al_names *names;
+    int32_t running;                        /* so many loops run */
     struct al_loop *accepted_by;            /* borrowed: what last accepted, or NULL;
                                              * without a GIL it may be dead */
     struct al_ticker *ticker;               /* see core/ticker.h; NULL: none yet */

@@ -71,6 +71,16 @@ al_at_rest(void (*work)(void *arg), void *arg)
 /* One of several flags of a struct: threads that write neighbours do not meet. */
 #define AL_FLAG(name) bool name
 
+/* What all threads use all the time and is there as long as the interpreter is counts no
+ * references: they would meet at the counter.  3.13 does so to the classes of Python code. */
+static inline void
+al_never_count(PyObject *object)
+{
+    object->ob_tid = 0;
+    object->ob_ref_local = UINT32_MAX;
+    object->ob_ref_shared = 0;
+}
+
 typedef struct {
     PyObject *const *word;
     PyObject *object;
@@ -114,6 +124,11 @@ static inline void
 al_at_rest(void (*work)(void *arg), void *arg)
 {
     work(arg);
+}
+
+static inline void
+al_never_count(PyObject *Py_UNUSED(object))
+{
 }
 
 #define AL_FLAG(name) bool name : 1

@@ -16,6 +16,7 @@
 #include "base/ring.h"
 #include "base/state.h"
 #include "core/cork.h"
+#include "core/current.h"
 #include "core/debug.h"
 #include "core/faults.h"
 #include "core/fds.h"
@@ -91,7 +92,9 @@ typedef struct al_loop {
     /* Tasks. */
     PyObject *task_factory; /* NULL: none */
     PyObject *current_task; /* borrowed; what the registry published, see there */
-    al_task_list tasks;     /* its own, without a GIL; see registry.c */
+    al_current current;     /* the same, on 3.13 without a GIL */
+    uint64_t next_name, last_name;          /* see task/names.h */
+    al_task_list tasks;                     /* its own, without a GIL; see registry.c */
     struct al_loop *next_loop, **loop_link; /* the same */
 
     const void *own_executor; /* the default one, if asyncio made it: to compare */

@@ -100,6 +100,10 @@ loop_traverse(al_loop *self, visitproc visit, void *arg)
         return metered;
     }
     Py_VISIT(self->task_factory);
+    int current = al_current_traverse(self, visit, arg);
+    if (current != 0) {
+        return current;
+    }
     for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
         const al_slot *slot = al_ring_at(&self->ready, i);
         int status =
@@ -127,11 +131,12 @@ loop_clear(al_loop *self)
     Py_CLEAR(self->spare_context);
     Py_CLEAR(self->debug.current_handle);
     Py_CLEAR(self->task_factory);
-    al_virtual_free(self); /* escapes */
-    al_order_free(self);   /* escapes */
-    al_trace_free(self);   /* escapes */
-    al_faults_free(self);  /* escapes */
-    al_meter_forget(self); /* escapes */
+    al_current_clear(self); /* escapes */
+    al_virtual_free(self);  /* escapes */
+    al_order_free(self);    /* escapes */
+    al_trace_free(self);    /* escapes */
+    al_faults_free(self);   /* escapes */
+    al_meter_forget(self);  /* escapes */
     if (self->ready.slots != NULL) {
         al_ring_clear(&self->ready);
     }
@@ -185,11 +190,25 @@ leave_signals(al_loop *self)
     return status;
 }
 
+/* The loop becomes that thread's, or nobody's (0). */
+static void
+set_runner(al_loop *self, unsigned long id)
+{
+    bool ran = AL_LOAD(self->thread_id) != 0;
+    AL_STORE(self->thread_id, id);
+    if (ran && id == 0) {
+        AL_ADD(self->st->running, -1);
+    }
+    else if (!ran && id != 0) {
+        AL_ADD(self->st->running, 1);
+    }
+}
+
 /* The loop runs no longer: the garbage collector gets the handles that it has. */
 static void
 runs_no_longer(al_loop *self)
 {
-    AL_STORE(self->thread_id, 0);
+    set_runner(self, 0);
     for (size_t i = 0; i < al_ring_len(&self->ready); i++) {
         const al_slot *slot = al_ring_at(&self->ready, i);
         if (slot->run == al_handle_run || slot->run == al_handle_run_threadsafe) {
@@ -594,8 +613,8 @@ get_thread_id(al_loop *self, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLong(id);
 }
 
-/* The loop becomes that thread's, or nobody's: without a GIL two threads may have seen that
- * it does not run. */
+/* As set_runner, and refuses: without a GIL two threads may have seen that the loop does not
+ * run. */
 static int
 take_loop(al_loop *self, unsigned long id)
 {
@@ -603,7 +622,7 @@ take_loop(al_loop *self, unsigned long id)
     AL_CRITICAL_BEGIN((PyObject *)self);
     taken = AL_FREE_THREADED && id != 0 && al_inbox_is_foreign(self);
     if (!taken) {
-        AL_STORE(self->thread_id, id);
+        set_runner(self, id);
     }
     AL_CRITICAL_END();
     if (taken) {
@@ -879,6 +898,9 @@ al_loop_init_types(PyObject *module, al_state *st)
         {Py_tp_getset, loop_getsets},
         {Py_tp_methods, st->loop_methods},
         {Py_tp_setattro, al_override_setattr},
+#if AL_CURRENT_IN_LOOP
+        {Py_tp_hash, al_current_hash},
+#endif
         {0, NULL},
     };
     PyType_Spec loop_spec = {

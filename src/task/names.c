@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/layout.h"
+#include "core/sched.h"
 
 #if PY_VERSION_HEX < 0x030C0000 && AL_LINUX
 #include <link.h>
@@ -10,6 +11,9 @@
 
 /* How many numbers are drawn to find the word; 0 where it is not looked for. */
 enum { DRAWS = PY_VERSION_HEX >= 0x030C0000 || AL_LINUX ? 4 : 0 };
+
+/* How many numbers a loop takes at once; see names.h. */
+enum { BLOCK = 64 };
 
 struct al_names {
     uint64_t *counter; /* asyncio's, or NULL */
@@ -271,14 +275,36 @@ al_names_clear(al_state *st)
     }
 }
 
+/* Whether the loop has a block of numbers, or should. */
+static bool
+loop_counts_alone(const al_state *st, const al_loop *loop)
+{
+    return AL_FREE_THREADED && loop != NULL &&
+           (loop->next_name < loop->last_name || AL_LOAD(st->running) > 1) &&
+           !al_inbox_is_outside(loop);
+}
+
+static uint64_t
+next_of_block(const struct al_names *names, al_loop *loop)
+{
+    if (loop->next_name == loop->last_name) {
+        loop->last_name = AL_ADD(*names->counter, BLOCK);
+        loop->next_name = loop->last_name - BLOCK;
+    }
+    return ++loop->next_name;
+}
+
 uint64_t
-al_names_next(al_state *st)
+al_names_next(al_state *st, al_loop *loop)
 {
     const struct al_names *names = st->names;
     if (AL_UNLIKELY(names == NULL)) {
         PyErr_SetString(PyExc_RuntimeError, "aioloop has been unloaded");
         return 0;
     }
-    return AL_LIKELY(names->counter != NULL) ? AL_ADD(*names->counter, 1)
-                                             : draw(names); /* escapes */
+    if (AL_UNLIKELY(names->counter == NULL)) {
+        return draw(names); /* escapes */
+    }
+    return loop_counts_alone(st, loop) ? next_of_block(names, loop)
+                                       : AL_ADD(*names->counter, 1);
 }

@@ -309,18 +309,46 @@ adopt_task_set(PyObject *module, al_state *st)
 
 /* --- current task, 3.11-3.13 ------------------------------------------------------------ */
 
+#if AL_CURRENT_IN_LOOP
+
+/* The loop if its current task may stay in it, else NULL: see core/current.h. */
+static al_loop *
+own_loop(const al_state *st, PyObject *loop)
+{
+    al_loop *ours = al_loop_check(st, loop);
+    return AL_LIKELY(ours != NULL && al_current_is_own(ours)) ? ours : NULL;
+}
+
+static void
+entry_is_gone(const al_state *st, PyObject *loop)
+{
+    al_loop *ours = al_loop_check(st, loop);
+    if (ours != NULL) {
+        al_current_is_removed(ours);
+    }
+}
+
+#else
+
+static void
+entry_is_gone(const al_state *Py_UNUSED(st), PyObject *Py_UNUSED(loop))
+{
+}
+
+#endif
+
 /* Removes the loop's entry.  A missing one is no error: somebody used asyncio's
  * _leave_task from inside the step. */
 static int
 drop_entry(al_state *st, PyObject *loop)
 {
-    if (PyDict_DelItem(st->current_tasks, loop) == 0) { /* escapes */
-        return 0;
+    if (PyDict_DelItem(st->current_tasks, loop) < 0) { /* escapes */
+        if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* the KeyError */
     }
-    if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
-        return -1;
-    }
-    PyErr_Clear(); /* the KeyError */
+    entry_is_gone(st, loop);
     return 0;
 }
 
@@ -338,6 +366,13 @@ leave_current(al_loop *loop)
 int
 al_registry_enter(al_state *st, PyObject *loop, al_future *task)
 {
+#if AL_CURRENT_IN_LOOP
+    al_loop *own = own_loop(st, loop);
+    if (AL_LIKELY(own != NULL && own->current.task == NULL)) {
+        AL_STORE(own->current.task, Py_NewRef((PyObject *)task));
+        return 0;
+    }
+#endif
     PyObject *other = PyDict_GetItemWithError(st->current_tasks, loop);
     if (AL_UNLIKELY(other != NULL)) {
         Py_INCREF(other);
@@ -384,12 +419,22 @@ leave_task(al_state *st, PyObject *loop, al_future *task)
         }
         return -1;
     }
-    return PyDict_DelItem(st->current_tasks, loop); /* escapes */
+    int status = PyDict_DelItem(st->current_tasks, loop); /* escapes */
+    if (status == 0) {
+        entry_is_gone(st, loop);
+    }
+    return status;
 }
 
 int
 al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status)
 {
+#if AL_CURRENT_IN_LOOP
+    al_loop *ours = al_loop_check(st, loop);
+    if (AL_LIKELY(ours != NULL && al_current_leave(ours, (PyObject *)task))) {
+        return status;
+    }
+#endif
     PyObject *saved = status < 0 ? al_err_take() : NULL;
     if (leave_task(st, loop, task) < 0) {
         status = -1;
@@ -406,13 +451,21 @@ al_registry_exit(al_state *st, PyObject *loop, al_future *task, int status)
 int
 al_registry_exit_slot_slowly(al_loop *loop, al_future *Py_UNUSED(task), int status)
 {
-    leave_current(loop);
+    leave_current(loop); /* escapes */
     return status;
 }
 
 int
 al_registry_swap(al_state *st, PyObject *loop, PyObject *task, PyObject **previous)
 {
+#if AL_CURRENT_IN_LOOP
+    al_loop *own = own_loop(st, loop);
+    if (AL_LIKELY(own != NULL)) {
+        *previous = own->current.task;
+        AL_STORE(own->current.task, Py_XNewRef(task));
+        return 0;
+    }
+#endif
     *previous = PyDict_GetItemWithError(st->current_tasks, loop);
     if (*previous == NULL && PyErr_Occurred()) {
         return -1;
@@ -551,7 +604,7 @@ al_registry_init(PyObject *module, al_state *st)
     st->task_wakeup = al_task_wakeup_run;
     st->future_call = al_future_call_run;
     st->leave_current = leave_current;
-    return adopt_task_set(module, st);
+    return al_current_init(st) < 0 ? -1 : adopt_task_set(module, st);
 }
 
 #else

@@ -12,6 +12,8 @@
  * neither a callback, nor a Handle with a step of one of asyncio's own tasks, nor an idle
  * loop ever sees it.
  *
+ * Without a GIL 3.13 keeps it in the loop until somebody looks: core/current.h.
+ *
  * All tasks.  Pending tasks are links of an intrusive list without references: ours on
  * 3.11-3.13, where asyncio's WeakSet gets a class that adds the list to its iteration;
  * asyncio's own, in the thread state, on 3.14+.  A task is linked from its creation
@@ -99,6 +101,12 @@ al_registry_enter_slot(al_loop *loop, PyThreadState *thread, al_future *task)
         }
         return 0;
     }
+#elif AL_CURRENT_IN_LOOP
+    if (AL_LIKELY(al_current_is_own(loop) && loop->current.task == NULL)) {
+        AL_STORE(loop->current.task, Py_NewRef((PyObject *)task));
+        return 0;
+    }
+    (void)thread;
 #else
     (void)thread;
 #endif
@@ -113,6 +121,12 @@ al_registry_exit_slot(al_loop *loop, PyThreadState *thread, al_future *task, int
     if (AL_UNLIKELY(current == NULL || *current != (PyObject *)task)) {
         return al_registry_exit_slot_slowly(loop, task, status);
     }
+#elif AL_CURRENT_IN_LOOP
+    (void)thread;
+    if (AL_LIKELY(al_current_leave(loop, (PyObject *)task))) {
+        return status;
+    }
+    return al_registry_exit_slot_slowly(loop, task, status);
 #else
     (void)thread;
 #endif

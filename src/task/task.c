@@ -942,7 +942,7 @@ choose_name(al_future *task, al_state *st, PyObject *name)
 {
     if (name == NULL || name == Py_None) {
         /* The text is made when somebody asks for it. */
-        uint64_t number = al_names_next(st); /* escapes */
+        uint64_t number = al_names_next(st, task->loop); /* escapes */
         if (number == 0) {
             return -1;
         }

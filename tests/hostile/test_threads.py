@@ -177,12 +177,106 @@ def test_tasks_are_looked_at_from_other_threads() -> None:
                         assert task.get_loop() is loop
                         assert task.get_name() in repr(task)
                         task.get_coro(), task.done(), task.cancelled()
-                    current = asyncio.current_task(loop)
-                    assert current is None or current.get_loop() is loop
+                    for _ in range(5):
+                        current = asyncio.current_task(loop)
+                        assert current is None or current.get_loop() is loop
         finally:
             stop.set()
         for future in work:
             future.result(LIMIT)
+
+
+# 3.14 keeps the current task in the thread's state.
+has_dict = pytest.mark.skipif(sys.version_info >= (3, 14), reason="there is no dict")
+
+
+@has_dict
+def test_the_dict_of_current_tasks_has_it_for_who_looks() -> None:
+    tasks: dict[Any, Any] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        for look in (
+            lambda: tasks[loop],
+            lambda: tasks.get(loop),
+            lambda: asyncio.current_task(loop),
+            lambda: next(task for of, task in tasks.items() if of is loop),
+            lambda: tasks.setdefault(loop, None),
+        ):
+            assert look() is task
+        await asyncio.sleep(0)
+        assert loop in tasks
+        await asyncio.sleep(0)
+        # What a program does to it is seen, and what it leaves is left.
+        assert tasks.pop(loop) is task
+        assert asyncio.current_task() is None and loop not in tasks
+        tasks[loop] = task
+        assert asyncio.current_task() is task
+        await asyncio.sleep(0)
+        seen = [1]
+        loop.call_soon(lambda: seen.append(asyncio.current_task()))
+        loop.call_soon(lambda: seen.append(tasks.get(loop)))
+        await asyncio.sleep(0)
+        assert seen == [1, None, None]
+
+    run(main())
+    assert not any(isinstance(loop, aioloop.Loop) for loop in tasks)
+
+
+def test_a_step_that_begins_in_a_step_is_refused() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        errors = []
+        loop.set_exception_handler(lambda _loop, context: errors.append(context))
+        for look in (False, True):
+            if look:
+                asyncio.current_task()
+            inner = loop.create_task(child(1))
+            with pytest.raises(RuntimeError, match="Cannot enter into task"):
+                steps = [call for call in loop._ready if call]  # type: ignore[attr-defined]
+                steps[-1]._callback()
+            assert await inner == 1
+        assert not errors
+
+    run(main())
+
+
+class WithHash(aioloop.Loop):
+    def __hash__(self) -> int:
+        return 7
+
+
+def test_a_loop_with_a_hash_of_its_own_has_a_current_task() -> None:
+    async def main() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None and asyncio.current_task(loop) is task
+        await asyncio.gather(*(child(n) for n in range(3)))
+        assert asyncio.current_task() is task
+
+    loop = WithHash()
+    try:
+        loop.run_until_complete(main())
+        assert asyncio.current_task(loop) is None
+    finally:
+        loop.close()
+    plain = aioloop.new_event_loop()
+    assert hash(plain) == object.__hash__(plain)
+    plain.close()
+
+
+def test_default_names_in_several_threads_are_different() -> None:
+    names: list[str] = []
+
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(child(n)) for n in range(200)]
+        mine = [task.get_name() for task in tasks]
+        numbers = [int(name.removeprefix("Task-")) for name in mine]
+        assert numbers == sorted(numbers)
+        names.extend(mine)
+        await asyncio.gather(*tasks)
+
+    in_threads(4, lambda _: run(main()))
+    assert len(set(names)) == len(names) == 800
 
 
 def test_what_one_thread_schedules_arrives_in_its_order() -> None:
