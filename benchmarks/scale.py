@@ -237,22 +237,22 @@ def measured(loop_name, row, size):
     return None if output is None else float(output)
 
 
-def in_words(nanoseconds):
-    if nanoseconds is None:
-        return "-"
-    if nanoseconds < 9_999:
-        return f"{nanoseconds:.0f}"
-    return f"{nanoseconds / 1000:.1f} us"
+def heading(names):
+    """Return the first two lines of the Markdown table."""
+    return [
+        f"| ns per operation | {' | '.join(names)} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
 
 
-def table(row, found, names):
-    """Return the lines of a row's Markdown table: a line for each loop."""
-    sizes = ROWS[row][1]
-    titles = [f"{size:,}".replace(",", " ") for size in sizes]
-    lines = [f"| {row} | " + " | ".join(titles) + " |", "|---" * (len(sizes) + 1) + "|"]
-    for name in names:
-        cells = [in_words(found[name, row, size]) for size in sizes]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+def lines_of(row, found, names):
+    """Return a row's lines of the Markdown table: one for each size."""
+    lines = []
+    for size in ROWS[row][1]:
+        taken = [found[name, row, size] for name in names]
+        cells = ["-" if value is None else f"{value:.0f}" for value in taken]
+        how_many = f"{size:,}".replace(",", " ")
+        lines.append(f"| {row}: {how_many} | {' | '.join(cells)} |")
     return lines
 
 
@@ -279,7 +279,8 @@ def main():
     rows = [row for row in ROWS if not options.rows or options.rows in row]
     if not rows:
         parser.error(f"no row has that in its name: {', '.join(ROWS)}")
-    lines = []
+    lines = heading(names)
+    print("\n".join(lines))
     for row in rows:
         samples = {(name, row, size): [] for name in names for size in ROWS[row][1]}
         for _ in range(options.rounds):
@@ -290,10 +291,11 @@ def main():
             key: None if not values or None in values else statistics.median(values)
             for key, values in samples.items()
         }
-        lines += [*table(row, found, names), ""]
-        print("\n".join(lines[-len(names) - 3 :]), flush=True)
+        new = lines_of(row, found, names)
+        print("\n".join(new), flush=True)
+        lines += new
     if options.markdown:
-        options.markdown.write_text("\n".join(lines))
+        options.markdown.write_text("\n".join(lines) + "\n")
     return 0
 
 
