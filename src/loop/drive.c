@@ -250,19 +250,26 @@ typedef struct {
     al_loop *loop;
 } al_queue_view;
 
+/* Before the ready ring is looked at or changed: it has what others have pushed by now.  Of a
+ * loop that another thread runs this is refused; see core/inbox.h.  0 or -1. */
+static int
+complete(al_loop *loop)
+{
+    AL_OWN(loop, -1);
+    return al_inbox_move(loop);
+}
+
 PyObject *
 al_drive_get_ready(al_loop *loop, void *Py_UNUSED(closure))
 {
-    AL_OWN(loop, NULL);
+    if (complete(loop) < 0) {
+        return NULL;
+    }
     al_queue_view *view = PyObject_GC_New(al_queue_view, loop->st->QueueView_type);
     if (view == NULL) {
         return NULL;
     }
     view->loop = (al_loop *)Py_NewRef((PyObject *)loop);
-    if (al_inbox_move(loop) < 0) {
-        Py_DECREF(view);
-        return NULL;
-    }
     PyObject_GC_Track(view);
     return (PyObject *)view;
 }
@@ -366,7 +373,7 @@ handle_at(al_loop *loop, size_t i)
 static PyObject *
 as_deque(al_queue_view *self)
 {
-    PyObject *list = PyList_New(0);
+    PyObject *list = complete(self->loop) < 0 ? NULL : PyList_New(0);
     PyObject *deque = NULL;
     if (list == NULL) {
         return NULL;
@@ -390,7 +397,8 @@ static int
 push_right(al_loop *loop, PyObject *handle)
 {
     al_slot slot = slot_for(loop->st, handle);
-    if (al_ring_push_steal(&loop->ready, slot.run, Py_NewRef(handle), NULL, NULL) < 0) {
+    if (complete(loop) < 0 ||
+        al_ring_push_steal(&loop->ready, slot.run, Py_NewRef(handle), NULL, NULL) < 0) {
         return -1;
     }
     if (loop->ready.notes != NULL && slot.run == run_slot_handle) {
@@ -403,7 +411,7 @@ static int
 push_left(al_loop *loop, PyObject *handle)
 {
     al_ring *ready = &loop->ready;
-    if (al_ring_reserve(ready, 1) < 0) {
+    if (complete(loop) < 0 || al_ring_reserve(ready, 1) < 0) {
         return -1;
     }
     al_ring_push_front(ready, slot_for(loop->st, handle));
@@ -462,13 +470,12 @@ refill(al_loop *loop, PyObject *list)
 int
 al_drive_set_ready(al_loop *loop, PyObject *value, void *Py_UNUSED(closure))
 {
-    AL_OWN(loop, -1);
     if (value == NULL) {
         PyErr_SetString(PyExc_AttributeError, "can't delete this attribute");
         return -1;
     }
     PyObject *list = PySequence_List(value); /* escapes */
-    int status = list == NULL ? -1 : refill(loop, list);
+    int status = list == NULL || complete(loop) < 0 ? -1 : refill(loop, list);
     Py_XDECREF(list);
     return status;
 }
@@ -537,19 +544,21 @@ EDIT(rotate)
 static Py_ssize_t
 queue_view_length(al_queue_view *self)
 {
-    return (Py_ssize_t)al_ring_len(&self->loop->ready);
+    return complete(self->loop) < 0 ? -1 : (Py_ssize_t)al_ring_len(&self->loop->ready);
 }
 
 static int
 queue_view_bool(al_queue_view *self)
 {
-    return al_ring_len(&self->loop->ready) > 0;
+    return complete(self->loop) < 0 ? -1 : al_ring_len(&self->loop->ready) > 0;
 }
 
 static PyObject *
 queue_view_item(al_queue_view *self, Py_ssize_t i)
 {
-    return handle_at(self->loop, i < 0 ? SIZE_MAX : (size_t)i); /* escapes */
+    return complete(self->loop) < 0
+               ? NULL
+               : handle_at(self->loop, i < 0 ? SIZE_MAX : (size_t)i); /* escapes */
 }
 
 static PyObject *
@@ -560,7 +569,8 @@ queue_view_subscript(al_queue_view *self, PyObject *key)
         if (i == -1 && PyErr_Occurred()) {
             return NULL;
         }
-        return queue_view_item(self, i < 0 ? i + queue_view_length(self) : i);
+        Py_ssize_t length = i < 0 ? queue_view_length(self) : 0;
+        return length < 0 ? NULL : queue_view_item(self, i + length);
     }
     PyObject *args = PyTuple_Pack(1, key);
     PyObject *result = args == NULL ? NULL : look(self, "__getitem__", args);
@@ -667,6 +677,9 @@ queue_view_repr(al_queue_view *self)
 static PyObject *
 QueueView_clear(al_queue_view *self, PyObject *Py_UNUSED(ignored))
 {
+    if (complete(self->loop) < 0) {
+        return NULL;
+    }
     al_loop *loop = (al_loop *)Py_NewRef((PyObject *)self->loop);
     al_ring_clear(&loop->ready); /* escapes */
     Py_DECREF(loop);
@@ -726,6 +739,9 @@ static al_slot_handle *
 prepare_to_take(al_queue_view *self)
 {
     al_slot_handle *made = new_slot_handle(self->loop); /* escapes */
+    if (made != NULL && complete(self->loop) < 0) {
+        Py_CLEAR(made);
+    }
     if (made != NULL && al_ring_len(&self->loop->ready) == 0) {
         Py_CLEAR(made);
         PyErr_SetString(PyExc_IndexError, "pop from an empty deque");

@@ -380,7 +380,11 @@ def test_without_a_gil_another_threads_changes_are_refused() -> None:
             lambda: loop.add_reader(0, print),
             lambda: transport.sendto(b"x", ("127.0.0.1", 1)),
             lambda: transport.pause_reading(),  # type: ignore[attr-defined]
+            lambda: len(ready),
+            lambda: ready.append(None),
+            lambda: ready.clear(),
         ]
+        ready = loop._ready  # type: ignore[attr-defined]
         refused: list[str] = []
 
         def change() -> None:
@@ -399,6 +403,29 @@ def test_without_a_gil_another_threads_changes_are_refused() -> None:
         assert task.cancelling() == 0
 
     run(main())
+
+
+def test_the_ready_queue_has_what_was_pushed_after_it_was_got() -> None:
+    loop = aioloop.new_event_loop()
+    ready: Any = loop._ready  # type: ignore[attr-defined]
+    seen: list[int] = []
+    handles = [loop.call_soon(seen.append, n) for n in range(3)]
+    assert len(ready) == 3 and ready and list(ready) == handles
+    assert ready[0] is handles[0] and ready[-1] is handles[2]
+    loop.call_soon_threadsafe(seen.append, 3)
+    assert ready.popleft() is handles[0]
+    loop.call_soon(seen.append, 4)
+    ready.append(handles[0])
+    in_threads(1, lambda _: loop.call_soon_threadsafe(seen.append, 5))
+    ready.rotate(1)
+    run_once = loop.create_future()
+    loop.call_soon(run_once.set_result, None)
+    loop.run_until_complete(run_once)
+    assert seen == [5, 1, 2, 3, 4, 0]
+    loop.call_soon(seen.append, 6)
+    ready.clear()
+    assert not ready
+    loop.close()
 
 
 def test_signals_come_to_the_main_thread_beside_other_loops() -> None:
