@@ -6,12 +6,15 @@
 #            `make test ARGS=tests/unit` runs that part alone
 #   SEEDS=  seeds of `make faults` (1000)
 #   NET_ARGS=  more arguments for the benchmarks of the network
+#   MINUTES=, LOOP=  of `make soak`
 
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
 NET_ARGS ?=
 SEEDS ?= 1000
+MINUTES ?= 5
+LOOP ?= aioloop
 
 export PYTHON VENV
 bin := $(abspath $(VENV))/bin
@@ -25,7 +28,7 @@ LIES ?= future future1 task task2 current_task handle handle1 transport transpor
 c_files = $(shell find src benchmarks tests -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard lying portable threads leaks faults suites seeds plugs bench docs sdist wheels test-all clean set-up
+.PHONY: run test help build format lint asan hard lying portable threads leaks faults suites seeds soak plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -90,6 +93,9 @@ suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes 
 
 seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)
 	@$(in_venv) $(bin)/python -m tests.upstream.seeds $(ARGS)
+
+soak: build ## Everything at once for MINUTES minutes (5), on LOOP (aioloop, asyncio)
+	@$(in_venv) $(bin)/python -m tests.soak --minutes $(MINUTES) --loop $(LOOP) $(ARGS)
 
 plugs: build ## Every plug point of docs/plugs.md with the real server or program (minutes)
 	@AIOLOOP_PLUGS=1 $(pytest) tests/plugs $(ARGS)
