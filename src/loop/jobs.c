@@ -2,6 +2,7 @@
  * _chain_future and concurrent.futures.ThreadPoolExecutor.submit. */
 #include "loop/jobs.h"
 
+#include "base/layout.h"
 #include "base/origin.h"
 #include "core/report.h"
 #include "core/sched.h"
@@ -585,7 +586,7 @@ EventLoop_run_in_executor(al_loop *self, PyObject *const *args, Py_ssize_t nargs
     bool first = false;
     if (!AL_FREE_THREADED && kwnames == NULL && nargs >= 2 && args[0] == Py_None &&
         self->debug.switches == 0 && !self->overrides.create_future &&
-        al_loop_direct(self)) {
+        al_loop_direct(self) && !al_layout_is_off(self->st, AL_LAYOUT_FUTURE)) {
         al_state *st = self->st;
         PyObject *result = NULL;
         PyObject *executor =

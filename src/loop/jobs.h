@@ -10,7 +10,8 @@
  * That is so for the default executor if asyncio made it for this loop, not in debug mode,
  * and as long as nobody has replaced what a job passes by: the methods of the classes of
  * concurrent.futures, asyncio's functions that chain futures, call_soon and its kin.  Else
- * asyncio's method is called.  Without a GIL it always is.
+ * asyncio's method is called.  Without a GIL it always is, and where futures are asyncio's
+ * own (base/layout.h).
  *
  * A cancelled job is not run: whoever takes it from the queue asks its future, which in
  * asyncio tells the job of it an iteration later. */
