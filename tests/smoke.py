@@ -150,6 +150,7 @@ async def signals():
     "prim/queue",
     "prim/sleep",
     "prim/with",
+    "prim/gather",
 )
 async def primitives():
     sleep = asyncio.sleep
@@ -172,6 +173,7 @@ async def primitives():
         assert [await queue.get() for _ in range(5)] == list(range(5))
         await task
         assert await asyncio.sleep(0.001, "slept") == "slept"
+        assert await asyncio.gather(queue.put(5), queue.get()) == [None, 5]
         assert not lock.locked()
     finally:
         aioloop.accelerate(False)

@@ -38,6 +38,7 @@
     X(StreamRead)                                                                      \
     X(Primitive)                                                                       \
     X(Accelerated)                                                                     \
+    X(GatherCallback)                                                                  \
     X(StreamReaderMethod)                                                              \
     X(DatagramTransport)                                                               \
     X(TlsTransport)                                                                    \
@@ -52,6 +53,7 @@
     X(enter_task, "_asyncio", "_enter_task")                                           \
     X(leave_task, "_asyncio", "_leave_task")                                           \
     X(swap_current_task, "_asyncio", "_swap_current_task")                             \
+    X(current_task, "_asyncio", "current_task")                                        \
     X(add_awaited_by, "_asyncio", "future_add_to_awaited_by")                          \
     X(discard_awaited_by, "_asyncio", "future_discard_from_awaited_by")
 #else
@@ -281,6 +283,12 @@
     X(submit)                                                                          \
     X(wrap_future)                                                                     \
     X(_bound_value)                                                                    \
+    X(_cancel_message)                                                                 \
+    X(_cancel_requested)                                                               \
+    X(_make_cancelled_error)                                                           \
+    X(_log_destroy_pending)                                                            \
+    X(_GatheringFuture)                                                                \
+    X(current_task)                                                                    \
     X(set)                                                                             \
     X(clear)                                                                           \
     X(_write_backlog)                                                                  \
@@ -366,6 +374,13 @@ typedef struct al_state {
         *addrinfo_templates; /* loop/sockets.c: what getaddrinfo gives for literals */
     PyObject *minus_one;
     PyObject *deque_append, *deque_popleft; /* see prim/primitive.c */
+    struct {
+        PyObject *globals; /* of asyncio.tasks */
+        PyObject *inner;   /* code of gather's inner function, or NULL: not asyncio's */
+        PyObject *name, *ensure_future; /* the latter NULL if it is not asyncio's */
+        PyObject *kwnames_loop;
+        bool discards; /* asyncio has _discard_awaited_by */
+    } gather;          /* see prim/gather.c */
     /* What io/reader.c stands in for and calls, and the classes' version tags when that
      * was last looked at. */
     PyObject *stream_functions[AL_WATCHED_STREAM_NAMES];

@@ -208,6 +208,37 @@ al_primitive_loop(al_state *st, PyObject *subject, PyObject *dict)
 }
 
 PyObject *
+al_primitive_running_loop(const al_state *st)
+{
+    PyObject *loop = al_registry_running_loop(st);
+    if (loop == Py_None) {
+        PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+        Py_CLEAR(loop);
+    }
+    return loop;
+}
+
+PyObject *
+al_primitive_current_task(const al_state *st)
+{
+    PyObject *globals = PyModule_GetDict(st->asyncio_tasks), *task = NULL;
+    PyObject *function = al_attribute(globals, "module", st->str.current_task);
+    if (function == NULL) {
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    if (AL_LIKELY(function == st->current_task)) {
+        task = al_registry_running_task(st);
+    }
+#endif
+    if (task == NULL) {
+        task = PyObject_CallNoArgs(function); /* escapes */
+    }
+    Py_DECREF(function);
+    return task;
+}
+
+PyObject *
 al_primitive_future(al_state *st, PyObject *loop)
 {
     al_loop *ours = al_loop_check(st, loop);

@@ -45,6 +45,10 @@ void al_primitive_ended(al_lazy *op);
 
 /* Mirrors _LoopBoundMixin._get_loop().  New reference.  Escapes. */
 PyObject *al_primitive_loop(al_state *st, PyObject *subject, PyObject *dict);
+/* events.get_running_loop(), or its RuntimeError.  New reference. */
+PyObject *al_primitive_running_loop(const al_state *st);
+/* tasks.current_task().  New reference.  Escapes. */
+PyObject *al_primitive_current_task(const al_state *st);
 /* loop.create_future().  New reference.  Escapes. */
 PyObject *al_primitive_future(al_state *st, PyObject *loop);
 /* Awaits a new future of the loop that the subject is bound to, which is appended to its

@@ -3,6 +3,7 @@
 
 #include "base/layout.h"
 #include "base/origin.h"
+#include "prim/gather.h"
 #include "prim/lock.h"
 #include "prim/queue.h"
 #include "prim/semaphore.h"
@@ -71,7 +72,7 @@ static const struct {
 
 static const al_replacement *const tables[] = {
     al_lock_replacements,  al_semaphore_replacements, al_queue_replacements,
-    al_sleep_replacements, al_with_replacements,
+    al_sleep_replacements, al_with_replacements,      al_gather_replacements,
 };
 
 static PyObject *
@@ -176,11 +177,16 @@ accelerated_vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf,
 {
     al_accelerated *self = (al_accelerated *)callable;
     Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    const al_replacement *what = self->what;
     /* Debug mode wants to know where a coroutine was created: asyncio's can tell. */
-    if (AL_LIKELY(kwnames == NULL && nargs > 0 && self->st->replaced != NULL &&
-                  (!self->what->coroutine ||
+    if (AL_LIKELY((kwnames == NULL || what->call_named != NULL) && nargs > 0 &&
+                  self->st->replaced != NULL &&
+                  (!what->coroutine ||
                    PyThreadState_Get()->coroutine_origin_tracking_depth == 0))) {
-        PyObject *result = self->what->call(self->st, args, nargs); /* escapes */
+        PyObject *result =
+            what->call_named != NULL
+                ? what->call_named(self->st, args, nargs, kwnames) /* escapes */
+                : what->call(self->st, args, nargs);               /* escapes */
         if (AL_LIKELY(result != NULL) || PyErr_Occurred()) {
             return result;
         }
@@ -535,7 +541,9 @@ PyMethodDef al_replace_methods[] = {
 int
 al_replace_init_type(PyObject *module, al_state *st)
 {
-    return al_state_add_type(module, &st->Accelerated_type, &accelerated_spec, NULL) < 0
+    return al_gather_init_type(module, st) < 0 ||
+                   al_state_add_type(module, &st->Accelerated_type, &accelerated_spec,
+                                     NULL) < 0
                ? -1
                : PyModule_AddType(module, st->Accelerated_type);
 }

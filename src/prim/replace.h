@@ -38,6 +38,9 @@ typedef struct {
     PyObject *(*call)(al_state *st, PyObject *const *args, Py_ssize_t nargs);
     bool coroutine;
     bool module; /* the package asyncio has it, too */
+    /* NULL, or what is called in the place of `call`, with arguments by name. */
+    PyObject *(*call_named)(al_state *st, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames);
 } al_replacement;
 
 /* Of which class an object is on whose attributes, *dict, C may work; or AL_PRIM_NONE,

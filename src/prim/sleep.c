@@ -4,7 +4,6 @@
 #include <math.h>
 
 #include "prim/primitive.h"
-#include "task/registry.h"
 
 /* Of a delay of 0 or less: gives way once. */
 static int
@@ -43,11 +42,7 @@ step_sleep(al_lazy *base, PyObject **result)
         }
         return status;
     }
-    PyObject *loop = al_registry_running_loop(st);
-    if (loop == Py_None) {
-        PyErr_SetString(PyExc_RuntimeError, "no running event loop");
-        Py_CLEAR(loop);
-    }
+    PyObject *loop = al_primitive_running_loop(st);
     PyObject *future =
         loop == NULL ? NULL : al_primitive_future(st, loop); /* escapes */
     if (future == NULL) {
@@ -117,6 +112,6 @@ call_sleep(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_sleep_replacements[] = {
-    {offsetof(al_state, asyncio_tasks), "sleep", call_sleep, true, true},
-    {0, NULL, NULL, false, false},
+    {offsetof(al_state, asyncio_tasks), "sleep", call_sleep, true, true, NULL},
+    {0, NULL, NULL, false, false, NULL},
 };

@@ -43,7 +43,9 @@ call_exit(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_with_replacements[] = {
-    {offsetof(al_state, ContextManagerMixin), "__aenter__", call_enter, true, false},
-    {offsetof(al_state, ContextManagerMixin), "__aexit__", call_exit, true, false},
-    {0, NULL, NULL, false, false},
+    {offsetof(al_state, ContextManagerMixin), "__aenter__", call_enter, true, false,
+     NULL},
+    {offsetof(al_state, ContextManagerMixin), "__aexit__", call_exit, true, false,
+     NULL},
+    {0, NULL, NULL, false, false, NULL},
 };

@@ -70,6 +70,20 @@ al_registry_current(const al_state *st, PyThreadState *thread, PyObject *loop)
 }
 #endif
 
+#if PY_VERSION_HEX >= 0x030E0000
+/* The thread's word for the current task: a new reference; or NULL, where there is none or
+ * it is not known where the word is. */
+static inline PyObject *
+al_registry_running_task(const al_state *st)
+{
+    const struct al_registry *registry = st->registry;
+    char *base = (char *)PyThreadState_Get();
+    return AL_LIKELY(registry->direct)
+               ? Py_XNewRef(*(PyObject **)(void *)(base + registry->running_task))
+               : NULL;
+}
+#endif
+
 /* events._get_running_loop(): a new reference, None where none runs; or NULL. */
 static inline PyObject *
 al_registry_running_loop(const al_state *st)

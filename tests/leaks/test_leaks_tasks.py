@@ -1,6 +1,7 @@
 """Futures and tasks leave nothing behind: blocks, references, links in lists."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import sys
@@ -217,3 +218,32 @@ def test_free_lists_keep_a_bounded_number(loop, no_leak):
             iter(future)
 
     no_leak(round, rounds=30)
+
+
+def test_gather_in_c(loop, no_leak):
+    async def end(number):
+        await asyncio.sleep(0)
+        if number == 2:
+            raise ValueError(number)
+        return number
+
+    async def main():
+        await asyncio.gather(end(1), end(2), end(3), return_exceptions=True)
+        with contextlib.suppress(ValueError):
+            await asyncio.gather(end(1), end(2), end(3))
+        outer = asyncio.gather(end(1), loop.create_future())
+        repr(outer._children[1]._callbacks[0][0].__closure__)
+        await asyncio.sleep(0)
+        outer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await outer
+        with contextlib.suppress(TypeError):
+            asyncio.gather(end(1), 3)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    aioloop.accelerate()
+    try:
+        no_leak(lambda: loop.run_until_complete(main()), rounds=300)
+    finally:
+        aioloop.accelerate(False)

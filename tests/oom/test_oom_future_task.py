@@ -124,6 +124,31 @@ def primitives():
     turn(2)
 
 
+async def end(number):
+    await asyncio.sleep(0)
+    if number == 3:
+        raise ValueError(number)
+    return number
+
+
+async def use_gather():
+    await asyncio.gather(end(1), end(2), loop.create_future(), return_exceptions=True)
+
+
+async def use_gather_that_fails():
+    await asyncio.gather(end(2), end(3), end(4))
+
+
+def gathered():
+    aioloop.accelerate()
+    loop.create_task(use_gather())
+    loop.create_task(use_gather_that_fails())
+    turn(6)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    turn(3)
+
+
 def switch():
     try:
         aioloop.accelerate()
@@ -158,7 +183,8 @@ print("survived")
 
 
 @pytest.mark.parametrize(
-    "operation", ["callbacks", "outcomes", "tasks", "eager", "primitives", "switch"]
+    "operation",
+    ["callbacks", "outcomes", "tasks", "eager", "primitives", "gathered", "switch"],
 )
 def test_every_allocation_fails_once(python, operation):
     if operation == "eager" and sys.version_info < (3, 12):

@@ -285,8 +285,8 @@ FUNCTIONS = {
         asyncio.Queue: ("get", "put", "get_nowait", "put_nowait", "task_done", "join"),
         asyncio.LifoQueue: ("get", "put_nowait"),
         asyncio.Condition: ("__aenter__", "wait"),
-        asyncio: ("sleep",),
-        asyncio.tasks: ("sleep",),
+        asyncio: ("sleep", "gather"),
+        asyncio.tasks: ("sleep", "gather"),
     }.items()
     for name in names
 }
