@@ -259,6 +259,8 @@
     X(_is_shutdown)                                                                    \
     X(_unfinished_tasks)                                                               \
     X(_finished)                                                                       \
+    X(acquire)                                                                         \
+    X(release)                                                                         \
     X(append)                                                                          \
     X(popleft)                                                                         \
     X(remove)                                                                          \

@@ -397,7 +397,10 @@ look(al_state *st)
         const PyTypeObject *type = (PyTypeObject *)st->jobs.types[i];
         st->jobs.seen_tags[i] = type == NULL ? 0 : type->tp_version_tag;
     }
-    PyErr_Clear(); /* MemoryError, or a class that is not there. */
+    if (PyErr_Occurred()) {
+        PyErr_Clear(); /* MemoryError, or a class that is not there: not for long. */
+        st->jobs.seen_tags[POOL] = 0;
+    }
     st->jobs.intact = intact;
 }
 
@@ -485,10 +488,10 @@ put(const al_state *st, PyObject *dict, PyObject *job)
 
 /* lock.<name>(), with an exception kept.  0 or -1.  Escapes. */
 static int
-call_lock(PyObject *lock, const char *name)
+call_lock(PyObject *lock, PyObject *name)
 {
     PyObject *exc = al_err_take();
-    PyObject *done = PyObject_CallMethod(lock, name, NULL); /* escapes */
+    PyObject *done = PyObject_CallMethodNoArgs(lock, name); /* escapes */
     int status = done == NULL ? -1 : 0;
     Py_XDECREF(done);
     if (exc != NULL) {
@@ -535,16 +538,16 @@ submit(const al_state *st, PyObject *executor, PyObject *dict, PyObject *job)
         get(PyModule_GetDict(st->jobs.module), st->str._global_shutdown_lock));
     int result = 0;
     if (own != NULL && global != NULL) {
-        result = call_lock(own, "acquire"); /* escapes */
+        result = call_lock(own, st->str.acquire); /* escapes */
         if (result == 0) {
-            result = call_lock(global, "acquire"); /* escapes */
+            result = call_lock(global, st->str.acquire); /* escapes */
             if (result == 0) {
                 result = submit_locked(st, executor, dict, job); /* escapes */
-                if (call_lock(global, "release") < 0) {
+                if (call_lock(global, st->str.release) < 0) {
                     result = -1;
                 }
             }
-            if (call_lock(own, "release") < 0) {
+            if (call_lock(own, st->str.release) < 0) {
                 result = -1;
             }
         }

@@ -29,6 +29,8 @@ import socket
 import ssl
 import sys
 import tempfile
+import threading
+import time
 import types
 import warnings
 import weakref
@@ -260,6 +262,68 @@ def fail():
 task_returns = ends_of_tasks(lambda: 1)
 task_raises = ends_of_tasks(fail)
 task_is_cancelled = ends_of_tasks(lambda: 1, cancel=True)
+
+
+# --- jobs of the executor -------------------------------------------------------------
+
+
+def jobs():
+    """Each job that was accepted runs, and its future gets what it returned, or else
+    that is reported: asyncio's call_soon_threadsafe fails like that, too.
+
+    The executor's only thread is held, so this one runs what is in the queue.
+    """
+    other = aioloop.new_event_loop()
+    other.set_exception_handler(lambda loop, context: report(None))
+    held = threading.Lock()
+    held.acquire()
+    other.run_until_complete(other.run_in_executor(None, int))
+    executor = other._default_executor
+    executor._max_workers = 1
+    other.run_in_executor(None, held.acquire)
+    while executor._work_queue.qsize():
+        time.sleep(0)
+    tokens = Tokens(100)
+    take = tokens.take
+    futures = []
+    add = futures.append
+    told = 0
+
+    def turn_other():
+        other.call_soon(other.stop)
+        other.run_forever()
+
+    def body():
+        nonlocal told
+        try:
+            for _ in range(tokens.count):
+                add(other.run_in_executor(None, take))
+            work()
+            turn_other()
+        except BaseException:
+            told += 1
+            raise
+        finally:
+            told += len(reported)
+
+    def work():
+        while executor._work_queue.qsize():
+            executor._work_queue.get_nowait().run(None)
+
+    def verify():
+        work()
+        for _ in range(3):
+            turn_other()
+        held.release()
+        executor.shutdown()
+        other.close()
+        assert tokens.taken >= len(futures), (tokens.taken, len(futures))
+        assert sum(not future.done() for future in futures) <= told
+        for future in futures:
+            if future.done():
+                future.exception()
+
+    return body, verify
 
 
 # --- an iteration by hand -------------------------------------------------------------

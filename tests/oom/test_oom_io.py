@@ -74,6 +74,7 @@ def functions_need_memory():
         "cancelled_timers",
         "loop_life",
         "running",
+        "jobs",
         "completed_with_result",
         "completed_with_exception",
         "completed_by_cancelling",
