@@ -161,6 +161,18 @@ free_list_kind(const al_state *st, PyObject *op)
     return Py_IS_TYPE(op, st->Task_type) ? 1 : -1;
 }
 
+/* NULL for an instance of a class that was cleared before it: that has no MRO any more by
+ * which to find the module.  The collector does so with a class of Python code that dies
+ * together with its last instances. */
+static al_state *
+state_at_the_end(al_future *self)
+{
+    if (AL_LIKELY(self->loop != NULL)) {
+        return self->loop->st;
+    }
+    return Py_TYPE(self)->tp_mro == NULL ? NULL : al_state_of(Py_TYPE(self));
+}
+
 void
 al_future_dealloc(PyObject *op)
 {
@@ -181,8 +193,8 @@ al_future_dealloc(PyObject *op)
     if (*(PyObject **)(void *)((char *)op + type->tp_weaklistoffset) != NULL) {
         PyObject_ClearWeakRefs(op); /* escapes */
     }
-    al_state *st = al_future_state(self);
-    int kind = free_list_kind(st, op);
+    al_state *st = state_at_the_end(self);
+    int kind = st == NULL ? -1 : free_list_kind(st, op);
     PyObject *number = NULL; /* an int of its own, for the next task's name */
     if (kind == 1 && self->name != NULL && PyLong_CheckExact(self->name)) {
         number = self->name;

@@ -848,3 +848,32 @@ def test_context_that_is_no_context(loop):
     future.set_result(None)
     run_once(loop)
     assert isinstance(reports[0]["exception"], (TypeError, AttributeError))
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["pending", "done"])
+@pytest.mark.parametrize("base", [aioloop.Future, aioloop.Task])
+def test_class_that_is_collected_with_its_last_instance(loop, base, finished):
+    """The collector clears the class first, which then has no MRO."""
+
+    class Local(base):
+        pass
+
+    gc.collect()
+    coroutines = [asyncio.sleep(0)] if base is aioloop.Task else []
+    instance = Local(*coroutines, loop=loop)
+    if base is aioloop.Task:
+        instance._log_destroy_pending = False
+        if finished:
+            loop.run_until_complete(instance)
+    elif finished:
+        instance.set_result(None)
+    instance.itself = instance
+    gone = weakref.ref(Local)
+    del instance, Local
+    for coroutine in coroutines:
+        coroutine.close()
+    coroutines.clear()
+    if base is aioloop.Task and not finished:
+        loop.run_until_complete(asyncio.sleep(0))  # a step of it is queued
+    gc.collect()
+    assert gone() is None
