@@ -877,3 +877,20 @@ def test_class_that_is_collected_with_its_last_instance(loop, base, finished):
         loop.run_until_complete(asyncio.sleep(0))  # a step of it is queued
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
+def test_eager_task_in_an_entered_context_does_not_stay_the_current_one(loop):
+    """In asyncio it does, and the loop's next task cannot begin."""
+    context = contextvars.copy_context()
+
+    async def main():
+        coroutine = asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="cannot enter context"):
+            aioloop.Task(coroutine, loop=loop, eager_start=True, context=context)
+        coroutine.close()
+        return asyncio.current_task()
+
+    task = loop.create_task(main(), context=context)
+    assert loop.run_until_complete(task) is task
+    assert loop.run_until_complete(asyncio.sleep(0, 1)) == 1
