@@ -6,7 +6,7 @@
 #            `make test ARGS=tests/unit` runs that part alone
 #   SEEDS=  seeds of `make faults` (1000)
 #   NET_ARGS=  more arguments for the benchmarks of the network
-#   MINUTES=, LOOP=  of `make soak`
+#   MINUTES=, LOOP=  of `make soak`; MINUTES= of `make fuzz`, too (5)
 
 PYTHON ?=
 VENV ?= .venv
@@ -28,7 +28,7 @@ LIES ?= future future1 task task2 current_task handle handle1 transport transpor
 c_files = $(shell find src benchmarks tests -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard lying portable threads leaks faults suites seeds soak plugs bench docs sdist wheels test-all clean set-up
+.PHONY: run test help build format lint asan hard lying portable threads leaks faults suites seeds fuzz soak plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -93,6 +93,9 @@ suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes 
 
 seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)
 	@$(in_venv) $(bin)/python -m tests.upstream.seeds $(ARGS)
+
+fuzz: build ## Random programs on asyncio and on aioloop; their traces are equal
+	@$(in_venv) $(bin)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 soak: build ## Everything at once for MINUTES minutes (5), on LOOP (aioloop, asyncio)
 	@$(in_venv) $(bin)/python -m tests.soak --minutes $(MINUTES) --loop $(LOOP) $(ARGS)
