@@ -8,11 +8,13 @@ import asyncio
 import re
 import sys
 
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+|(?<=\.\.\.)x?[0-9a-f]{6,}(?=>)")
 TASK = re.compile(r"\bTask-(\d+)\b")
 # In 3.13.0 a task of a task factory is called "None" where aioloop leaves its name; in
 # 3.12 one with a name of its own uses up a number there, and not in aioloop.
 NO_NAME = re.compile(r"\b(Task--?\d+|None)\b")
+# A method's qualified name has the class that defines it.
+OF_LOOP = re.compile(r"\bBaseEventLoop\.")
 # docs/differences.md, "a source traceback has the frames of asyncio's but ...": which
 # frame is the innermost one depends on what of it is written in C.
 SOURCE = re.compile(r",? created at [^\s>\]]+:\d+")
@@ -23,17 +25,20 @@ ABBREVIATED = re.compile(r"\.\.\.[^\s>]*\.py:\d+>")
 # The report of a cancelled task says in debug mode who cancelled it (docs/debug.md).
 CANCELLED_FROM = re.compile(r"\ncancelled_from: .*?(?=\n\w+: |\Z)", re.DOTALL)
 WHEN = re.compile(r"when=[-\d.e+]+")
+DEEPEST = 5
 
 
 class Words:
     def __init__(self, real_time):
         self.base = None  # the number of the last task before the program's first
         self.real_time = real_time
+        self.depth = 0  # how deep the exception is that is put into words
 
     def clean(self, text):
         text = ADDRESS.sub("", text)
         # Our classes are in a module of their own.
         text = text.replace("aioloop.", "").replace("_core.", "")
+        text = OF_LOOP.sub("Loop.", text)
         if "Coroutine created at" in text:
             text = text.partition("Coroutine created at")[0]
         if "cancelled_from" in text:
@@ -73,6 +78,17 @@ class Words:
         return self.clean(repr(value))
 
     def exception(self, exc, depth=2):
+        # It may be in its own arguments, by way of a result.
+        seen, self.depth = self.depth, self.depth + 1
+        if seen > DEEPEST:
+            self.depth = seen
+            return type(exc).__name__
+        try:
+            return self.of_exception(exc, depth)
+        finally:
+            self.depth = seen
+
+    def of_exception(self, exc, depth):
         words = f"{type(exc).__name__}({', '.join(map(self.of, exc.args))})"
         if isinstance(exc, BaseExceptionGroup):
             inner = (self.exception(one, depth) for one in exc.exceptions)

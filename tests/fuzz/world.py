@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 import gc
+import itertools
 import re
 import sys
 import types
@@ -469,8 +470,8 @@ class World:
                 raise Odd("no task is made")
 
             return fails
-        if not EAGER or sys.version_info[:2] == (3, 13):
-            # 3.13.0 names an eager task after its first step.
+        if not EAGER or sys.version_info[:2] in ((3, 12), (3, 13)):
+            # 3.12.1 and 3.13.0 name an eager task after its first step.
             return None
         if kind == "eager hashed" and sys.version_info < (3, 14):
             kind = "eager own"  # it hashes a task while an exception is set
@@ -716,7 +717,9 @@ class World:
         waitables = {self.awaited(number) for number in numbers}
         waitables = [one for one in waitables if not one.done()]
         results = []
-        for one in asyncio.as_completed(waitables, timeout=self.seconds(delay)):
+        # From 3.13 on it goes on for ever, if what it awaits cannot be waited for.
+        every = asyncio.as_completed(waitables, timeout=self.seconds(delay))
+        for one in itertools.islice(every, len(waitables)):
             try:
                 results.append(await one)
             except Exception as exc:
@@ -946,7 +949,8 @@ class World:
             for waitable in list(self.waitables):
                 if not waitable.done():
                     self.note(waitable)
-                    waitable.cancel()
+                    with contextlib.suppress(RecursionError):  # gathered in a ring
+                        waitable.cancel()
             self.phase_run()
             self.turn("asyncgens", self.loop.run_until_complete, self.shut())
         for waitable in self.waitables:
