@@ -77,6 +77,13 @@ PICTURES = {
         reference="asyncio",
         bounds=(0.3, 15),
     ),
+    "apps": Picture(
+        page="docs/performance.md",
+        table="app",
+        title="Times as fast as asyncio; more is better",
+        columns=("uvloop", "zuvloop", "rsloop", "aioloop"),
+        bounds=(0.3, 5),
+    ),
     "debug": Picture(
         page="docs/debug.md",
         table="row",
