@@ -12,6 +12,8 @@
  *   when somebody has closed the timerfd.
  * - libev trusts its table of descriptors.  al_io_set goes through ev_io_set, which
  *   makes libev tell the kernel again, since a number can have been closed and reused.
+ * - A descriptor that the kernel has no room to watch would be forgotten by libev: see
+ *   try_again.
  * - libev ends the process when a system call fails, and by an assertion when epoll_ctl
  *   calls a descriptor bad, be it epoll's own: a mistake of its user, it says.  Here that
  *   is a program's rudeness, and an OSError.  See system_error, check_changes, and
@@ -37,6 +39,7 @@
 
 #include "base/fileid.h"
 #include "core/misuse.h"
+#include "core/report.h"
 #include "core/sched.h"
 
 #ifdef AL_BUNDLED_LIBEV
@@ -107,7 +110,8 @@ struct al_poll {
     bool unnoted;         /* ... and others, that there was no memory to note */
     unsigned int *active; /* by number: how many watchers are started */
     int active_capacity;
-    uint64_t waits; /* so many times the kernel was told what had changed */
+    uint64_t waits;  /* so many times the kernel was told what had changed */
+    uint64_t paused; /* the last of them in which it refused, and was given time */
     int64_t gil_wait;
     Py_ssize_t events;
     int error;    /* errno of a system call of libev's that failed in this wait, or 0 */
@@ -138,6 +142,7 @@ struct al_io {
     void *owner;
     uint64_t news; /* poll->waits at the last change */
     bool started;
+    bool refused; /* that the kernel would not watch it has been reported */
 };
 
 int64_t
@@ -215,10 +220,15 @@ hand_over_gil(al_poll *poll)
     poll->left_until = now;
 }
 
+static void wait_no_longer(al_poll *poll);
+
 static void
 release_gil(EV_P)
 {
     al_poll *poll = ev_userdata(EV_A);
+    if (AL_UNLIKELY(ev_pending_count(EV_A) > 0)) {
+        wait_no_longer(poll);
+    }
     if (poll->beside) {
         hand_over_gil(poll);
     }
@@ -291,11 +301,28 @@ disarm(al_poll *poll)
     poll->expired = false;
 }
 
+/* libev has stopped watchers that the kernel refuses, and would wait all the same before
+ * it says so. */
+static void
+wait_no_longer(al_poll *poll)
+{
+    const struct itimerspec now = {.it_value = {.tv_nsec = 1}};
+    if (poll->timerfd >= 0 && timerfd_settime(poll->timerfd, 0, &now, NULL) == 0) {
+        poll->armed = 1;
+    }
+}
+
 /* Most are armed anew next, which empties them too. */
 static void
-timer_expired(EV_P_ ev_io *Py_UNUSED(watcher), int Py_UNUSED(events))
+timer_expired(EV_P_ ev_io *watcher, int events)
 {
     al_poll *poll = ev_userdata(EV_A);
+    if ((events & EV_ERROR) != 0 && al_fileid_is(&poll->timer_file, poll->timerfd)) {
+        /* The kernel had no room to watch it. */
+        ev_io_set(watcher, poll->timerfd, EV_READ);
+        ev_io_start(EV_A_ watcher);
+        return;
+    }
     if (poll->expired) {
         disarm(poll);
         return;
@@ -415,6 +442,11 @@ static void
 clear_deadline(al_poll *poll)
 {
     ev_timer_stop(poll->ev, &poll->timer);
+}
+
+static void
+wait_no_longer(al_poll *Py_UNUSED(poll))
+{
 }
 #endif
 
@@ -928,6 +960,76 @@ log_event(al_poll *poll, int fd, int events)
     poll->log[poll->log_length++] = (poll_event){fd, events};
 }
 
+/* Why the kernel does not watch an open descriptor, an errno value: no memory, or as many
+ * are watched as a user may have (fs.epoll.max_user_watches); 0: now it would. */
+static int
+why_refused(const al_poll *poll, int fd)
+{
+#if AL_LINUX
+    struct epoll_event nothing = {.events = 0};
+    if (poll->backend < 0) {
+        return ENOSPC;
+    }
+    if (epoll_ctl(poll->backend, EPOLL_CTL_ADD, fd, &nothing) == 0) {
+        (void)epoll_ctl(poll->backend, EPOLL_CTL_DEL, fd, &nothing);
+        return 0;
+    }
+    return errno == EEXIST ? 0 : errno;
+#else
+    (void)poll;
+    (void)fd;
+    return ENOMEM;
+#endif
+}
+
+/* An al_run_fn: the number, and the OSError. */
+static int
+tell_refused(al_loop *loop, PyObject *number, PyObject *exc, PyObject *Py_UNUSED(extra))
+{
+    PyObject *message =
+        PyUnicode_FromFormat("File descriptor %S cannot be watched yet", number);
+    return al_report_context(loop->st, (PyObject *)loop, message, "exception", exc,
+                             NULL);
+}
+
+/* 0 or -1. */
+static int
+push_refused(al_poll *poll, int fd, int error)
+{
+    errno = error;
+    PyErr_SetFromErrno(PyExc_OSError);
+    PyObject *exc = al_err_take();
+    PyObject *number = PyLong_FromLong(fd);
+    if (number == NULL) {
+        Py_XDECREF(exc);
+        return -1;
+    }
+    return al_sched_push_steal(poll->loop, tell_refused, number, exc, NULL);
+}
+
+/* libev has stopped the watcher, as it does when the kernel refuses.  The loop asks again
+ * until there is room, and says so once. */
+static void
+try_again(al_poll *poll, al_io *io)
+{
+    int error = why_refused(poll, io->ev.fd);
+    if (error != 0 && poll->paused != poll->waits) { /* once in a wait */
+        const struct timespec pause = {.tv_nsec = 1000 * 1000};
+        nanosleep(&pause, NULL);
+        poll->paused = poll->waits;
+    }
+    if (error != 0 && !io->refused) {
+        io->refused = true;
+        if (push_refused(poll, io->ev.fd, error) < 0) {
+            poll->failed = true;
+        }
+    }
+    /* Without ev_io_set libev would believe that the kernel knows. */
+    ev_io_set(&io->ev, io->ev.fd, io->ev.events & (EV_READ | EV_WRITE));
+    ev_io_start(poll->ev, &io->ev);
+    note_change(poll, io->ev.fd);
+}
+
 static void
 io_ready(EV_P_ ev_io *watcher, int revents)
 {
@@ -935,6 +1037,10 @@ io_ready(EV_P_ ev_io *watcher, int revents)
     al_poll *poll = ev_userdata(EV_A);
     int events = 0;
     if (revents & EV_ERROR) {
+        if (fcntl(io->ev.fd, F_GETFD) >= 0) {
+            try_again(poll, io);
+            return;
+        }
         /* The descriptor was closed under the watcher, and libev has stopped it: as in
          * drop_closed. */
         stop(io);
@@ -1002,7 +1108,7 @@ al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
         PyErr_NoMemory();
         return NULL;
     }
-    io->started = false;
+    io->started = io->refused = false;
     io->news = 0;
     ev_io_init(&io->ev, poll->loop->faults == NULL ? io_ready : io_ready_or_late, fd,
                0);

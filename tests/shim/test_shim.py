@@ -109,3 +109,67 @@ def test_what_blocks_is_never_refused(spoilt):
         None,
         [10] * 3,
     ]
+
+
+# --- a kernel without room to watch descriptors --------------------------------------
+
+WATCHES = """
+import asyncio, json, socket
+import aioloop
+from tests.shim.faults import Faults
+faults = Faults()
+texts = []
+notes = []
+heard = asyncio.Event()
+over = asyncio.Event()
+
+class Listens(asyncio.Protocol):
+    def data_received(self, data):
+        notes.append(["data", data.decode()])
+        heard.set()
+
+    def eof_received(self):
+        notes.append(["eof"])
+
+    def connection_lost(self, exc):
+        notes.append(["lost", exc])
+        over.set()
+
+async def main():
+    loop = asyncio.get_running_loop()
+
+    def report(loop, context):
+        texts.append(context["message"].rstrip("0123456789"))
+        texts.append(str(context["exception"]))
+        faults.end()
+
+    loop.set_exception_handler(report)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+    faults.begin(1, "epoll_ctl:{fault}", files="tcp")
+    await loop.create_connection(Listens, sock=ours)
+    peer.send(b"x")
+    await heard.wait()
+    peer.close()
+    await over.wait()
+    return [notes, texts, faults.injected("epoll_ctl") > 0]
+
+with asyncio.Runner(loop_factory=aioloop.new_event_loop) as runner:
+    print(json.dumps(runner.run(main())))
+"""
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC:1/1", "ENOMEM:@1"])
+def test_a_descriptor_that_cannot_be_watched_yet_is_watched_later(python, shim, fault):
+    done = python("-c", WATCHES.replace("{fault}", fault), env=shim)
+    assert done.returncode == 0, done.stderr
+    notes, reports, spoilt = json.loads(done.stdout)
+    assert spoilt
+    assert notes == [["data", "x"], ["eof"], ["lost", None]]
+    if fault == "ENOMEM:@1":
+        assert reports == []  # There was room when it was asked for again.
+    else:
+        message, error = reports
+        assert re.fullmatch(r"File descriptor \d+ cannot be watched yet", message)
+        assert error == "[Errno 28] No space left on device"
