@@ -28,7 +28,7 @@ LIES ?= future future1 task task2 current_task handle handle1 transport transpor
 c_files = $(shell find src benchmarks tests -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard lying portable threads leaks faults suites seeds fuzz soak plugs bench docs sdist wheels test-all clean set-up
+.PHONY: run test help build format lint asan hard lying portable threads leaks faults white suites seeds fuzz soak plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -90,6 +90,9 @@ suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes 
 	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py tests/libs/test_virtual_suites.py $(ARGS)
 	@mkdir -p build/suites
 	@$(in_venv) $(bin)/python -m tests.libs.table >build/suites/tests.md
+
+white: set-up ## C programs that include a room and compare it with a model, under sanitizers, a minute each
+	@$(in_venv) $(bin)/python -m tests.white $(ARGS)
 
 seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)
 	@$(in_venv) $(bin)/python -m tests.upstream.seeds $(ARGS)

@@ -145,11 +145,8 @@ al_ring_free(al_ring *ring)
 void
 al_ring_reverse_tail(al_ring *ring, size_t n)
 {
-    if (n < 2) {
-        return;
-    }
     size_t low = ring->tail - n, high = ring->tail - 1;
-    while (low < high) {
+    for (; n > 1; n -= 2) { /* The counters may pass their end in between. */
         size_t a = low++ & ring->mask, b = high-- & ring->mask;
         al_slot swap = ring->slots[a];
         ring->slots[a] = ring->slots[b];
