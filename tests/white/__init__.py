@@ -1,1 +1,1 @@
-"""C programs that include a room of src/ and compare it with a model: ``make white``."""
+"""C programs that include a room of src/ and compare it with a model: make white."""
