@@ -527,7 +527,7 @@ def test_garbage_collection(told):
     # Each collection keeps the GIL from the record: where that takes a second, the
     # watchdog itself has written what it knows: a line, and the stack.
     lines = stderr.splitlines()
-    assert all(line.startswith(("aioloop: ", "    ")) for line in lines), stderr
+    assert all(line.startswith(("aioloop: ", "  ")) for line in lines), stderr
     assert not lines or "garbage collection" in lines[0]
     stall = check(records, "garbage collection", "collect")
     assert stall["generation"] == 2
