@@ -135,6 +135,7 @@ typedef struct al_stalls {
     al_guard *first;  /* guarded by the lock and the GIL */
     PyObject *report; /* aioloop._stall's */
     PyObject *hook;   /* in gc.callbacks, or NULL */
+    bool hooked;      /* it is there, or will be once another thread goes on */
     bool has_stderr;  /* when a loop last began to run; guarded by the lock */
     al_fileid stderr_file;
     /* A garbage collection, as the hook saw it begin. */
@@ -928,10 +929,16 @@ collector_callbacks(void)
     return callbacks;
 }
 
-/* The hook is in gc.callbacks while a loop is watched. */
+/* The hook is in gc.callbacks while a loop is watched, whichever thread began or ended to
+ * watch one while another was about to do this.  Escapes. */
 static void
-hook_collector(al_stalls *stalls, bool on)
+hook_collector(al_stalls *stalls)
 {
+    bool on = stalls->first != NULL;
+    if (on == stalls->hooked) {
+        return;
+    }
+    stalls->hooked = on;
     PyObject *callbacks = collector_callbacks();
     PyObject *result = callbacks == NULL || stalls->hook == NULL
                            ? NULL
@@ -971,16 +978,13 @@ begin_watch(al_stalls *stalls, al_loop *loop, int64_t threshold)
     guard->tid = thread_number(guard->thread);
     guard->threshold = threshold;
     loop->guard = guard;
-    bool alone = stalls->first == NULL;
     al_ticker_lock(stalls->st);
     find_error_file(stalls);
     guard->next = stalls->first;
     stalls->first = guard;
     al_ticker_wake_locked(stalls->st, &stalls->user, 0);
     al_ticker_unlock(stalls->st);
-    if (alone) {
-        hook_collector(stalls, true); /* escapes */
-    }
+    hook_collector(stalls); /* escapes */
 }
 
 /* The run has ended, or the watch has been switched off: then nothing more is said.  0, or
@@ -997,7 +1001,6 @@ end_watch(al_stalls *stalls, al_loop *loop)
         link = &(*link)->next;
     }
     *link = guard->next;
-    bool last = stalls->first == NULL;
     if (loop->debug.base != NULL) {
         guard->wanted = guard->logged = guard->over = false;
     }
@@ -1020,9 +1023,9 @@ end_watch(al_stalls *stalls, al_loop *loop)
     if (status == 0) {
         al_err_put_steal(ended_by);
     }
-    if (last && stalls->first == NULL) {
+    if (stalls->first == NULL) {
         PyObject *pending = al_err_take();
-        hook_collector(stalls, false); /* escapes */
+        hook_collector(stalls); /* escapes */
         al_err_put_steal(pending);
     }
     return status;
