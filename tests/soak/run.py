@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 from . import http, loads
 
@@ -58,6 +59,14 @@ def number_of_entries(*paths):
         if os.path.isdir(path):
             return len(os.listdir(path))
     return 0
+
+
+def number_of_threads():
+    """Return how many threads there are, but for aioloop's own, begun at need."""
+    comms = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    if not comms:
+        return threading.active_count()
+    return sum(not comm.startswith("aioloop-") for comm in comms)
 
 
 class Probe:
@@ -159,7 +168,7 @@ class Run:
     def _left(self):
         return Left(
             number_of_entries("/proc/self/fd", "/dev/fd"),
-            number_of_entries("/proc/self/task") or threading.active_count(),
+            number_of_threads(),
             len(asyncio.all_tasks()),
             sum(not timer.cancelled() for timer in self.loop._scheduled),
         )

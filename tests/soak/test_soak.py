@@ -31,7 +31,7 @@ def laps(**changes):
 @pytest.mark.skipif(HARD, reason="where single bytes move, these are too many")
 @pytest.mark.skipif(
     "AIOLOOP_SOAK" not in os.environ,
-    reason="AIOLOOP_SOAK=1: it has hung three times in full runs, nobody knows why yet",
+    reason="AIOLOOP_SOAK=1: a thread that begins late waits a minute for its end",
 )
 def test_all_is_well_for_some_seconds():
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.soak"]
