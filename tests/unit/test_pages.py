@@ -327,6 +327,7 @@ def normal(line):
     line = re.sub(r"`: .*", "`", line)
     line = re.sub(r"(?<=[a-z])-\d+\b", "-N", line)
     line = re.sub(r"(?<![\w:.])\d+(:\d+)*(\.\d+)?\b", "N", line)
+    line = line.replace(" (in N s)", "")  # It is not said of what is due by then.
     return " ".join(line.replace("└", "├").split())
 
 
