@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HARD
+from tests.conftest import HARD, PORTABLE
 from tests.shim import faults
 
 SEEDS = "0-7"
@@ -160,6 +160,7 @@ with asyncio.Runner(loop_factory=aioloop.new_event_loop) as runner:
 """
 
 
+@pytest.mark.skipif(PORTABLE, reason="this build does not look at epoll")
 @pytest.mark.parametrize("fault", ["ENOSPC:1/1", "ENOMEM:@1"])
 def test_a_descriptor_that_cannot_be_watched_yet_is_watched_later(python, shim, fault):
     done = python("-c", WATCHES.replace("{fault}", fault), env=shim)
