@@ -516,15 +516,18 @@ void
 al_registry_drop_loop(al_loop *loop)
 {
     struct al_registry *registry = loop->st == NULL ? NULL : loop->st->registry;
-    if (loop->loop_link == NULL || registry == NULL) {
+    if (registry == NULL) {
         return;
     }
+    /* The link is written by whoever drops the loop in front of this one. */
     al_lock_take(&registry->loops_lock);
-    *loop->loop_link = loop->next_loop;
-    if (loop->next_loop != NULL) {
-        loop->next_loop->loop_link = loop->loop_link;
+    if (loop->loop_link != NULL) {
+        *loop->loop_link = loop->next_loop;
+        if (loop->next_loop != NULL) {
+            loop->next_loop->loop_link = loop->loop_link;
+        }
+        loop->loop_link = NULL;
     }
-    loop->loop_link = NULL;
     al_lock_give(&registry->loops_lock);
 }
 
