@@ -455,11 +455,13 @@ is_open(const al_state *st, PyObject *dict)
 static bool
 is_full(const al_state *st, PyObject *dict)
 {
+    /* The dict may be made now, and a collection with it: what is borrowed comes after. */
+    PyObject *idle = Py_XNewRef(get(dict, st->str._idle_semaphore));
+    PyObject *idle_dict = idle == NULL ? NULL : PyObject_GenericGetDict(idle, NULL);
+    Py_XDECREF(idle); /* escapes */
+    PyObject *count = idle_dict == NULL ? NULL : get(idle_dict, st->str._value);
     PyObject *threads = get(dict, st->str._threads);
     PyObject *most = get(dict, st->str._max_workers);
-    PyObject *idle = get(dict, st->str._idle_semaphore);
-    PyObject *idle_dict = idle == NULL ? NULL : PyObject_GenericGetDict(idle, NULL);
-    PyObject *count = idle_dict == NULL ? NULL : get(idle_dict, st->str._value);
     bool full = threads != NULL && PyAnySet_Check(threads) && most != NULL &&
                 PyLong_CheckExact(most) && count != NULL && PyLong_CheckExact(count) &&
                 PyLong_AsLong(count) == 0 &&
