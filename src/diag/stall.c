@@ -1023,11 +1023,9 @@ end_watch(al_stalls *stalls, al_loop *loop)
     if (status == 0) {
         al_err_put_steal(ended_by);
     }
-    if (stalls->first == NULL) {
-        PyObject *pending = al_err_take();
-        hook_collector(stalls); /* escapes */
-        al_err_put_steal(pending);
-    }
+    PyObject *pending = al_err_take();
+    hook_collector(stalls); /* escapes */
+    al_err_put_steal(pending);
     return status;
 }
 
