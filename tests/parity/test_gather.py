@@ -9,49 +9,20 @@ import inspect
 import random
 import re
 import sys
-import sysconfig
-import types
 import weakref
 
 import pytest
 
 import aioloop
+from tests.parity.accelerated import both, give_way, needs_gil
 
-pytestmark = pytest.mark.skipif(
-    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
-    reason="on free-threaded Pythons nothing is replaced",
-)
-LOOPS = {"aioloop": aioloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
+pytestmark = [needs_gil, pytest.mark.usefixtures("off_before_and_after")]
 ROUNDS = 8
 
 
-@pytest.fixture(autouse=True)
-def off_before_and_after():
-    aioloop.accelerate(False)
-    yield
-    aioloop.accelerate(False)
-
-
-@pytest.fixture(params=LOOPS)
-def loop(request):
-    loop = LOOPS[request.param]()
-    yield loop
-    loop.close()
-
-
-def both(program, *arguments):
-    """Run a function with the switch off and on; return what each gave."""
-    aioloop.accelerate(False)
-    off = program(*arguments)
-    aioloop.accelerate()
-    on = program(*arguments)
-    aioloop.accelerate(False)
-    return off, on
-
-
-@types.coroutine
-def give_way():
-    yield
+@pytest.fixture
+def loop(either_loop):
+    return either_loop
 
 
 class Awaitable:
