@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import gc
 import math
@@ -63,7 +64,11 @@ def number_of_entries(*paths):
 
 def number_of_threads():
     """Return how many threads there are, but for aioloop's own, begun at need."""
-    comms = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    comms = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        # It may have ended meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            comms.append(path.read_text())
     if not comms:
         return threading.active_count()
     return sum(not comm.startswith("aioloop-") for comm in comms)
