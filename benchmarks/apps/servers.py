@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 
-from ..net.server import CERTIFICATE
+from ..net.server import CERTIFICATE, asgi_that_says
 from ..peer import RESPONSE, load
 from .app import app
 
@@ -65,11 +65,7 @@ async def serve_asgi(clock, n, application, end, *, tls=False):
     await task
 
 
-async def hello_asgi(scope, receive, send):
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"12")]
-    start = {"type": "http.response.start", "status": 200, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": b"hello, world"})
+hello_asgi = asgi_that_says(b"hello, world")
 
 
 @app("uvicorn, server", "uvicorn", "httptools")

@@ -275,18 +275,25 @@ async def https_streams(path, size):
     return await listen_streams(connected, path, ssl=tls_context())
 
 
+def asgi_that_says(body):
+    """Return an ASGI application that answers everything with this text."""
+    length = b"%d" % len(body)
+
+    async def application(scope, receive, send):
+        headers = [(b"content-type", b"text/plain"), (b"content-length", length)]
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    return application
+
+
 @server("uvicorn")
 async def uvicorn_server(path, size, **options):
     import uvicorn
 
-    async def application(scope, receive, send):
-        headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
-        start = {"type": "http.response.start", "status": 200, "headers": headers}
-        await send(start)
-        await send({"type": "http.response.body", "body": HELLO})
-
     config = uvicorn.Config(
-        application,
+        asgi_that_says(HELLO),
         loop="none",
         http="httptools",
         ws="none",
