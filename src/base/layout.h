@@ -6,14 +6,15 @@
  * compares what it believes with the running Python when the module is imported: sizes of
  * types, offsets that types publish, what a getter gives with what is in the word, never
  * memory outside of an object.  (Attributes of Python instances: aioloop/_layouts.py.)
- * What does not hold is off: that room stays out of the way,
- * asyncio's own code runs in its place, slower and right, and all others stay.
+ * What does not hold is off: that room stays out of the way, asyncio's own code runs in its
+ * place, slower and right, and all others stay.
  *
  * The package warns once when something is off, and `python -m aioloop -V` lists it.
  *
  * In a build with AL_LIES (the sanitizers', the hard one, one of its own) the variable
- * AIOLOOP_LIES names layouts of which a comparison is told something false, so that each of them can be off where all of them hold: "future",
- * "future1" for the second comparison of that room, and so on, with commas between. */
+ * AIOLOOP_LIES names layouts of which a comparison is told something false, so that each of
+ * them can be off where all of them hold: "future", "future1" for the second comparison of
+ * that room, and so on, with commas between. */
 #ifndef AL_BASE_LAYOUT_H
 #define AL_BASE_LAYOUT_H
 

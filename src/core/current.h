@@ -2,11 +2,11 @@
  * a GIL.
  *
  * There asyncio has one dictionary for the current tasks of all loops.  Written twice in
- * each step, it makes two loops in two threads as slow as one.  So a step of a loop that runs in this
- * thread leaves its task in the loop, and the dictionary gets it when somebody looks for
- * it there: whoever does, in C or Python, asks for the loop's hash first, and that is what
- * this room answers.  Then that step is as asyncio's, with the dictionary, and the next
- * one is not.
+ * each step, it makes two loops in two threads as slow as one.  So a step of a loop that
+ * runs in this thread leaves its task in the loop, and the dictionary gets it when somebody
+ * looks for it there: whoever does, in C or Python, asks for the loop's hash first, and that
+ * is what this room answers.  Then that step is as asyncio's, with the dictionary, and the
+ * next one is not.
  *
  * Invariant: the task is in one of the two places.  While `looked` is false the dictionary
  * has no entry of the loop.  A loop whose class has another __hash__ uses the

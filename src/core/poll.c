@@ -978,7 +978,7 @@ why_refused(const al_poll *poll, int fd)
 #else
     (void)poll;
     (void)fd;
-    return ENOMEM;
+    return ENOMEM; /* It is not told. */
 #endif
 }
 
