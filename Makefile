@@ -5,6 +5,7 @@
 #   ARGS=    more arguments for pytest (test, asan, hard, portable, leaks), benchmarks;
 #            `make test ARGS=tests/unit` runs that part alone
 #   SEEDS=  seeds of `make faults` (1000)
+#   FUZZ=clang  `make white` by libFuzzer
 #   NET_ARGS=  more arguments for the benchmarks of the network
 #   MINUTES=, LOOP=  of `make soak`; MINUTES= of `make fuzz`, too (5)
 
@@ -13,6 +14,7 @@ VENV ?= .venv
 ARGS ?=
 NET_ARGS ?=
 SEEDS ?= 1000
+FUZZ ?=
 MINUTES ?= 5
 LOOP ?= aioloop
 
@@ -92,7 +94,7 @@ suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes 
 	@$(in_venv) $(bin)/python -m tests.libs.table >build/suites/tests.md
 
 white: set-up ## C programs that include a room and compare it with a model, under sanitizers, a minute each
-	@$(in_venv) $(bin)/python -m tests.white $(ARGS)
+	@$(in_venv) $(bin)/python -m tests.white $(if $(filter clang,$(FUZZ)),--libfuzzer) $(ARGS)
 
 seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)
 	@$(in_venv) $(bin)/python -m tests.upstream.seeds $(ARGS)
