@@ -22,6 +22,7 @@ from . import http, loads
 ROUND_LIMIT = 300
 SETTLE_LIMIT = 60
 SHORTEST_LAP, LONGEST_LAP, LAPS = 1, 30, 20
+WORKERS = 4  # of the default executor
 # The first laps fill caches and free lists: so many tell a leak from that.
 LAPS_TO_JUDGE_MEMORY = 12
 # What memory may grow by from the middle third of the laps to the last.
@@ -226,14 +227,15 @@ class Run:
     async def _laps(self):
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self.report)
-        self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(4))
+        self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(WORKERS))
         self.probe = Probe(self.loop)
         lap = min(max(self.seconds / LAPS, SHORTEST_LAP), LONGEST_LAP)
         count = max(3, round(self.seconds / lap))
         async with loads.servers(self):
-            # As many threads as there will ever be.
+            # As many threads as there will ever be: none of them goes on before all have begun.
+            met = threading.Barrier(WORKERS)
             await asyncio.gather(
-                *(asyncio.to_thread(time.sleep, 0.1) for _ in range(4))
+                *(asyncio.to_thread(met.wait, SETTLE_LIMIT) for _ in range(WORKERS))
             )
             for number in range(count):
                 await self._lap(lap, number % max(1, count // 4) == 0)

@@ -1,6 +1,5 @@
 """The soak itself: a short run, and what it says of a program that loses things."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -29,10 +28,6 @@ def laps(**changes):
 
 
 @pytest.mark.skipif(HARD, reason="where single bytes move, these are too many")
-@pytest.mark.skipif(
-    "AIOLOOP_SOAK" not in os.environ,
-    reason="AIOLOOP_SOAK=1: a thread that begins late waits a minute for its end",
-)
 def test_all_is_well_for_some_seconds():
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.soak"]
     process = subprocess.Popen(
