@@ -12,10 +12,10 @@ def accelerate(on: bool = True, /) -> None:
 
     In C are then the methods of ``asyncio.Queue``, ``LifoQueue`` and ``PriorityQueue``,
     ``Lock``, ``Semaphore`` and ``BoundedSemaphore`` that take time,
-    ``asyncio.sleep`` and ``asyncio.gather``. The classes stay asyncio's and objects
-    keep their state, so it does not matter whether an object is older than the switch,
-    nor which loop runs. A subclass, an object with a replaced method and debug mode go
-    on with asyncio's code.
+    ``asyncio.sleep`` and ``asyncio.gather``, and what ``asyncio.TaskGroup`` does for
+    each task. The classes stay asyncio's and objects keep their state, so it does not
+    matter whether an object is older than the switch, nor which loop runs. A subclass,
+    an object with a replaced method and debug mode go on with asyncio's code.
 
     On free-threaded Pythons nothing is replaced. A module that has said
     ``from asyncio import sleep`` before keeps asyncio's.

@@ -151,6 +151,7 @@ async def signals():
     "prim/sleep",
     "prim/with",
     "prim/gather",
+    "prim/group",
 )
 async def primitives():
     sleep = asyncio.sleep
@@ -174,6 +175,9 @@ async def primitives():
         await task
         assert await asyncio.sleep(0.001, "slept") == "slept"
         assert await asyncio.gather(queue.put(5), queue.get()) == [None, 5]
+        async with asyncio.TaskGroup() as group:
+            made = [group.create_task(asyncio.sleep(0, n), name="n") for n in range(5)]
+        assert [task.result() for task in made] == list(range(5))
         assert not lock.locked()
     finally:
         aioloop.accelerate(False)

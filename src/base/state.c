@@ -194,6 +194,9 @@ al_state_clear(al_state *st)
     Py_CLEAR(st->gather.name);
     Py_CLEAR(st->gather.ensure_future);
     Py_CLEAR(st->gather.kwnames_loop);
+    Py_CLEAR(st->group.name);
+    Py_CLEAR(st->group.context);
+    Py_CLEAR(st->group.both);
 }
 
 int

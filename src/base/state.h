@@ -123,6 +123,7 @@
     X(Queue, "asyncio", "Queue")                                                       \
     X(PriorityQueue, "asyncio", "PriorityQueue")                                       \
     X(LifoQueue, "asyncio", "LifoQueue")                                               \
+    X(TaskGroup, "asyncio", "TaskGroup")                                               \
     X(QueueEmpty, "asyncio", "QueueEmpty")                                             \
     X(QueueFull, "asyncio", "QueueFull")                                               \
     X(get_running_loop, "_asyncio", "_get_running_loop")                               \
@@ -289,6 +290,15 @@
     X(_cancel_requested)                                                               \
     X(_make_cancelled_error)                                                           \
     X(_log_destroy_pending)                                                            \
+    X(_tasks)                                                                          \
+    X(_entered)                                                                        \
+    X(_exiting)                                                                        \
+    X(_aborting)                                                                       \
+    X(_parent_task)                                                                    \
+    X(_on_completed_fut)                                                               \
+    X(_on_task_done)                                                                   \
+    X(_set_task_name)                                                                  \
+    X(add)                                                                             \
     X(_GatheringFuture)                                                                \
     X(current_task)                                                                    \
     X(set)                                                                             \
@@ -335,7 +345,7 @@ typedef struct al_state {
 
     /* What higher rooms give the scheduler, which includes none of them. */
     PyCFunction loop_time, loop_call_soon, loop_call_at, loop_create_future,
-        loop_run_once;                       /* the methods, to notice replacements */
+        loop_create_task, loop_run_once;     /* the methods, to notice replacements */
     void (*leave_current)(struct al_loop *); /* ends loop->current_task */
     int (*flush_writes)(struct al_loop *);   /* sends what waits in loop->cork */
     void (*send_corked)(struct al_loop *);  /* the same from outside; see core/cork.h */
@@ -383,6 +393,10 @@ typedef struct al_state {
         PyObject *kwnames_loop;
         bool discards; /* asyncio has _discard_awaited_by */
     } gather;          /* see prim/gather.c */
+    struct {
+        int steps;                       /* what asyncio's create_task() does */
+        PyObject *name, *context, *both; /* tuples of names of arguments */
+    } group;                             /* see prim/group.c */
     /* What io/reader.c stands in for and calls, and the classes' version tags when that
      * was last looked at. */
     PyObject *stream_functions[AL_WATCHED_STREAM_NAMES];

@@ -74,10 +74,11 @@ refresh(al_loop *loop, bool closely)
     int call_soon = is_ours(loop, st->str.call_soon, st->loop_call_soon);
     int call_at = is_ours(loop, st->str.call_at, st->loop_call_at);
     int create_future = is_ours(loop, st->str.create_future, st->loop_create_future);
+    int create_task = is_ours(loop, st->str.create_task, st->loop_create_task);
     int run_once = is_ours(loop, st->str._run_once, st->loop_run_once);
     int select = is_select_replaced(loop); /* escapes */
-    if (time < 0 || call_soon < 0 || call_at < 0 || create_future < 0 || run_once < 0 ||
-        select < 0) {
+    if (time < 0 || call_soon < 0 || call_at < 0 || create_future < 0 ||
+        create_task < 0 || run_once < 0 || select < 0) {
         return -1;
     }
     loop->look.until_check = 0;
@@ -88,6 +89,7 @@ refresh(al_loop *loop, bool closely)
         .call_soon = !call_soon,
         .call_at = !call_at,
         .create_future = !create_future,
+        .create_task = !create_task,
         .run_once = !run_once,
         .select = select,
         .handle_run = !al_standin_handle_runs(st),
@@ -131,8 +133,9 @@ al_override_setattr(PyObject *self, PyObject *name, PyObject *value)
     al_loop *loop = (al_loop *)self;
     const al_state *st = loop->st;
     if (st != NULL && PyUnicode_Check(name)) {
-        PyObject *const watched[] = {st->str.time, st->str.call_soon, st->str.call_at,
-                                     st->str.create_future, st->str._run_once};
+        PyObject *const watched[] = {st->str.time,        st->str.call_soon,
+                                     st->str.call_at,     st->str.create_future,
+                                     st->str.create_task, st->str._run_once};
         for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++) {
             if (PyUnicode_Compare(name, watched[i]) == 0) {
                 return al_override_refresh(loop);

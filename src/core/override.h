@@ -29,6 +29,7 @@ typedef struct {
     bool call_soon;
     bool call_at;
     bool create_future;
+    bool create_task;
     bool run_once;
     bool select;     /* an iteration of asyncio's would not wait in our selector */
     bool handle_run; /* asyncio.Handle._run */

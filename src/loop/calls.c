@@ -854,5 +854,6 @@ al_calls_init(al_state *st)
     st->loop_time = (PyCFunction)EventLoop_time;
     st->loop_call_soon = (PyCFunction)(void (*)(void))EventLoop_call_soon;
     st->loop_create_future = (PyCFunction)EventLoop_create_future;
+    st->loop_create_task = (PyCFunction)(void (*)(void))EventLoop_create_task;
     st->loop_call_at = (PyCFunction)(void (*)(void))EventLoop_call_at;
 }

@@ -17,50 +17,7 @@ typedef struct {
     bool return_exceptions;
 } al_gather;
 
-/* --- who awaits whom ------------------------------------------------------------------------ */
-
-#if PY_VERSION_HEX >= 0x030E0000
-/* futures.future_add_to_awaited_by(future, task).  0 or -1.  Escapes. */
-static int
-add_awaited_by(al_state *st, PyObject *future, PyObject *task)
-{
-    if (AL_LIKELY(al_future_exact(st, future) && al_future_exact(st, task))) {
-        return al_registry_add_awaited_by(st, (al_future *)future, (al_future *)task);
-    }
-    PyObject *args[] = {future, task};
-    PyObject *done = PyObject_Vectorcall(st->add_awaited_by, args, 2, NULL);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
-/* futures.future_discard_from_awaited_by(future, task).  0 or -1.  Escapes. */
-static int
-discard_awaited_by(al_state *st, PyObject *future, PyObject *task)
-{
-    if (AL_LIKELY(al_future_exact(st, future) && al_future_exact(st, task))) {
-        return al_registry_discard_awaited_by(st, (al_future *)future,
-                                              (al_future *)task);
-    }
-    PyObject *args[] = {future, task};
-    PyObject *done = PyObject_Vectorcall(st->discard_awaited_by, args, 2, NULL);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-#else
-static int
-add_awaited_by(al_state *Py_UNUSED(st), PyObject *Py_UNUSED(future),
-               PyObject *Py_UNUSED(task))
-{
-    return 0;
-}
-
-static int
-discard_awaited_by(al_state *Py_UNUSED(st), PyObject *Py_UNUSED(future),
-                   PyObject *Py_UNUSED(task))
-{
-    return 0;
-}
-#endif
+/* --- a child is done ------------------------------------------------------------------------ */
 
 /* Mirrors tasks._discard_awaited_by(), where there is one.  0 or -1.  Escapes. */
 static int
@@ -71,14 +28,13 @@ discard_all(const al_gather *self)
         for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(self->children);
              i++) {
             PyObject *child = Py_NewRef(PyList_GET_ITEM(self->children, i));
-            status = discard_awaited_by(self->st, child, self->task); /* escapes */
+            status = al_primitive_discard_awaited_by(self->st, child,
+                                                     self->task); /* escapes */
             Py_DECREF(child);
         }
     }
     return status;
 }
-
-/* --- a child is done ------------------------------------------------------------------------ */
 
 /* Whether a future of ours is done and has a result. */
 static bool
@@ -192,7 +148,7 @@ child_done(al_gather *self, PyObject *child)
     al_state *st = self->st;
     self->finished++;
     if (self->task != NULL &&
-        discard_awaited_by(st, child, self->task) < 0) { /* escapes */
+        al_primitive_discard_awaited_by(st, child, self->task) < 0) { /* escapes */
         return -1;
     }
     PyObject *outer = Py_XNewRef(self->outer);
@@ -448,7 +404,8 @@ adopt(al_gather *self, PyObject *child, PyObject *arg, PyObject *done)
     if (is_done != 0) {
         return is_done < 0 ? -1 : PyList_Append(done, child);
     }
-    if (self->task != NULL && add_awaited_by(st, child, self->task) < 0) { /* escapes */
+    if (self->task != NULL &&
+        al_primitive_add_awaited_by(st, child, self->task) < 0) { /* escapes */
         return -1;
     }
     PyObject *callback = (PyObject *)self;
@@ -553,15 +510,6 @@ gather(al_state *st, PyObject *loop, PyObject *const *args, Py_ssize_t nargs,
     return outer;
 }
 
-/* Whether asyncio's function would leave stacks behind that have it in them. */
-static bool
-is_debugged(const al_state *st, PyObject *loop)
-{
-    const al_loop *ours = al_loop_check(st, loop);
-    return PyThreadState_Get()->coroutine_origin_tracking_depth != 0 ||
-           (ours != NULL && (ours->debug.switches & AL_DEBUG_TRACEBACKS) != 0);
-}
-
 /* return_exceptions=True or False, or no argument by name. */
 static bool
 understands(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool *value)
@@ -585,7 +533,7 @@ call_gather(al_state *st, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
                          ? al_registry_running_loop(st)
                          : NULL;
     PyObject *outer = NULL;
-    if (loop != NULL && loop != Py_None && !is_debugged(st, loop) &&
+    if (loop != NULL && loop != Py_None && !al_primitive_is_debugged(st, loop) &&
         (is_coroutine(st, args[0]) || is_own_future(st, args[0], loop))) {
         outer = gather(st, loop, args, nargs, return_exceptions); /* escapes */
     }
@@ -594,8 +542,9 @@ call_gather(al_state *st, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
 }
 
 const al_replacement al_gather_replacements[] = {
-    {offsetof(al_state, asyncio_tasks), "gather", NULL, false, true, call_gather},
-    {0, NULL, NULL, false, false, NULL},
+    {offsetof(al_state, asyncio_tasks), "gather", NULL, false, true, false,
+     call_gather},
+    {0, NULL, NULL, false, false, false, NULL},
 };
 
 /* The code of gather's inner function.  New reference, or NULL. */

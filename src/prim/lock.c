@@ -185,7 +185,7 @@ call_release(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_lock_replacements[] = {
-    {offsetof(al_state, Lock), "acquire", call_acquire, true, false, NULL},
-    {offsetof(al_state, Lock), "release", call_release, false, false, NULL},
-    {0, NULL, NULL, false, false, NULL},
+    {offsetof(al_state, Lock), "acquire", call_acquire, true, false, false, NULL},
+    {offsetof(al_state, Lock), "release", call_release, false, false, false, NULL},
+    {0, NULL, NULL, false, false, false, NULL},
 };

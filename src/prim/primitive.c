@@ -45,6 +45,55 @@ al_primitive_resolve(al_state *st, PyObject *future, PyObject *value)
     return done == NULL ? -1 : 0;
 }
 
+#if PY_VERSION_HEX >= 0x030E0000
+int
+al_primitive_add_awaited_by(al_state *st, PyObject *future, PyObject *task)
+{
+    if (AL_LIKELY(al_future_exact(st, future) && al_future_exact(st, task))) {
+        return al_registry_add_awaited_by(st, (al_future *)future, (al_future *)task);
+    }
+    PyObject *args[] = {future, task};
+    PyObject *done = PyObject_Vectorcall(st->add_awaited_by, args, 2, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+int
+al_primitive_discard_awaited_by(al_state *st, PyObject *future, PyObject *task)
+{
+    if (AL_LIKELY(al_future_exact(st, future) && al_future_exact(st, task))) {
+        return al_registry_discard_awaited_by(st, (al_future *)future,
+                                              (al_future *)task);
+    }
+    PyObject *args[] = {future, task};
+    PyObject *done = PyObject_Vectorcall(st->discard_awaited_by, args, 2, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+#else
+int
+al_primitive_add_awaited_by(al_state *Py_UNUSED(st), PyObject *Py_UNUSED(future),
+                            PyObject *Py_UNUSED(task))
+{
+    return 0;
+}
+
+int
+al_primitive_discard_awaited_by(al_state *Py_UNUSED(st), PyObject *Py_UNUSED(future),
+                                PyObject *Py_UNUSED(task))
+{
+    return 0;
+}
+#endif
+
+bool
+al_primitive_is_debugged(const al_state *st, PyObject *loop)
+{
+    const al_loop *ours = al_loop_check(st, loop);
+    return PyThreadState_Get()->coroutine_origin_tracking_depth != 0 ||
+           (ours != NULL && (ours->debug.switches & AL_DEBUG_TRACEBACKS) != 0);
+}
+
 int
 al_primitive_call(PyObject *obj, PyObject *name)
 {

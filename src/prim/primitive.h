@@ -67,6 +67,12 @@ void al_primitive_chain(PyObject **exc);
 int al_primitive_is_done(al_state *st, PyObject *future);
 int al_primitive_is_cancelled(al_state *st, PyObject *future);
 int al_primitive_resolve(al_state *st, PyObject *future, PyObject *value);
+/* futures.future_add_to_awaited_by(future, task) and its opposite; nothing before 3.14.
+ * 0 or -1.  Escape. */
+int al_primitive_add_awaited_by(al_state *st, PyObject *future, PyObject *task);
+int al_primitive_discard_awaited_by(al_state *st, PyObject *future, PyObject *task);
+/* Whether asyncio's function would leave stacks behind that have it in them. */
+bool al_primitive_is_debugged(const al_state *st, PyObject *loop);
 /* Calls a method without arguments for its effect.  0 or -1.  Escapes. */
 int al_primitive_call(PyObject *obj, PyObject *name);
 

@@ -4,6 +4,7 @@
 #include "base/layout.h"
 #include "base/origin.h"
 #include "prim/gather.h"
+#include "prim/group.h"
 #include "prim/lock.h"
 #include "prim/queue.h"
 #include "prim/semaphore.h"
@@ -40,6 +41,8 @@ struct al_replaced {
 
 /* asyncio's queues can be shut down since 3.13. */
 enum { QUEUE_ATTRIBUTES = PY_VERSION_HEX >= 0x030D0000 ? 7 : 6 };
+/* A task group can be cancelled since 3.15. */
+enum { GROUP_ATTRIBUTES = PY_VERSION_HEX >= 0x030F0000 ? 11 : 10 };
 
 /* What the methods in C stand in for, and what those of asyncio would call. */
 static const struct {
@@ -68,11 +71,15 @@ static const struct {
                                 QUEUE_NAMES},
     [AL_PRIM_LIFO_QUEUE] = {offsetof(al_state, LifoQueue), QUEUE_ATTRIBUTES,
                             QUEUE_NAMES},
+    [AL_PRIM_TASK_GROUP] = {offsetof(al_state, TaskGroup),
+                            GROUP_ATTRIBUTES,
+                            {"create_task", "_on_task_done"}},
 };
 
 static const al_replacement *const tables[] = {
     al_lock_replacements,  al_semaphore_replacements, al_queue_replacements,
     al_sleep_replacements, al_with_replacements,      al_gather_replacements,
+    al_group_replacements,
 };
 
 static PyObject *
@@ -161,7 +168,8 @@ al_replaced_class(al_state *st, PyObject *obj, PyObject **dict)
     }
     Py_ssize_t more = PyDict_GET_SIZE(*dict) - class->attributes;
     if (AL_LIKELY(more <= 0) ||
-        (more == 1 && PyDict_GetItemWithError(*dict, st->str._loop) != NULL) ||
+        (more == 1 && i != AL_PRIM_TASK_GROUP &&
+         PyDict_GetItemWithError(*dict, st->str._loop) != NULL) ||
         has_no_methods(class, *dict)) {
         return i;
     }
@@ -272,7 +280,21 @@ accelerated_get_module(al_accelerated *self, void *Py_UNUSED(closure))
     return PyObject_GetAttrString(self->function, "__module__");
 }
 
+/* What finds the function behind this, as inspect.getsource() does.  asyncio's text of a
+ * task names the source of the callbacks that have it, and of a function's method it names
+ * none: so the one that is such a callback does not have it. */
+static PyObject *
+accelerated_get_wrapped(al_accelerated *self, void *Py_UNUSED(closure))
+{
+    if (self->what->callback) {
+        PyErr_SetString(PyExc_AttributeError, "__wrapped__");
+        return NULL;
+    }
+    return Py_NewRef(self->function);
+}
+
 static PyGetSetDef accelerated_getsets[] = {
+    {"__wrapped__", (getter)accelerated_get_wrapped, NULL, NULL, NULL},
     {"__doc__", (getter)accelerated_get_doc, NULL, NULL, NULL},
     {"__module__", (getter)accelerated_get_module, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -284,7 +306,6 @@ static PyMethodDef accelerated_methods[] = {
 };
 
 static PyMemberDef accelerated_members[] = {
-    {"__wrapped__", T_OBJECT, offsetof(al_accelerated, function), READONLY, NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(al_accelerated, dict), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(al_accelerated, weakrefs), READONLY,
      NULL},
@@ -541,7 +562,7 @@ PyMethodDef al_replace_methods[] = {
 int
 al_replace_init_type(PyObject *module, al_state *st)
 {
-    return al_gather_init_type(module, st) < 0 ||
+    return al_gather_init_type(module, st) < 0 || al_group_init(st) < 0 ||
                    al_state_add_type(module, &st->Accelerated_type, &accelerated_spec,
                                      NULL) < 0
                ? -1

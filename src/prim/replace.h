@@ -26,6 +26,7 @@ enum {
     AL_PRIM_QUEUE,
     AL_PRIM_PRIORITY_QUEUE,
     AL_PRIM_LIFO_QUEUE,
+    AL_PRIM_TASK_GROUP,
     AL_PRIM_CLASSES,
     AL_PRIM_NONE = AL_PRIM_CLASSES,
 };
@@ -37,7 +38,8 @@ typedef struct {
     const char *name;
     PyObject *(*call)(al_state *st, PyObject *const *args, Py_ssize_t nargs);
     bool coroutine;
-    bool module; /* the package asyncio has it, too */
+    bool module;   /* the package asyncio has it, too */
+    bool callback; /* asyncio gives the bound method to add_done_callback() */
     /* NULL, or what is called in the place of `call`, with arguments by name. */
     PyObject *(*call_named)(al_state *st, PyObject *const *args, Py_ssize_t nargs,
                             PyObject *kwnames);

@@ -258,8 +258,10 @@ call_plain_release(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_semaphore_replacements[] = {
-    {offsetof(al_state, Semaphore), "acquire", call_acquire, true, false, NULL},
-    {offsetof(al_state, Semaphore), "release", call_plain_release, false, false, NULL},
-    {offsetof(al_state, BoundedSemaphore), "release", call_release, false, false, NULL},
-    {0, NULL, NULL, false, false, NULL},
+    {offsetof(al_state, Semaphore), "acquire", call_acquire, true, false, false, NULL},
+    {offsetof(al_state, Semaphore), "release", call_plain_release, false, false, false,
+     NULL},
+    {offsetof(al_state, BoundedSemaphore), "release", call_release, false, false, false,
+     NULL},
+    {0, NULL, NULL, false, false, false, NULL},
 };

@@ -44,8 +44,8 @@ call_exit(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 
 const al_replacement al_with_replacements[] = {
     {offsetof(al_state, ContextManagerMixin), "__aenter__", call_enter, true, false,
-     NULL},
+     false, NULL},
     {offsetof(al_state, ContextManagerMixin), "__aexit__", call_exit, true, false,
-     NULL},
-    {0, NULL, NULL, false, false, NULL},
+     false, NULL},
+    {0, NULL, NULL, false, false, false, NULL},
 };

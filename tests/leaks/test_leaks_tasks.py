@@ -247,3 +247,34 @@ def test_gather_in_c(loop, no_leak):
         no_leak(lambda: loop.run_until_complete(main()), rounds=300)
     finally:
         aioloop.accelerate(False)
+
+
+def test_task_groups_in_c(loop, no_leak):
+    async def end(number):
+        await asyncio.sleep(0)
+        if number == 2:
+            raise ValueError(number)
+        return number
+
+    async def main():
+        async with asyncio.TaskGroup() as group:
+            for number in (1, 3):
+                group.create_task(end(number), name="name")
+            repr(group.create_task(end(1), context=contextvars.Context()))
+            group.create_task(end(1)).cancel()
+        with contextlib.suppress(RuntimeError):
+            coroutine = end(1)
+            group.create_task(coroutine)
+        coroutine.close()
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(end(2))
+                group.create_task(asyncio.sleep(1000))
+                with contextlib.suppress(TypeError):
+                    group.create_task(3)
+
+    aioloop.accelerate()
+    try:
+        no_leak(lambda: loop.run_until_complete(main()), rounds=300)
+    finally:
+        aioloop.accelerate(False)

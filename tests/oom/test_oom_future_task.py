@@ -149,6 +149,30 @@ def gathered():
     turn(3)
 
 
+async def use_group():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(end(1), name="one")
+        group.create_task(end(2), context=contextvars.Context())
+        await asyncio.sleep(0)
+        group.create_task(asyncio.sleep(1000)).cancel()
+
+
+async def use_group_that_fails():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(end(2))
+        group.create_task(end(3))
+
+
+def grouped():
+    aioloop.accelerate()
+    loop.create_task(use_group())
+    loop.create_task(use_group_that_fails())
+    turn(8)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    turn(4)
+
+
 def switch():
     try:
         aioloop.accelerate()
@@ -184,7 +208,8 @@ print("survived")
 
 @pytest.mark.parametrize(
     "operation",
-    ["callbacks", "outcomes", "tasks", "eager", "primitives", "gathered", "switch"],
+    ["callbacks", "outcomes", "tasks", "eager", "primitives", "gathered", "grouped"]
+    + ["switch"],
 )
 def test_every_allocation_fails_once(python, operation):
     if operation == "eager" and sys.version_info < (3, 12):

@@ -257,6 +257,7 @@ FUNCTIONS = {
         asyncio.Queue: ("get", "put", "get_nowait", "put_nowait", "task_done", "join"),
         asyncio.LifoQueue: ("get", "put_nowait"),
         asyncio.Condition: ("__aenter__", "wait"),
+        asyncio.TaskGroup: ("create_task",),
         asyncio: ("sleep", "gather"),
         asyncio.tasks: ("sleep", "gather"),
     }.items()
