@@ -465,14 +465,19 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
         async def _make_subprocess_transport(self, protocol, *args, **kwargs):
             watcher = events.get_child_watcher()
             if type(watcher) is asyncio.ThreadedChildWatcher and can_use_pidfd():
-                watcher = PidfdWatcher(self)
                 waiter = self.create_future()
                 transport = unix_events._UnixSubprocessTransport(
                     self, protocol, *args, waiter=waiter, **kwargs
                 )
-                watcher.add_child_handler(
-                    transport.get_pid(), Exiting(transport)._process_exited
-                )
+                pid = transport.get_pid()
+                try:
+                    PidfdWatcher(self).add_child_handler(
+                        pid, Exiting(transport)._process_exited
+                    )
+                except OSError:  # No descriptor is left for it.
+                    watcher.add_child_handler(
+                        pid, self._child_watcher_callback, transport
+                    )
                 try:
                     await waiter
                 except (SystemExit, KeyboardInterrupt):

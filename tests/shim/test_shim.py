@@ -174,3 +174,119 @@ def test_a_descriptor_that_cannot_be_watched_yet_is_watched_later(python, shim, 
         message, error = reports
         assert re.fullmatch(r"File descriptor \d+ cannot be watched yet", message)
         assert error == "[Errno 28] No space left on device"
+
+
+# --- what is opened, where no descriptor is left --------------------------------------
+
+NEW_LOOP = """
+import asyncio, errno, json, os
+import aioloop
+from tests.shim.faults import Faults
+faults = Faults()
+
+def descriptors():
+    return sorted(os.listdir("/proc/self/fd"))
+
+async def main():
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await asyncio.sleep(0.01)
+    await loop.run_in_executor(None, int)
+    return loop.time() - began >= 0.01
+
+before = descriptors()
+faults.begin(1, "{call}:{fault}:@1")
+try:
+    loop = aioloop.new_event_loop()
+except OSError as exc:
+    print(json.dumps([errno.errorcode[exc.errno], faults.injected("{call}")]))
+else:
+    print(json.dumps(["no error", faults.injected("{call}")]))
+    loop.close()
+faults.end()
+assert descriptors() == before, (before, descriptors())
+assert aioloop.run(main())
+assert descriptors() == before
+"""
+
+
+@pytest.mark.skipif(PORTABLE, reason="this build has no timerfd")
+@pytest.mark.parametrize("fault", ["EMFILE", "ENFILE", "ENOMEM"])
+@pytest.mark.parametrize("call", ["epoll_create1", "timerfd_create", "pipe"])
+def test_a_loop_that_cannot_be_made_leaves_nothing(python, shim, call, fault):
+    program = NEW_LOOP.replace("{call}", call).replace("{fault}", fault)
+    done = python("-c", program, env=shim)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [fault, 1]
+
+
+CHILD = """
+import asyncio, errno, json, os, warnings
+import aioloop
+from asyncio.subprocess import PIPE
+from tests.shim.faults import ASYNCIO, OURS, Faults
+faults = Faults()
+reports = []
+
+async def cat():
+    process = await asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE)
+    out, _ = await process.communicate(b"text")
+    return [out.decode(), process.returncode]
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: reports.append(str(context)))
+    await cat()  # What is opened once is open.
+    before = len(os.listdir("/proc/self/fd"))
+    faults.begin(1, "{rules}", f"{OURS} {ASYNCIO}")
+    try:
+        result = await cat()
+    except OSError as exc:
+        result = errno.errorcode[exc.errno]
+    spoilt = faults.injected()
+    faults.end()
+    after = len(os.listdir("/proc/self/fd"))
+    assert await cat() == ["text", 0]
+    try:
+        left = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        left = None
+    return [result, spoilt, after - before, left, reports]
+
+if {early}:
+    faults.begin(1, "{rules}", f"{OURS} {ASYNCIO}")
+with asyncio.Runner(loop_factory=aioloop.new_event_loop) as runner:
+    print(json.dumps(runner.run(main())))
+"""
+
+
+def child(python, shim, rules, early=False):
+    """Start a process by these rules; return what came of it and the faults' number."""
+    program = CHILD.replace("{rules}", rules).replace("{early}", str(early))
+    done = python("-c", program, env=shim)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    result, spoilt, descriptors, process, reports = json.loads(done.stdout)
+    assert (descriptors, process, reports) == (0, None, [])
+    return result, spoilt
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_process_without_room_for_its_pipes_leaves_nothing(python, shim, number):
+    result, spoilt = child(python, shim, f"pipe:EMFILE:@{number}")
+    assert result == ("EMFILE" if spoilt else ["text", 0])
+    assert spoilt == 1 or number > 1
+
+
+def test_a_process_without_process_descriptors_is_waited_for(python, shim):
+    # From the beginning: asyncio asks once whether there are any.
+    result, _ = child(python, shim, "pidfd_open:ENOSYS:1/1", early=True)
+    assert result == ["text", 0]
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="asyncio's own code, which leaves the process"
+)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_process_gets_a_thread_where_no_descriptor_is_left(python, shim, number):
+    result, spoilt = child(python, shim, f"pidfd_open:EMFILE:@{number}")
+    assert (result, spoilt) == (["text", 0], 1)
