@@ -98,6 +98,8 @@ class Suite:
                 env=child_environment(
                     PYTHONPATH=os.pathsep.join(map(str, path)),
                     OUTCOMES=str(outcomes),
+                    # With aioloop.accelerate(), if `make suites` was told so.
+                    AIOLOOP_ACCELERATE=os.environ.get("AIOLOOP_ACCELERATE", "0"),
                     **variables,
                 ),
                 timeout=LIMIT,
