@@ -747,9 +747,9 @@ Dgram_sendto(al_dgram *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
     }
     if ((self->base.conn_lost > 0 && self->address != NULL) ||
         self->base.loop == NULL) {
-        if (self->base.conn_lost >= WARN_FROM && self->base.loop != NULL &&
-            al_debug_warn(self->base.loop->st, "socket.send() raised exception.", NULL,
-                          NULL) < 0) { /* escapes */
+        if (self->base.conn_lost >= WARN_FROM && self->address != NULL &&
+            al_debug_warn(al_state_of(Py_TYPE(self)), "socket.send() raised exception.",
+                          NULL, NULL) < 0) { /* escapes */
             return NULL;
         }
         self->base.conn_lost++;

@@ -265,8 +265,11 @@ static int
 at_eof(al_pipe *self)
 {
     al_loop *loop = self->base.loop;
-    self->base.closing = true;
     int status = log_debug(self, "info", "%r was closed by peer", NULL); /* escapes */
+    if (self->lost) {
+        return status; /* Who was told has closed it. */
+    }
+    self->base.closing = true;
     if (status == 0 && self->base.protocol != NULL) {
         PyObject *method =
             PyObject_GetAttr(self->base.protocol, loop->st->str.eof_received);
@@ -493,8 +496,8 @@ Pipe_write(al_pipe *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
         goto done;
     }
     if (self->base.conn_lost > 0 || self->base.closing || self->base.loop == NULL) {
-        if (self->base.conn_lost >= WARN_FROM && self->base.loop != NULL) {
-            failed = al_debug_warn(self->base.loop->st,
+        if (self->base.conn_lost >= WARN_FROM) {
+            failed = al_debug_warn(al_state_of(Py_TYPE(self)),
                                    "pipe closed by peer or "
                                    "os.write(pipe, data) raised exception.",
                                    NULL, NULL) < 0; /* escapes */

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import inspect
 import logging
+import os
 import re
 import traceback
 import warnings
@@ -186,3 +187,29 @@ def test_same_as_asyncio(name):
     assert ours == theirs
     if not name.startswith(("never_awaited", "asynchronous_gen")):
         assert theirs
+
+
+@pytest.mark.parametrize(
+    "new_loop", [asyncio.SelectorEventLoop, aioloop.new_event_loop]
+)
+def test_a_pipe_at_its_end_is_logged_as_it_was_before(new_loop, caplog):
+    """asyncio closes the transport after it has said so."""
+    ours, theirs = os.pipe()
+    loop = new_loop()
+    loop.set_debug(True)
+
+    async def main():
+        done = loop.create_future()
+
+        class Protocol(asyncio.Protocol):
+            def connection_lost(self, exc):
+                done.set_result(exc)
+
+        await loop.connect_read_pipe(Protocol, open(ours, "rb", 0))
+        os.close(theirs)
+        await done
+
+    with contextlib.closing(loop), caplog.at_level(logging.INFO, "asyncio"):
+        loop.run_until_complete(main())
+    (text,) = [text for text in caplog.text.splitlines() if "closed by peer" in text]
+    assert "clos" not in text.replace("was closed by peer", "")

@@ -11,6 +11,7 @@ import contextvars
 import errno
 import gc
 import logging
+import os
 import re
 import socket
 import struct
@@ -962,3 +963,48 @@ def test_every_public_method_is_there():
         if not name.startswith("_") and not hasattr(ours, name)
     ]
     assert not missing
+
+
+def logged_after_the_end(new_loop, caplog, open_one, write):
+    """Write on a transport that is lost for long, and return what is logged of that."""
+    caplog.clear()
+
+    async def main():
+        transport = await open_one(asyncio.get_running_loop())
+        transport.abort()
+        for _ in range(8):
+            await asyncio.sleep(0)
+            write(transport)
+
+    with contextlib.closing(new_loop()) as loop:
+        loop.run_until_complete(main())
+    return [text for text in caplog.messages if "raised exception" in text]
+
+
+async def connected_datagrams(loop):
+    transport, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, remote_addr=("127.0.0.1", 9)
+    )
+    return transport
+
+
+async def writing_pipe(loop):
+    reader, writer = os.pipe()
+    os.close(reader)
+    pipe = open(writer, "wb", 0)
+    transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, pipe)
+    return transport
+
+
+@pytest.mark.parametrize(
+    ("open_one", "write"),
+    [
+        (connected_datagrams, lambda transport: transport.sendto(b"lost")),
+        (writing_pipe, lambda transport: transport.write(b"lost")),
+    ],
+)
+def test_the_fifth_write_after_connection_lost_is_warned_of(open_one, write, caplog):
+    theirs = logged_after_the_end(asyncio.SelectorEventLoop, caplog, open_one, write)
+    ours = logged_after_the_end(aioloop.new_event_loop, caplog, open_one, write)
+    assert ours == theirs
+    assert theirs
