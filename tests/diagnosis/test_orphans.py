@@ -71,6 +71,41 @@ def test_without_capture_there_is_no_place(program):
     )
 
 
+def test_a_task_that_is_lost_while_its_coroutine_is_being_closed(program):
+    """Python 3.12 crashed: asked what it awaits, such a coroutine looks at no stack."""
+    source = """
+        class Deaf(asyncio.Future):
+            def add_done_callback(self, *args, **keywords):
+                pass
+
+        class Holder:
+            def __await__(self):
+                return self
+
+            def __next__(self):
+                self.task = asyncio.current_task()
+                future = Deaf(loop=loop)
+                future._asyncio_future_blocking = True
+                return future
+
+        async def stuck():
+            await Holder()
+
+        coro = stuck()
+        task = loop.create_task(coro, name="lost")
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        del task
+        coro.close()
+        gc.collect()  # From 3.14 on the future knows the task, too.
+        assert _core._misuse(loop)["pending_tasks"] == 1
+        loop.close()
+        """
+    assert program(source).stderr.startswith(
+        "Task 'lost' of stuck() was collected by the garbage collector while it was"
+    )
+
+
 def test_coroutines(program):
     source = """
         async def fetch():
