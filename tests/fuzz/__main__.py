@@ -12,14 +12,17 @@ import itertools
 import os
 import pprint
 import random
+import re
 import sys
 import time
 from pathlib import Path
 
-from tests.fuzz import generate, kept, modes, shrink
+from tests.fuzz import generate, generate_network, kept, modes, shrink
 
 OWN = Path("build/fuzz")
-PATIENCE = 60  # seconds for one comparison of a program, which takes milliseconds
+KINDS = {"core": generate.Generator, "network": generate_network.Generator}
+AGAIN = 5
+PATIENCE = 120  # seconds for one comparison of a program, which takes milliseconds
 
 
 def attempt(program, only):
@@ -56,11 +59,32 @@ def tell(difference, seed, most=40):
     print(f"{text}\nagain: python -m tests.fuzz --replay {place}\n", flush=True)
 
 
-def programs(first):
-    """Yield the kept programs, and then one for each seed, each with its name."""
+def signature(difference):
+    """Return the first two lines that differ, without numbers: one cause, mostly."""
+    pairs = itertools.zip_longest(difference.expected, difference.found, fillvalue="")
+    lines = next(pair for pair in pairs if pair[0] != pair[1])
+    return re.sub(r"\d+", "", " / ".join(lines))
+
+
+def programs(first, kinds):
+    """Yield the kept programs, and then of each kind one for each seed, with a name."""
     yield from kept.programs().items()
     for seed in itertools.count(first):
-        yield str(seed), generate.Generator(seed).program()
+        for kind in kinds:
+            yield f"{kind}-{seed}", KINDS[kind](seed).program()
+
+
+def repeats(program):
+    """Return a difference that a program has again, or None.
+
+    Threads and the kernel may do once what they do not do again: such a program is
+    counted, but it does not say what is wrong.
+    """
+    for _ in range(AGAIN):
+        _, difference = attempt(program, None)
+        if difference is not None:
+            return difference
+    return None
 
 
 def search(options):
@@ -71,30 +95,44 @@ def search(options):
     if seed is None:
         seed = random.SystemRandom().getrandbits(40)
     print(f"seeds from {seed}", flush=True)
-    compared = steps = differ = 0
+    kinds = [options.kind] if options.kind else list(KINDS)
+    totals = {kind: [0, 0, 0.0] for kind in kinds}  # programs, operations, seconds
+    differ = once = 0
+    told = set()
     OWN.mkdir(parents=True, exist_ok=True)
     with open(OWN / "running", "w") as running, modes.captured():
-        for name, program in programs(seed):
-            if (
-                time.monotonic() > ends
-                or steps > options.steps
-                or differ >= options.most
-            ):
+        for name, program in programs(seed, kinds):
+            now = time.monotonic()
+            steps = sum(total[1] for total in totals.values())
+            if now > ends or steps > options.steps or len(told) >= options.most:
                 break
             # Whoever finds a crash finds here which program it was.
             os.pwrite(running.fileno(), f"{name:60}\n".encode(), 0)
             operations, difference = attempt(program, None)
-            steps += operations
-            compared += 1
-            if difference is not None:
-                differ += 1
-                tell(shorter(difference), name)
-    took = time.monotonic() - began
-    print(
-        f"Python {sys.version.split()[0]}: {compared} programs, {steps} operations "
-        f"compared in {took:.0f} s ({steps / took:.0f} a second), "
-        f"{differ} programs differ"
-    )
+            total = totals.get("network" if modes.is_network(program) else "core")
+            if total is not None:
+                total[0] += 1
+                total[1] += operations
+                total[2] += time.monotonic() - now
+            if difference is None:
+                continue
+            again = repeats(program)
+            if again is None:
+                once += 1
+                print("only once, of several times:")
+                tell(difference, name)
+                continue
+            differ += 1
+            if signature(again) not in told:
+                told.add(signature(again))
+                tell(shorter(again), name)
+    print(f"Python {sys.version.split()[0]}, {time.monotonic() - began:.0f} s:")
+    for kind, (compared, steps, took) in totals.items():
+        print(
+            f"{kind}: {compared} programs, {steps} operations compared"
+            f" ({steps / (took or 1):.0f} a second)"
+        )
+    print(f"{differ} programs differ, {once} more differed only once", flush=True)
     return differ
 
 
@@ -121,6 +159,7 @@ def main():
     parser.add_argument(
         "--steps", type=float, default=float("inf"), help="no more than"
     )
+    parser.add_argument("--kind", choices=KINDS, help="of programs, else all")
     parser.add_argument("--seed", type=int, help="the first one, else drawn by lot")
     parser.add_argument(
         "--most", type=int, default=5, help="end with so many differences"

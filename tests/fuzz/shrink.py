@@ -61,7 +61,7 @@ def simpler(value):
             if simple == value:
                 return
             yield simple
-    elif isinstance(value, tuple):
+    elif isinstance(value, (tuple, bytes)):
         for index in range(len(value)):
             yield value[:index] + value[index + 1 :]
 

@@ -24,6 +24,8 @@ TRACEBACK = re.compile(r"(\w+_traceback: \w+ created at) \(most recent.*", re.DO
 ABBREVIATED = re.compile(r"\.\.\.[^\s>]*\.py:\d+>")
 # The report of a cancelled task says in debug mode who cancelled it (docs/debug.md).
 CANCELLED_FROM = re.compile(r"\ncancelled_from: .*?(?=\n\w+: |\Z)", re.DOTALL)
+# docs/differences.md, "the report of a future's callback that switches debug mode".
+REPORTED = re.compile(r"\nsource_traceback: Object created at(?= \(|$)", re.MULTILINE)
 WHEN = re.compile(r"when=[-\d.e+]+")
 DEEPEST = 5
 
@@ -32,6 +34,7 @@ class Words:
     def __init__(self, real_time):
         self.base = None  # the number of the last task before the program's first
         self.real_time = real_time
+        self.switches = False  # whether the program changes debug mode
         self.depth = 0  # how deep the exception is that is put into words
 
     def clean(self, text):
@@ -47,6 +50,8 @@ class Words:
             text = ABBREVIATED.sub("...>", text)
         if "created at" in text:
             text = SOURCE.sub("", TRACEBACK.sub(r"\1", text))
+        if self.switches and text.startswith("Exception in callback"):
+            text = REPORTED.sub("", text)
         if "<FrameSummary" in text:
             text = FRAMES.sub("there", text)
         if "Task-" in text:

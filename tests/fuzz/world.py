@@ -168,6 +168,7 @@ class World:
         self.factory_kind = "none"
         self.ended = False
         self.words = words.Words(real_time)
+        self.words.switches = "'set_debug'" in repr(program)
         self.trace = []
         self.garbage = []  # what is reported of lost objects, at whatever moment
         self.left = MOST_STEPS
