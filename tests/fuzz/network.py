@@ -61,7 +61,7 @@ LOST = re.compile(r"\b\w*Transport\._call_connection_lost")
 ABBREVIATED = re.compile(r"\(<[^()]*?\.\.\.[^()]*?>\)|\(<\w+Transport [^()]*>\)")
 # docs/differences.md: an event's handle is never "cancelled"; a connection has no task.
 EVENT = re.compile(
-    r"Exception in callback (None|\w+Transport\._\w+)\(\)(\nhandle: <Handle [^>]*>)?"
+    r"Exception in callback (None|\?|\w+Transport\._\w+)\(\)(\nhandle: <Handle [^>]*>)?"
 )
 # Ours is not watched any more while it is said.
 END = re.compile(r"<(ReadPipe|WritePipe)Transport [^>]*> was closed by peer")
@@ -549,7 +549,18 @@ class Network:
         return self.end(number).transport.write(pattern(size))
 
     def op_writelines(self, number, sizes):
-        self.end(number).transport.writelines([pattern(size) for size in sizes])
+        self.writelines(self.end(number).transport, sizes)
+
+    @staticmethod
+    def writelines(writer, sizes):
+        """Write several pieces, but as asyncio of 3.12 can.
+
+        A piece of no bytes it keeps for ever, and a connection that is lost raises
+        AttributeError.
+        """
+        if getattr(getattr(writer, "transport", writer), "_conn_lost", 0):
+            raise Odd("lost")
+        return writer.writelines([pattern(size) for size in sizes if size])
 
     def op_write_eof(self, number):
         return self.end(number).transport.write_eof()
@@ -780,7 +791,7 @@ class Network:
         return actor.writer.write(pattern(size))
 
     async def stream_writelines(self, actor, number, sizes):
-        return actor.writer.writelines([pattern(size) for size in sizes])
+        return self.writelines(actor.writer, sizes)
 
     async def stream_write_eof(self, actor, number):
         return actor.writer.write_eof()
