@@ -232,7 +232,7 @@ class Run:
         lap = min(max(self.seconds / LAPS, SHORTEST_LAP), LONGEST_LAP)
         count = max(3, round(self.seconds / lap))
         async with loads.servers(self):
-            # As many threads as there will ever be: none of them goes on before all have begun.
+            # As many threads as there will ever be: none goes on before all have begun.
             met = threading.Barrier(WORKERS)
             await asyncio.gather(
                 *(asyncio.to_thread(met.wait, SETTLE_LIMIT) for _ in range(WORKERS))
