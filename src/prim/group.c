@@ -235,7 +235,7 @@ adopt(al_state *st, PyObject *self, PyObject *dict, PyObject *task, PyObject *na
         status = set == NULL ? -1 : 0;
         Py_XDECREF(set);
     }
-    if ((st->group.steps & HAS_PARENT) != 0) {
+    if (status == 0 && (st->group.steps & HAS_PARENT) != 0) {
         PyObject *parent = need(dict, PARENT_TASK, st->str._parent_task);
         status = parent == NULL ? -1 : al_primitive_add_awaited_by(st, task, parent);
         Py_XDECREF(parent);
