@@ -36,7 +36,7 @@ import time
 import zlib
 
 from tests.fuzz import words
-from tests.fuzz.world import EXCEPTIONS, Odd
+from tests.fuzz.world import EXCEPTIONS, Odd, World
 
 MOST_STEPS = 400
 # Turns without a line of the trace, after which a step is over. docs/differences.md,
@@ -426,11 +426,7 @@ class Network:
             self.expected.append(task.done)
         return task
 
-    @staticmethod
-    def pick(things, number):
-        if not things:
-            raise Odd("there is none")
-        return things[number % len(things)]
+    pick = staticmethod(World.pick)
 
     def end(self, number):
         """Return an actor with a transport."""
