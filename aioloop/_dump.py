@@ -17,6 +17,7 @@ import types
 from typing import TYPE_CHECKING
 
 from . import _core, _knock
+from ._ask import ask, must_be_asked
 from ._frames import innermost_user
 from ._loop import all_loops
 from ._tasks import (
@@ -82,6 +83,11 @@ def running_loops() -> list[Loop]:
 # One look.
 
 
+def _thread_name(ident: int | None) -> str | None:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return None if ident is None else names.get(ident, str(ident))
+
+
 def look(loop: Loop, *, stuck: bool = False, leaks: bool = False) -> LoopInfo:
     """Look at a loop and everything in it."""
     waiting, ready = _core._loop_state(loop)
@@ -99,9 +105,8 @@ def look(loop: Loop, *, stuck: bool = False, leaks: bool = False) -> LoopInfo:
     stack: tuple[Place, ...] = ()
     if thread_id is not None and not running and not waiting:
         stack = tuple(describer.running_stack())
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
     return LoopInfo(
-        thread=None if thread_id is None else names.get(thread_id, str(thread_id)),
+        thread=_thread_name(thread_id),
         state=state,
         ready=ready,
         tasks=tasks,
@@ -582,36 +587,45 @@ def dump(
         raise TypeError(f"an aioloop loop was expected, got {loop!r}")
     else:
         loops = [loop]
-    _write(file, [look(loop, leaks=leaks) for loop in loops], format)
+    infos = []
+    for each in loops:
+        look_there = look_at_running if must_be_asked(each) else look
+        infos.append(look_there(each, leaks=leaks))
+    _write(file, infos, format)
 
 
 def look_at_running(loop: Loop, *, leaks: bool = False) -> LoopInfo:
     """Look from inside the loop, where nothing moves meanwhile, or from here."""
-    waiting, _ = _core._loop_state(loop)
-    claim = threading.Lock()
-    answered = threading.Event()
-    answer: list[LoopInfo] = []
+    waiting, ready = _core._loop_state(loop)
 
-    def look_inside() -> None:
-        if claim.acquire(blocking=False):
-            try:
-                info = look(loop, leaks=leaks)
-                if waiting:
-                    info = dataclasses.replace(
-                        info, state="waiting for events", stack=()
-                    )
-                answer.append(info)
-            finally:
-                answered.set()
+    def look_inside() -> LoopInfo:
+        info = look(loop, leaks=leaks)
+        if waiting:
+            info = dataclasses.replace(info, state="waiting for events", stack=())
+        return info
 
     try:
-        loop.call_soon_threadsafe(look_inside)
+        return ask(loop, look_inside, _PATIENCE)
+    except TimeoutError:
+        if must_be_asked(loop):
+            return _stuck(loop, ready)
+        return look(loop, stuck=True, leaks=leaks)
     except RuntimeError:
         return look(loop, leaks=leaks)  # It has just been closed.
-    if not answered.wait(_PATIENCE) and claim.acquire(blocking=False):
-        return look(loop, stuck=True, leaks=leaks)
-    answered.wait()
-    return answer[0] if answer else look(loop, leaks=leaks)
+
+
+def _stuck(loop: Loop, ready: int) -> LoopInfo:
+    """What may be told of a loop that does not answer, without a GIL."""
+    return LoopInfo(
+        thread=_thread_name(loop._thread_id),
+        state="stuck",
+        ready=ready,
+        tasks=(),
+        stack=(),
+        cycles=(),
+        circles=(),
+        alive={},
+    )
 
 
 _on_signal: tuple[TextIO | None, Format, bool] = (None, "text", False)

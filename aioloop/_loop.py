@@ -14,6 +14,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from . import _blocking, _core, _leave, _orphans
+from ._ask import must_be_asked
 from ._debug import DebugOptions
 from ._process import Exiting
 
@@ -271,6 +272,12 @@ class Loop(_core.EventLoop, asyncio.SelectorEventLoop):
 
     @debug_options.setter
     def debug_options(self, options: DebugOptions) -> None:
+        if must_be_asked(self):
+            self.call_soon_threadsafe(self._set_debug_options, options)
+        else:
+            self._set_debug_options(options)
+
+    def _set_debug_options(self, options: DebugOptions) -> None:
         self._set_debug_switches(*options._to_switches())
         self.blocking_calls = options.blocking_calls
 

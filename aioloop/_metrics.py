@@ -6,8 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ._ask import ask, must_be_asked
+
 if TYPE_CHECKING:
     from ._loop import Loop
+
+PATIENCE = 5.0  # seconds in which a loop has to answer that another thread runs
 
 # What the snapshots' numbers are: they only grow, so that the difference of two is what
 # happened in between, or they tell how things stand.
@@ -189,6 +193,8 @@ class Metrics:
 
 def read(loop: Loop) -> Metrics:
     """Take a snapshot of a loop's metrics."""
+    if must_be_asked(loop):
+        return ask(loop, lambda: read(loop), PATIENCE)
     raw = loop._read_metrics()
     bounds = tuple(bound / 1e9 for bound in raw.pop("bounds"))
     nothing = (0,) * (len(bounds) + 1)

@@ -25,7 +25,9 @@ from asyncio import base_events
 from typing import TYPE_CHECKING
 
 from . import _core, _dump, _knock, _orphans, _stall
+from ._ask import ask, must_be_asked
 from ._loop import all_loops, on_new_loop
+from ._metrics import PATIENCE
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -284,7 +286,10 @@ class Followed:
     # What is made of it.
 
     def describe(self) -> LoopReport | None:
-        """Describe the loop as it is now, or was in the end; None if it is gone."""
+        """Describe the loop as it is now, or was in the end.
+
+        It is None if the loop is gone, and without a GIL if it does not answer.
+        """
         loop = self.loop()
         if loop is None or self.last is not None:
             return self.last
@@ -293,7 +298,16 @@ class Followed:
         info = look(loop, leaks=True)
         running = info.thread is not None
         tasks = None if running else self.tasks
-        return self.read(loop, info, tasks or self.describe_tasks(info))
+
+        def read() -> LoopReport:
+            return self.read(loop, info, tasks or self.describe_tasks(info))
+
+        if not must_be_asked(loop):
+            return read()
+        try:
+            return ask(loop, read, PATIENCE)
+        except TimeoutError:
+            return None
 
     def describe_tasks(self, info: LoopInfo) -> Tasks:
         """Describe the tasks that a look has seen."""

@@ -10,8 +10,10 @@ import dataclasses
 import itertools
 import opcode
 import os
+import sysconfig
 import threading
 import time
+import warnings
 import weakref
 from asyncio import base_events
 from typing import TYPE_CHECKING
@@ -46,7 +48,19 @@ def threshold(value: float | None) -> float:
     seconds = float(value)
     if not seconds > 0:
         raise ValueError("stall_threshold must be positive, or None")
+    _warn_of_free_threads()
     return seconds
+
+
+def _warn_of_free_threads() -> None:
+    """Say that the watchdog does nothing: it needs a GIL that holds the loop still."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        warnings.warn(
+            "a free-threaded Python has no watchdog for stalls: stall_threshold and "
+            "AIOLOOP_STALL have no effect",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def threshold_of_environment() -> float | None:
@@ -62,6 +76,8 @@ def threshold_of_environment() -> float | None:
         raise ValueError(
             f"AIOLOOP_STALL must be a number of seconds, not {text!r}"
         ) from None
+    if seconds:
+        _warn_of_free_threads()
     return seconds
 
 

@@ -10,6 +10,8 @@ from types import CodeType
 from typing import TYPE_CHECKING
 
 from . import _frames
+from ._ask import ask, must_be_asked
+from ._metrics import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,6 +123,8 @@ def describe(what: object, kind: str) -> tuple[str, str, int]:
 
 def read(loop: Loop, *, window: bool = False) -> Usage:
     """Take a snapshot; with ``window`` the longest steps are those of the window."""
+    if must_be_asked(loop):
+        return ask(loop, lambda: read(loop, window=window), PATIENCE)
     alive: dict[object, int] = {}
     for task in asyncio.all_tasks(loop):
         coro: Any = task.get_coro()

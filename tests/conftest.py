@@ -16,6 +16,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,21 @@ CERTIFICATE = Path(__file__).parent / "certificate.pem"
 HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
 # Without what only Linux has: no timerfd, no sendfile.
 PORTABLE = os.environ.get("AIOLOOP_FLAVOUR") == "portable"
+# In a free-threaded build some things are deliberately otherwise, whether its GIL is on
+# or off (src/README.md, "Without a GIL").
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def needs_gil(otherwise: str) -> pytest.MarkDecorator:
+    """Mark tests of what a free-threaded build does not do; say what it does."""
+    return pytest.mark.skipif(
+        FREE_THREADED, reason=f"in a free-threaded build {otherwise}"
+    )
+
+
+needs_corking = needs_gil("each write leaves at once")
+needs_watchdog = needs_gil("no watchdog looks for stalls")
+needs_shared_stacks = needs_gil("what is made outside a running loop shares no stack")
 
 
 def pytest_configure(config: pytest.Config) -> None:

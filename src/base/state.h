@@ -429,7 +429,7 @@ typedef struct al_state {
     struct al_names *names;
     int32_t running;                        /* so many loops run */
     struct al_loop *accepted_by;            /* borrowed: what last accepted, or NULL;
-                                             * without a GIL it may be dead */
+                                             * without a GIL it may be about to die */
     struct al_ticker *ticker;               /* see core/ticker.h; NULL: none yet */
     struct al_corks *corks;                 /* see core/cork.c; NULL: none yet */
     struct al_blocking_hook *blocking_hook; /* see diag/blocking.c; NULL: none yet */

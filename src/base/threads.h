@@ -90,10 +90,13 @@ static inline void
 al_reading_do(void *arg)
 {
     al_reading *reading = arg;
-    reading->object = Py_XNewRef(*reading->word);
+    PyObject *object = *reading->word;
+    reading->object =
+        object == NULL || Py_REFCNT(object) == 0 ? NULL : Py_NewRef(object);
 }
 
-/* The object that a word holds which other threads change, as a new reference, or NULL. */
+/* The object that a word holds which other threads change, as a new reference, or NULL: so
+ * it is too if the word only borrows the object and that is about to die. */
 static inline PyObject *
 al_read_at_rest(PyObject *const *word)
 {

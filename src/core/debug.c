@@ -46,7 +46,7 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_inte
         switches |= AL_DEBUG_ORIGINS | (origin_interval > 1 ? AL_DEBUG_SAMPLES : 0u);
     }
     if ((switches & AL_DEBUG_WAKEUPS) != 0 && !loop->closed &&
-        al_ring_keep_notes(&loop->ready) < 0) {
+        (al_ring_keep_notes(&loop->ready) < 0 || al_inbox_keep_notes(loop) < 0)) {
         return -1;
     }
     loop->debug.switches = switches;
@@ -55,6 +55,7 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_inte
     loop->debug.until_origins = 1;
     loop->debug.slot_began = 0;
     if ((switches & AL_DEBUG_WAKEUPS) == 0) {
+        al_inbox_drop_notes(loop);        /* escapes */
         al_ring_drop_notes(&loop->ready); /* escapes */
     }
     if ((loop->debug.switches & (AL_DEBUG_TRACEBACKS | AL_DEBUG_WAKEUPS |
@@ -82,6 +83,7 @@ al_debug_set_slow(al_loop *loop, PyObject *seconds)
 void
 al_debug_clear(al_loop *loop)
 {
+    al_inbox_drop_notes(loop);           /* escapes */
     al_ring_drop_notes(&loop->ready);    /* escapes */
     al_stack_flush(&loop->debug.stacks); /* escapes */
 }
@@ -287,7 +289,9 @@ PyObject *
 al_debug_capture_handle(al_loop *loop)
 {
     if (al_inbox_is_outside(loop)) {
-        return al_stack_capture(loop->st, NULL, NULL, HANDLE_FRAMES, 0);
+        /* The table is that of the loop's thread, which may begin to run it. */
+        int above = al_inbox_is_foreign(loop) ? 0 : loop->debug.frames_above;
+        return al_stack_capture(loop->st, NULL, NULL, HANDLE_FRAMES - above, 0);
     }
     return al_stack_capture(loop->st, &loop->debug.stacks, loop->debug.base,
                             HANDLE_FRAMES - loop->debug.frames_above,
@@ -385,6 +389,26 @@ bare_stack(const al_loop *loop, PyThreadState *tstate)
     return (PyObject *)base->bare;
 }
 
+/* The stack of a slot that is pushed here, or NULL: without memory too, since the slot is
+ * worth more than its note.  New reference. */
+static PyObject *
+make_note(al_loop *loop, PyThreadState *tstate)
+{
+    PyObject *note = Py_XNewRef(bare_stack(loop, tstate));
+    if (note == NULL && (note = al_debug_capture_handle(loop)) == NULL) { /* escapes */
+        PyErr_Clear(); /* MemoryError */
+    }
+    return note;
+}
+
+PyObject *
+al_debug_note(al_loop *loop)
+{
+    return (loop->debug.switches & AL_DEBUG_WAKEUPS) == 0
+               ? NULL
+               : make_note(loop, PyThreadState_Get()); /* escapes */
+}
+
 int
 al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
                     PyObject *extra)
@@ -398,10 +422,7 @@ al_debug_push_steal(al_loop *loop, al_run_fn run, PyObject *self, PyObject *arg,
         return -1;
     }
     if ((loop->debug.switches & AL_DEBUG_WAKEUPS) != 0) {
-        note = Py_XNewRef(bare_stack(loop, tstate));
-        if (note == NULL && (note = al_debug_capture_handle(loop)) == NULL) {
-            PyErr_Clear(); /* MemoryError: the slot is worth more than its note. */
-        } /* escapes */
+        note = make_note(loop, tstate); /* escapes */
     }
     if (al_ring_push_steal(&loop->ready, run, self, arg, extra) < 0) {
         Py_XDECREF(note);

@@ -123,6 +123,10 @@ int al_debug_check_callback(struct al_loop *loop, PyObject *callback,
 
 /* --- slots ------------------------------------------------------------------------------ */
 
+/* The note of a slot that is pushed here: its stack, or NULL if the switch is off or there
+ * is no memory.  New reference, no exception.  Escapes. */
+PyObject *al_debug_note(struct al_loop *loop);
+
 /* al_sched_push_steal in debug mode: checks the thread, notes the stack. */
 int al_debug_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
                         PyObject *arg, PyObject *extra);

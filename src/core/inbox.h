@@ -28,8 +28,10 @@ struct al_loop;
 #if AL_FREE_THREADED
 
 typedef struct {
-    al_ring ring; /* guarded by loop->wake.lock */
-    bool some;    /* there is something in it; others read it without the lock */
+    al_ring ring;        /* guarded by loop->wake.lock */
+    bool some;           /* there is something in it; others read it without the lock */
+    unsigned long owner; /* the thread that runs the loop, or drives it; 0: none does */
+    unsigned drives;     /* so many calls of that thread drive it now */
 } al_inbox;
 
 /* 0, or -1 with MemoryError. */
@@ -38,6 +40,19 @@ int al_inbox_open(struct al_loop *loop);
 void al_inbox_clear(struct al_loop *loop);
 void al_inbox_free(struct al_loop *loop);
 int al_inbox_traverse(struct al_loop *loop, visitproc visit, void *arg);
+
+/* Begins to keep notes of slots beside the ready ring (0, or -1 with MemoryError), or ceases
+ * to and drops those there are (escapes). */
+int al_inbox_keep_notes(struct al_loop *loop);
+void al_inbox_drop_notes(struct al_loop *loop);
+
+/* The loop is that thread's, which runs it, or nobody's (0). */
+void al_inbox_set_runner(struct al_loop *loop, unsigned long thread);
+
+/* Before and after a call that runs slots of a loop, or waits, whoever runs it: meanwhile
+ * the loop is this thread's.  0, or -1 with RuntimeError if it is another's. */
+int al_inbox_claim(struct al_loop *loop);
+void al_inbox_leave(struct al_loop *loop);
 
 /* Whether another thread runs the loop, which may be NULL. */
 bool al_inbox_is_foreign(const struct al_loop *loop);
@@ -54,6 +69,10 @@ int al_inbox_push_steal(struct al_loop *loop, al_run_fn run, PyObject *self,
 
 /* Moves what there is into the ready ring.  0, or -1 with MemoryError and the rest stays. */
 int al_inbox_move(struct al_loop *loop);
+
+/* For another thread: whether the loop is blocked in its selector, and how many slots wait
+ * to be moved. */
+bool al_inbox_waits(struct al_loop *loop, Py_ssize_t *slots);
 
 /* Whether there is anything to move; with the lock. */
 bool al_inbox_has_some(const struct al_loop *loop);
@@ -87,6 +106,33 @@ al_inbox_traverse(struct al_loop *Py_UNUSED(loop), visitproc Py_UNUSED(visit),
     return 0;
 }
 
+static inline int
+al_inbox_keep_notes(struct al_loop *Py_UNUSED(loop))
+{
+    return 0;
+}
+
+static inline void
+al_inbox_drop_notes(struct al_loop *Py_UNUSED(loop))
+{
+}
+
+static inline void
+al_inbox_set_runner(struct al_loop *Py_UNUSED(loop), unsigned long Py_UNUSED(thread))
+{
+}
+
+static inline int
+al_inbox_claim(struct al_loop *Py_UNUSED(loop))
+{
+    return 0;
+}
+
+static inline void
+al_inbox_leave(struct al_loop *Py_UNUSED(loop))
+{
+}
+
 static inline bool
 al_inbox_is_foreign(const struct al_loop *Py_UNUSED(loop))
 {
@@ -117,6 +163,12 @@ static inline int
 al_inbox_move(struct al_loop *Py_UNUSED(loop))
 {
     return 0;
+}
+
+static inline bool
+al_inbox_waits(struct al_loop *Py_UNUSED(loop), Py_ssize_t *Py_UNUSED(slots))
+{
+    Py_UNREACHABLE();
 }
 
 static inline bool

@@ -15,6 +15,8 @@ static const double MAXIMUM_WAIT = 24 * 3600.0;
 /* Of time.monotonic; asyncio runs what is due within it. */
 static const double CLOCK_RESOLUTION = 1e-9;
 
+static const char WAITED_FOR[] = "the selector is being waited for in another thread";
+
 double
 al_sched_now(void)
 {
@@ -120,10 +122,9 @@ check_selector(const al_loop *loop)
                   !AL_LOAD(loop->closed))) {
         return 0;
     }
-    PyErr_SetString(PyExc_RuntimeError,
-                    loop->poll == NULL || AL_LOAD(loop->closed)
-                        ? "Event loop is closed"
-                        : "the selector is being waited for in another thread");
+    PyErr_SetString(PyExc_RuntimeError, loop->poll == NULL || AL_LOAD(loop->closed)
+                                            ? "Event loop is closed"
+                                            : WAITED_FOR);
     return -1;
 }
 
@@ -524,9 +525,28 @@ al_sched_check_thread(const al_loop *loop)
 }
 
 int
-al_sched_run_once(al_loop *loop)
+al_sched_claim(al_loop *loop)
 {
-    if (check_selector(loop) < 0 || al_sched_check_thread(loop) < 0 ||
+    if (check_selector(loop) < 0) {
+        return -1;
+    }
+    if (al_inbox_claim(loop) < 0) {
+        if (AL_LOAD(loop->thread_id) == 0) {
+            PyErr_SetString(PyExc_RuntimeError, WAITED_FOR); /* It is about to be. */
+        }
+        return -1;
+    }
+    if (AL_FREE_THREADED && check_selector(loop) < 0) {
+        al_inbox_leave(loop); /* Another thread has just closed it. */
+        return -1;
+    }
+    return 0;
+}
+
+static int
+run_once_by_hand(al_loop *loop)
+{
+    if (al_sched_check_thread(loop) < 0 ||
         (al_override_stale(loop) && al_override_refresh(loop) < 0)) {
         return -1;
     }
@@ -536,6 +556,17 @@ al_sched_run_once(al_loop *loop)
     al_look_must(&loop->look);
     int status = run_once(loop);
     al_sched_settle(loop);
+    return status;
+}
+
+int
+al_sched_run_once(al_loop *loop)
+{
+    if (al_sched_claim(loop) < 0) {
+        return -1;
+    }
+    int status = run_once_by_hand(loop); /* escapes */
+    al_inbox_leave(loop);
     return status;
 }
 

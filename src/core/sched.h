@@ -205,6 +205,10 @@ int al_sched_run(al_loop *loop);
 /* One iteration, with a poll. */
 int al_sched_run_once(al_loop *loop);
 
+/* Before al_sched_select and what belongs to it, and al_inbox_leave after them: the loop is
+ * this thread's, and has a selector.  0, or -1 with RuntimeError. */
+int al_sched_claim(al_loop *loop);
+
 /* The two halves of an iteration, for a program that has one of its own (see
  * loop/drive.h); both may be called from inside a slot.
  *

@@ -8,12 +8,20 @@
 
 /* The argument as a loop, or NULL with TypeError. */
 static al_loop *
-loop_of(PyObject *module, PyObject *op)
+any_loop(PyObject *module, PyObject *op)
 {
     al_loop *loop = al_loop_check(al_state_of_module(module), op);
     if (loop == NULL) {
         PyErr_Format(PyExc_TypeError, "an aioloop loop was expected, got %R", op);
     }
+    return loop;
+}
+
+/* The same, of one that another thread does not change meanwhile; else RuntimeError. */
+static al_loop *
+loop_of(PyObject *module, PyObject *op)
+{
+    al_loop *loop = any_loop(module, op);
     AL_OWN(loop, NULL);
     return loop;
 }
@@ -74,16 +82,24 @@ operation(PyObject *module, PyObject *op)
 }
 
 /* Whether the loop waits for events, or is about to, and how many slots are ready.  The
- * signal that asks for a dump may itself have ended a wait for a moment. */
+ * signal that asks for a dump may itself have ended a wait for a moment.  Of a loop that
+ * another thread runs without a GIL: whether it is blocked, and what others have pushed. */
 static PyObject *
 loop_state(PyObject *module, PyObject *op)
 {
-    const al_loop *loop = loop_of(module, op);
+    al_loop *loop = any_loop(module, op);
     if (loop == NULL) {
         return NULL;
     }
-    Py_ssize_t ready = (Py_ssize_t)al_ring_len(&loop->ready);
-    bool waits = loop->wake.blocked || (!loop->in_slot && ready == 0);
+    Py_ssize_t ready;
+    bool waits;
+    if (al_inbox_is_foreign(loop)) {
+        waits = al_inbox_waits(loop, &ready);
+    }
+    else {
+        ready = (Py_ssize_t)al_ring_len(&loop->ready);
+        waits = loop->wake.blocked || (!loop->in_slot && ready == 0);
+    }
     return Py_BuildValue("Nn", PyBool_FromLong(waits), ready);
 }
 

@@ -88,7 +88,11 @@ SlotHandle__run(al_slot_handle *self, PyObject *Py_UNUSED(ignored))
 {
     al_loop *loop = (al_loop *)Py_NewRef((PyObject *)self->loop);
     Py_INCREF(self);
-    int status = run_preempting(self, loop); /* escapes */
+    int status = al_inbox_claim(loop);
+    if (status == 0) {
+        status = run_preempting(self, loop); /* escapes */
+        al_inbox_leave(loop);
+    }
     Py_DECREF(self);
     Py_DECREF(loop);
     if (status < 0) {
@@ -393,10 +397,14 @@ done:
     return deque;
 }
 
+/* What asyncio's own call_soon_threadsafe does in another thread, where it runs. */
 static int
 push_right(al_loop *loop, PyObject *handle)
 {
     al_slot slot = slot_for(loop->st, handle);
+    if (al_inbox_is_foreign(loop)) {
+        return al_inbox_push_steal(loop, slot.run, Py_NewRef(handle), NULL, NULL);
+    }
     if (complete(loop) < 0 ||
         al_ring_push_steal(&loop->ready, slot.run, Py_NewRef(handle), NULL, NULL) < 0) {
         return -1;
@@ -898,7 +906,6 @@ found_events(al_loop *self)
 static PyObject *
 EventLoop__select(al_loop *self, PyObject *timeout)
 {
-    AL_OWN(self, NULL);
     int64_t limit = -1;
     if (timeout != Py_None) {
         double seconds = PyFloat_AsDouble(timeout); /* escapes */
@@ -909,14 +916,18 @@ EventLoop__select(al_loop *self, PyObject *timeout)
                 : seconds < 86400 ? (int64_t)ceil(seconds * 1e9)
                                   : (int64_t)86400 * 1000000000;
     }
-    if (self->poll != NULL && al_poll_keep_log(self->poll, true) < 0) {
+    if (al_sched_claim(self) < 0) {
         return NULL;
     }
-    int status = al_sched_select(self, limit); /* escapes */
-    PyObject *events = status < 0 ? NULL : found_events(self);
-    if (self->poll != NULL) {
-        (void)al_poll_keep_log(self->poll, false);
+    PyObject *events = NULL;
+    if (al_poll_keep_log(self->poll, true) == 0) {
+        int status = al_sched_select(self, limit); /* escapes */
+        events = status < 0 ? NULL : found_events(self);
+        if (self->poll != NULL) {
+            (void)al_poll_keep_log(self->poll, false);
+        }
     }
+    al_inbox_leave(self);
     return events;
 }
 

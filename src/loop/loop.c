@@ -196,6 +196,7 @@ set_runner(al_loop *self, unsigned long id)
 {
     bool ran = AL_LOAD(self->thread_id) != 0;
     AL_STORE(self->thread_id, id);
+    al_inbox_set_runner(self, id);
     if (ran && id == 0) {
         AL_ADD(self->st->running, -1);
     }
@@ -288,6 +289,7 @@ close_selector_in_turn(al_loop *self)
     if (self->poll == NULL) {
         return 0;
     }
+    AL_OWN(self, -1);
     int status = al_signal_leave(self, false);
     release_selector(self); /* escapes */
     return status;
@@ -355,7 +357,6 @@ PyDoc_STRVAR(run_once_doc, "_run_once($self, /)\n--\n\n"
 static PyObject *
 EventLoop__run_once(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    AL_OWN(self, NULL);
     AL_OBEY(self, "_run_once", NULL, 0, NULL);
     if (al_sched_run_once(self) < 0) {
         return NULL;
@@ -447,6 +448,17 @@ follow_origin_depth(al_loop *self)
     Py_RETURN_NONE;
 }
 
+/* What another thread has asked for, without a GIL (an al_run_fn). */
+static int
+set_debug_here(al_loop *self, PyObject *enabled, PyObject *Py_UNUSED(arg),
+               PyObject *Py_UNUSED(extra))
+{
+    PyObject *result =
+        switch_debug(self, enabled) < 0 ? NULL : follow_origin_depth(self);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 PyDoc_STRVAR(set_debug_doc,
              "set_debug($self, /, enabled)\n--\n\n"
              "Turn debug mode on or off, with all that belongs to it.\n\n"
@@ -456,10 +468,18 @@ static PyObject *
 EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
 {
-    AL_OWN(self, NULL);
     AL_OBEY(self, "set_debug", args, nargs, kwnames);
     PyObject *enabled =
         al_args_one("BaseEventLoop.set_debug", "enabled", args, nargs, kwnames);
+    if (enabled != NULL && al_inbox_is_foreign(self)) {
+        int truth = PyObject_IsTrue(enabled); /* escapes */
+        if (truth < 0 || al_inbox_push_steal(self, set_debug_here,
+                                             Py_NewRef(truth ? Py_True : Py_False),
+                                             NULL, NULL) < 0) {
+            return NULL;
+        }
+        Py_RETURN_NONE;
+    }
     if (enabled == NULL || switch_debug(self, enabled) < 0) {
         return NULL;
     }
@@ -505,7 +525,7 @@ static PyObject *
 EventLoop__close_selector(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     if (AL_LOAD(self->thread_id) != 0 || AL_LOAD(self->polling) ||
-        self->debug.base != NULL) {
+        al_inbox_is_foreign(self) || self->debug.base != NULL) {
         /* It has begun to run since close() looked, and ends when it sees that it is
          * closed. */
         al_wake_up(self);
@@ -742,10 +762,22 @@ get_metering(al_loop *self, void *Py_UNUSED(closure))
     return PyBool_FromLong((self->debug.switches & AL_DEBUG_METER) != 0);
 }
 
+/* What another thread has asked for, without a GIL (an al_run_fn). */
+static int
+switch_metering(al_loop *self, PyObject *value, PyObject *Py_UNUSED(arg),
+                PyObject *Py_UNUSED(extra))
+{
+    return al_meter_set(self, value == Py_True);
+}
+
 static int
 set_metering(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
     int truth = refuse_delete(value) < 0 ? -1 : PyObject_IsTrue(value); /* escapes */
+    if (truth >= 0 && al_inbox_is_foreign(self)) {
+        return al_inbox_push_steal(self, switch_metering,
+                                   Py_NewRef(truth ? Py_True : Py_False), NULL, NULL);
+    }
     return truth < 0 ? -1 : al_meter_set(self, truth);
 }
 

@@ -56,10 +56,10 @@ extend_steal(PyObject *list, PyObject *more)
 static int
 add_tasks_of(al_loop *loop, PyObject *list)
 {
-    if (AL_LOAD(loop->closed) || loop->accepted_in == 0 ||
-        loop->counts.iterations - loop->accepted_in > 1 ||
+    if (AL_LOAD(loop->closed) ||
         (AL_LOAD(loop->thread_id) != 0 &&
-         AL_LOAD(loop->thread_id) != PyThread_get_thread_ident())) {
+         AL_LOAD(loop->thread_id) != PyThread_get_thread_ident()) ||
+        loop->accepted_in == 0 || loop->counts.iterations - loop->accepted_in > 1) {
         return 0;
     }
     Py_INCREF(loop);
@@ -74,8 +74,7 @@ add_tasks_of(al_loop *loop, PyObject *list)
 static int
 add_accept_tasks(al_state *st, PyObject *list)
 {
-    al_loop *last = AL_LOAD(st->accepted_by);
-    if (AL_LIKELY(last == NULL)) {
+    if (AL_LIKELY(AL_LOAD(st->accepted_by) == NULL)) {
         return 0;
     }
     PyObject *running = PyObject_CallMethod(st->asyncio_events, "_get_running_loop",
@@ -86,9 +85,15 @@ add_accept_tasks(al_state *st, PyObject *list)
     al_loop *ours = al_loop_check(st, running);
     int status = ours == NULL ? 0 : add_tasks_of(ours, list); /* escapes */
     Py_DECREF(running);
-    last = AL_FREE_THREADED ? NULL : st->accepted_by;
-    return status < 0 || last == NULL || last == ours ? status
-                                                      : add_tasks_of(last, list);
+    if (status < 0 || AL_LOAD(st->accepted_by) == ours) {
+        return status;
+    }
+    PyObject *last = al_read_at_rest((PyObject *const *)(void *)&st->accepted_by);
+    if (last != NULL) {
+        status = add_tasks_of((al_loop *)(void *)last, list); /* escapes */
+        Py_DECREF(last);                                      /* escapes */
+    }
+    return status;
 }
 
 /* The methods of asyncio's WeakSet of tasks, with ours added.  They are methods and not

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 import aioloop
+from tests.conftest import FREE_THREADED
 
 HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 LIMIT = 60 if HAS_GIL else 600  # ThreadSanitizer makes everything ten times slower.
@@ -381,7 +383,7 @@ def test_without_a_gil_another_threads_changes_are_refused() -> None:
             lambda: transport.sendto(b"x", ("127.0.0.1", 1)),
             lambda: transport.pause_reading(),  # type: ignore[attr-defined]
             lambda: len(ready),
-            lambda: ready.append(None),
+            lambda: ready.appendleft(None),
             lambda: ready.clear(),
         ]
         ready = loop._ready  # type: ignore[attr-defined]
@@ -403,6 +405,110 @@ def test_without_a_gil_another_threads_changes_are_refused() -> None:
         assert task.cancelling() == 0
 
     run(main())
+
+
+def test_another_thread_asks_a_loop_how_it_is() -> None:
+    with running_loops(2) as loops:
+        for loop in loops:
+            loop.metering = True  # type: ignore[attr-defined]
+            ran = threading.Event()
+            loop.call_soon_threadsafe(ran.set)
+            assert ran.wait(LIMIT)
+        before = [loop.metrics() for loop in loops]  # type: ignore[attr-defined]
+        assert all(metrics.callbacks > 0 for metrics in before)
+        assert all(loop.metering for loop in loops)  # type: ignore[attr-defined]
+        assert loops[0].usage() is not None  # type: ignore[attr-defined]
+        text = io.StringIO()
+        aioloop.dump(text)
+        assert text.getvalue().count("the loop of thread") == 2
+        loops[1].metering = False  # type: ignore[attr-defined]
+
+
+def test_a_stuck_loop_is_told_as_such(monkeypatch: Any) -> None:
+    from aioloop import _metrics
+
+    monkeypatch.setattr(_metrics, "PATIENCE", 0.01)
+    stuck, done = threading.Event(), threading.Event()
+
+    def callback() -> None:
+        stuck.set()
+        done.wait(LIMIT)
+
+    with running_loops(1) as [loop]:
+        loop.call_soon_threadsafe(callback)
+        stuck.wait(LIMIT)
+        text = io.StringIO()
+        aioloop.dump(text)
+        if FREE_THREADED:
+            assert "it is stuck in a callback" in text.getvalue()
+            with pytest.raises(TimeoutError):
+                loop.metrics()  # type: ignore[attr-defined]
+        else:
+            assert "in a callback" in text.getvalue()
+            assert loop.metrics().callbacks >= 0  # type: ignore[attr-defined]
+        done.set()
+
+
+def test_another_thread_appends_to_the_ready_queue() -> None:
+    """As asyncio's own call_soon_threadsafe does, where that runs."""
+    with running_loops(1) as [loop]:
+        ran = threading.Event()
+        handle = asyncio.Handle(ran.set, (), loop)
+        loop._ready.append(handle)  # type: ignore[attr-defined]
+        loop.call_soon_threadsafe(int)
+        assert ran.wait(LIMIT)
+
+
+def test_debug_mode_is_switched_from_another_thread() -> None:
+    with running_loops(1) as [loop]:
+        for debug in (True, False):
+            loop.set_debug(debug)
+            ran = threading.Event()
+            loop.call_soon_threadsafe(ran.set)
+            assert ran.wait(LIMIT)
+            assert loop.get_debug() is debug
+            options = aioloop.DebugOptions(thread_checks=debug)
+            loop.debug_options = options  # type: ignore[attr-defined]
+            ran.clear()
+            loop.call_soon_threadsafe(ran.set)
+            assert ran.wait(LIMIT)
+            assert loop.debug_options == options  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="with a GIL there is a watchdog")
+def test_the_watchdog_says_that_it_does_nothing(monkeypatch: Any) -> None:
+    loop = aioloop.new_event_loop()
+    with pytest.warns(RuntimeWarning, match="no watchdog"):
+        loop.stall_threshold = 1  # type: ignore[attr-defined]
+    loop.close()
+    monkeypatch.setenv("AIOLOOP_STALL", "1")
+    with pytest.warns(RuntimeWarning, match="no watchdog"):
+        aioloop.new_event_loop().close()
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="with a GIL it is the program's own risk")
+def test_one_thread_at_a_time_drives_a_loop() -> None:
+    """Each of many threads runs iterations by hand of a loop that nobody runs."""
+    loop: Any = aioloop.new_event_loop()
+    ran: list[int] = []
+
+    def again() -> None:
+        loop.call_soon(again)  # So no iteration waits.
+
+    again()
+    wanted = {n * 1000 + i for n in range(8) for i in range(200)}
+
+    def drive(number: int) -> None:
+        for i in range(200):
+            loop.call_soon_threadsafe(ran.append, number * 1000 + i)
+            with contextlib.suppress(RuntimeError):
+                loop._run_once()
+
+    in_threads(8, drive)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert sorted(ran) == sorted(wanted)
+    loop.close()
 
 
 def test_the_ready_queue_has_what_was_pushed_after_it_was_got() -> None:
