@@ -10,6 +10,7 @@ import threading
 import pytest
 
 import aioloop
+from tests.conftest import needs_gil
 
 pytestmark = pytest.mark.usefixtures("thread_state")
 
@@ -190,6 +191,7 @@ def test_close_that_has_looked_before_the_loop_ran(loop):
     assert loop.is_closed() and not loop.is_running()
 
 
+@needs_gil("another thread may not change the queues")
 def test_close_by_another_thread_wakes_the_loop(loop, thread):
     waiting = threading.Event()
 

@@ -25,6 +25,7 @@ import pytest
 
 import aioloop
 from aioloop import DebugOptions
+from tests.conftest import needs_gil
 
 LIMIT = 20
 
@@ -206,6 +207,7 @@ def test_frames_cleared_by_hand(debug_loop, scheduling):
     read_all(scheduling.handles)
 
 
+@needs_gil("collections are too rare")
 def test_the_collector_calls_the_loop_while_a_call_begins(debug_loop):
     handles = collections.deque(maxlen=1000)
 

@@ -10,10 +10,14 @@ import os
 import re
 import traceback
 
-import greenlet
 import pytest
 
 import aioloop
+from tests.conftest import FREE_THREADED
+
+if FREE_THREADED:
+    pytest.skip("greenlets switch the GIL on", allow_module_level=True)
+import greenlet
 
 pytestmark = [
     pytest.mark.usefixtures("thread_state"),

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import aioloop
-from tests.conftest import HARD, PACKAGE_PARENT, PORTABLE
+from tests.conftest import HARD, PACKAGE_PARENT, PORTABLE, needs_corking
 
 LIMIT = 20
 RESCUE = 0.002  # after which the helper thread sends
@@ -81,6 +81,7 @@ def check_waiting(peer, began):
     assert came == b""
 
 
+@needs_corking
 def test_a_write_waits_while_other_slots_are_ready(run, loop, accepted):
     async def main():
         transport, peer = await accepted()
@@ -194,6 +195,7 @@ def test_loops_in_several_threads(thread, debug):
         assert not one.is_alive()
 
 
+@needs_corking
 @rescues
 def test_an_error_met_from_outside_is_the_protocols(run, loop, accepted):
     async def main():
@@ -214,6 +216,7 @@ def test_an_error_met_from_outside_is_the_protocols(run, loop, accepted):
 # --- the socket in the program's hands ------------------------------------------------
 
 
+@needs_corking
 @pytest.mark.parametrize(
     "use",
     [
@@ -266,6 +269,7 @@ def test_the_number_of_the_private_attribute_is_in_other_hands_too(run, loop, ac
     run(main())
 
 
+@needs_corking
 def test_a_socket_object_that_the_program_keeps_is_its_own(run, loop):
     async def main():
         ours, theirs = socket.socketpair()
@@ -507,6 +511,7 @@ def test_what_a_daemon_thread_has_corked_is_sent_when_the_process_ends():
     assert in_child(program) == (b"x", 0)
 
 
+@needs_corking
 def test_an_audit_hook_that_ends_the_stream_whose_write_begins_to_wait():
     """The first write that waits adds a hook, of which the others are told."""
     program = PROGRAM.replace(
@@ -527,6 +532,7 @@ def test_an_audit_hook_that_ends_the_stream_whose_write_begins_to_wait():
     )
 
 
+@needs_corking
 @pytest.mark.parametrize("how", ["environment", "attribute"])
 def test_corking_can_be_turned_off(run, loop, accepted, how, monkeypatch):
     if how == "environment":
@@ -549,6 +555,7 @@ def test_corking_can_be_turned_off(run, loop, accepted, how, monkeypatch):
     run(main())
 
 
+@needs_corking
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's /proc")
 @pytest.mark.skipif(PORTABLE, reason="the thread is known by its name")
 def test_the_thread_sleeps_while_nothing_is_corked():

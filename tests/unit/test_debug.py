@@ -19,7 +19,7 @@ import pytest
 
 import aioloop
 from aioloop import DebugOptions
-from tests.conftest import HARD
+from tests.conftest import HARD, needs_gil, needs_shared_stacks
 
 SWITCHES = [
     field.name
@@ -336,6 +336,7 @@ def from_another_thread(thread, function, *args):
     return outcome[0]
 
 
+@needs_gil("another thread is refused whatever the switch says")
 def test_thread_checks(plain_loop, thread):
     async def main():
         loop = asyncio.get_running_loop()
@@ -702,6 +703,7 @@ def bytes_each(loop, make, count=4096):
     return (after - before) / count
 
 
+@needs_shared_stacks
 @pytest.mark.parametrize(
     "make",
     [
@@ -727,6 +729,7 @@ def test_debug_mode_makes_no_object_larger(plain_loop, make):
     assert bytes_each(plain_loop, make) <= production + 1
 
 
+@needs_shared_stacks
 def test_a_slot_has_a_note_of_eight_bytes(plain_loop):
     # The other thing that debug mode keeps for a callback, while it is queued.
     def grow(debug):

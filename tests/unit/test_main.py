@@ -12,6 +12,7 @@ import zipfile
 import pytest
 
 import aioloop
+from tests.conftest import needs_gil
 
 PYTHON = sys.version_info[:2]
 OURS = ("-m", "aioloop")
@@ -247,6 +248,7 @@ atexit.register(last)
 """
 
 
+@needs_gil("stacks are read by public functions, which show the launcher")
 @pytest.mark.parametrize("way", ["script", "module", "code", "directory", "stdin"])
 def test_source_tracebacks_begin_at_the_program(way, files, both):
     files(program=SOURCE_TRACEBACKS, folder__IN____main__=SOURCE_TRACEBACKS)

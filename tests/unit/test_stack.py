@@ -25,7 +25,7 @@ import pytest
 
 import aioloop
 from aioloop import _core
-from tests.conftest import HARD
+from tests.conftest import HARD, needs_shared_stacks
 
 SOURCES = Path(__file__).parents[2] / "src"
 # Of the ten frames that asyncio takes for a handle, it deletes its own two.
@@ -414,6 +414,7 @@ def test_the_same_list_is_read_each_time_and_keeps_its_changes(debug_loop, walk)
     assert len(handle._source_traceback) == HANDLE_FRAMES - 1
 
 
+@needs_shared_stacks
 def test_objects_from_one_place_share_items_but_no_list(debug_loop):
     one, two = (debug_loop.call_soon(print) for _ in range(2))
     assert one._source_traceback is not two._source_traceback
@@ -460,6 +461,7 @@ def test_a_stack_keeps_its_code(debug_loop):
     del junk
 
 
+@needs_shared_stacks
 def test_interned_stacks_go_when_debug_mode_goes(debug_loop):
     for end in (lambda: debug_loop.set_debug(False), debug_loop.close):
         debug_loop.set_debug(True)
@@ -475,6 +477,7 @@ def test_interned_stacks_go_when_debug_mode_goes(debug_loop):
         assert alive() is None
 
 
+@needs_shared_stacks
 def test_a_code_objects_last_reference_may_go_in_a_capture(debug_loop):
     # The weak reference's callback schedules too: a capture inside a capture.
     died = []

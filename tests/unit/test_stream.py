@@ -14,7 +14,7 @@ import pytest
 
 import aioloop
 from aioloop import _core
-from tests.conftest import HARD
+from tests.conftest import HARD, needs_corking
 
 
 class Collector(asyncio.Protocol):
@@ -145,6 +145,7 @@ def another_slot_is_ready(loop):
     loop.call_soon(int)
 
 
+@needs_corking
 def test_writes_of_one_step_leave_together(run, loop, connected):
     async def main():
         transport, _, peer = await connected()
@@ -168,6 +169,7 @@ def in_one_iteration(loop, *callbacks):
     return done
 
 
+@needs_corking
 @pytest.mark.skipif(HARD, reason="sends one byte at a time")
 def test_writes_of_an_iteration_leave_together(run, loop, connected):
     async def main():
@@ -252,6 +254,7 @@ def test_writes_outside_of_the_loop_do_not_wait(run, loop, connected):
     assert now + run(peer.exactly(7 - len(now))) == b"at once"
 
 
+@needs_corking
 def test_bytes_are_retained_and_other_buffers_copied(run, loop, connected):
     async def main():
         transport, _, peer = await connected()

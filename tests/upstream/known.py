@@ -10,10 +10,12 @@ and needs no entry.  The few entries for that build are races: a test stops the 
 a moment by which all is done only if each call moves all that there is.
 """
 
+import sysconfig
 from typing import NamedTuple
 
 FIRST = (3, 11)
 LAST = (3, 15)
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class Known(NamedTuple):
@@ -27,6 +29,8 @@ class Known(NamedTuple):
     variants: tuple = ()
     # Whether it holds in the hard build only, whose calls move a few bytes each.
     hard: bool = False
+    # Whether it holds in a free-threaded Python only.
+    free_threaded: bool = False
     # Whether the test is a race: it may pass as well.
     sometimes: bool = False
     # Where one of these is asyncio's own (aioloop._layouts.OFF) the test passes.
@@ -50,6 +54,10 @@ TASK_IS_NO_FUTURE = (
     " C types and cannot derive from each other."
 )
 
+SLOW_SOCKET = (
+    "It reads _read_ready_cb of the stdlib's transport and puts a slow wrapper in"
+    " the place of its _sock, both of which belong to that class alone."
+)
 CLOSE_NOTIFY_IN_ONE_CALL = (
     "It stops the loop for good while the transport still has TLS's close_notify to"
     " send, and then joins a thread that waits for it."
@@ -76,9 +84,22 @@ KNOWN = (
         " its like, which aioloop implements, raise NotImplementedError.",
     ),
     Known(
+        BASE_EVENT_LOOP_TESTS + "test_check_thread",
+        "From another thread it turns debug mode on, which the loop does when it gets"
+        " to it, and calls call_later() without debug mode, which is refused always:"
+        " no GIL keeps the loop still.",
+        free_threaded=True,
+    ),
+    Known(
         "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket",
-        "It reads _read_ready_cb of the stdlib's transport and puts a slow wrapper in"
-        " the place of its _sock, both of which belong to that class alone.",
+        SLOW_SOCKET,
+        since=(3, 13),  # 3.13.5, as the free-threaded one is
+        until=(3, 13),
+        free_threaded=True,
+    ),
+    Known(
+        "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket",
+        SLOW_SOCKET,
         since=(3, 14),
         passes_without=("asyncio.Transport", "socket.socket"),
     ),
@@ -137,6 +158,7 @@ def entries_for(module, variant, version, hard=False, off=()):
         and entry.since <= version <= entry.until
         and (not entry.variants or variant in entry.variants)
         and (hard or not entry.hard)
+        and (FREE_THREADED or not entry.free_threaded)
         and off.isdisjoint(entry.passes_without)
         and (not entry.only_without or not off.isdisjoint(entry.only_without))
     ]
