@@ -49,9 +49,9 @@ al_debug_set(al_loop *loop, unsigned switches, int origin_depth, int origin_inte
         (al_ring_keep_notes(&loop->ready) < 0 || al_inbox_keep_notes(loop) < 0)) {
         return -1;
     }
-    loop->debug.switches = switches;
-    loop->debug.origin_depth = origin_depth;
-    loop->debug.origin_interval = origin_interval;
+    AL_STORE(loop->debug.switches, switches);
+    AL_STORE(loop->debug.origin_depth, origin_depth);
+    AL_STORE(loop->debug.origin_interval, origin_interval);
     loop->debug.until_origins = 1;
     loop->debug.slot_began = 0;
     if ((switches & AL_DEBUG_WAKEUPS) == 0) {
@@ -96,7 +96,7 @@ al_debug_of_loop(al_state *st, PyObject *loop)
     }
     const al_loop *ours = al_loop_check(st, loop);
     if (ours != NULL) {
-        return (ours->debug.switches & AL_DEBUG_FDS) != 0;
+        return (AL_LOAD(ours->debug.switches) & AL_DEBUG_FDS) != 0;
     }
     PyObject *result = PyObject_CallMethodNoArgs(loop, st->str.get_debug); /* escapes */
     if (result == NULL) {
@@ -113,7 +113,7 @@ al_debug_of_loop(al_state *st, PyObject *loop)
 int
 al_debug_check_thread(al_loop *loop)
 {
-    if (AL_LIKELY((loop->debug.switches & AL_DEBUG_THREADS) == 0 ||
+    if (AL_LIKELY((AL_LOAD(loop->debug.switches) & AL_DEBUG_THREADS) == 0 ||
                   AL_LOAD(loop->thread_id) == 0 ||
                   AL_LOAD(loop->tstate) == PyThreadState_Get() ||
                   AL_LOAD(loop->thread_id) == PyThread_get_thread_ident())) {
@@ -145,7 +145,7 @@ is_plain_function(PyObject *callback)
 int
 al_debug_check_callback(al_loop *loop, PyObject *callback, const char *method)
 {
-    if ((loop->debug.switches & AL_DEBUG_CALLBACKS) == 0 ||
+    if ((AL_LOAD(loop->debug.switches) & AL_DEBUG_CALLBACKS) == 0 ||
         is_plain_function(callback)) {
         return 0;
     }
@@ -281,8 +281,11 @@ al_debug_capture(al_state *st, al_loop *loop)
 PyObject *
 al_debug_capture_origin(al_loop *loop)
 {
-    return al_stack_capture(loop->st, &loop->debug.stacks, loop->debug.base,
-                            loop->debug.origin_depth, 0); /* escapes */
+    int depth = AL_LOAD(loop->debug.origin_depth);
+    return al_inbox_is_outside(loop)
+               ? al_stack_capture(loop->st, NULL, NULL, depth, 0)
+               : al_stack_capture(loop->st, &loop->debug.stacks, loop->debug.base,
+                                  depth, 0); /* escapes */
 }
 
 PyObject *
@@ -404,7 +407,7 @@ make_note(al_loop *loop, PyThreadState *tstate)
 PyObject *
 al_debug_note(al_loop *loop)
 {
-    return (loop->debug.switches & AL_DEBUG_WAKEUPS) == 0
+    return (AL_LOAD(loop->debug.switches) & AL_DEBUG_WAKEUPS) == 0
                ? NULL
                : make_note(loop, PyThreadState_Get()); /* escapes */
 }

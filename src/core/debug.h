@@ -2,7 +2,8 @@
  *
  * loop->debug holds all of it, first the switches below; loop.set_debug(True) turns all
  * of these on.  They may change at any moment, from any thread and inside any callback,
- * so whoever acts on one reads it once.
+ * so whoever acts on one reads it once.  Without a GIL the loop's thread changes them, and
+ * what other threads may reach too reads them by AL_LOAD.
  *
  * Debug mode changes no route: bare slots stay bare.  What asyncio keeps in the Handle
  * of each callback is found or made when somebody asks: the stack of a slot's origin is

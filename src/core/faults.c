@@ -418,7 +418,7 @@ core_set_faults(PyObject *module, PyObject *args)
     }
     al_faults *old = loop->faults;
     loop->faults = faults;
-    loop->debug.switches |= AL_DEBUG_TEST;
+    AL_STORE(loop->debug.switches, loop->debug.switches | AL_DEBUG_TEST);
     if (loop->poll != NULL) {
         al_poll_have_faults(loop->poll);
     }

@@ -192,7 +192,7 @@ al_handle_new(al_loop *loop, PyTypeObject *type, PyObject *callback,
             goto error;
         }
     }
-    if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_TRACEBACKS)) {
+    if (AL_UNLIKELY(AL_LOAD(loop->debug.switches) & AL_DEBUG_TRACEBACKS)) {
         self->source_traceback = al_debug_capture_handle(loop); /* escapes */
         if (self->source_traceback == NULL) {
             goto error;
@@ -373,7 +373,7 @@ keep_text(al_handle *self, const al_state *st, const al_loop *loop)
     }
     const PyFunctionObject *function = (PyFunctionObject *)callback;
     /* Whoever asks for asyncio's debug mode is shown the arguments. */
-    bool show = (loop->debug.switches & AL_DEBUG_FDS) != 0;
+    bool show = (AL_LOAD(loop->debug.switches) & AL_DEBUG_FDS) != 0;
     if (function->func_dict != NULL || /* It may say that it wraps another. */
         PyUnicode_GET_LENGTH(function->func_qualname) == 0) {
         return 0;
@@ -499,8 +499,9 @@ cancel_in_turn(al_state *st, al_handle *self)
         return 0;
     }
     AL_STORE(self->cancelled, true);
-    int debug = loop != NULL ? (loop->debug.switches & AL_DEBUG_TRACEBACKS) != 0
-                             : al_debug_of_loop(st, self->loop);
+    int debug = loop != NULL
+                    ? (AL_LOAD(loop->debug.switches) & AL_DEBUG_TRACEBACKS) != 0
+                    : al_debug_of_loop(st, self->loop);
     if (debug < 0) {
         return -1;
     }

@@ -66,7 +66,8 @@ al_meter_set(al_loop *loop, bool on)
     if (!on) {
         if ((loop->debug.switches & AL_DEBUG_METER) != 0) {
             al_meter_leave(loop);
-            loop->debug.switches &= ~(unsigned)AL_DEBUG_METER;
+            AL_STORE(loop->debug.switches,
+                     loop->debug.switches & ~(unsigned)AL_DEBUG_METER);
             al_ring_drop_stamps(&loop->ready);
         }
         return 0;
@@ -87,7 +88,7 @@ al_meter_set(al_loop *loop, bool on)
     if (!loop->closed && al_ring_keep_stamps(&loop->ready, now) < 0) {
         return -1;
     }
-    loop->debug.switches |= AL_DEBUG_METER;
+    AL_STORE(loop->debug.switches, loop->debug.switches | AL_DEBUG_METER);
     loop->debug.slot_began = 0;
     if (loop->debug.base != NULL) {
         al_meter_enter(loop);

@@ -501,7 +501,8 @@ al_order_free(al_loop *loop)
     al_order *order = loop->order;
     if (order != NULL) {
         loop->order = NULL;
-        loop->debug.switches &= ~(unsigned)AL_DEBUG_ORDER;
+        AL_STORE(loop->debug.switches,
+                 loop->debug.switches & ~(unsigned)AL_DEBUG_ORDER);
         release(order); /* escapes */
     }
 }
@@ -563,7 +564,7 @@ core_set_order(PyObject *module, PyObject *args)
     }
     al_order *old = loop->order;
     loop->order = order;
-    loop->debug.switches |= AL_DEBUG_ORDER;
+    AL_STORE(loop->debug.switches, loop->debug.switches | AL_DEBUG_ORDER);
     if (old != NULL) {
         release(old); /* escapes */
     }

@@ -70,7 +70,7 @@ al_report_handle(al_loop *loop, al_handle *handle)
     if (args != NULL) {
         PyObject *kwargs = NULL;
 #if PY_VERSION_HEX >= 0x030D0000
-        if (loop->debug.switches & AL_DEBUG_FDS) {
+        if (AL_LOAD(loop->debug.switches) & AL_DEBUG_FDS) {
             kwargs = Py_BuildValue("{s:O}", "debug", Py_True);
         }
 #endif

@@ -254,7 +254,7 @@ core_set_trace(PyObject *module, PyObject *args)
     trace->foreign = Py_NewRef(foreign);
     al_trace *old = loop->trace;
     loop->trace = trace;
-    loop->debug.switches |= AL_DEBUG_TEST;
+    AL_STORE(loop->debug.switches, loop->debug.switches | AL_DEBUG_TEST);
     if (old != NULL) {
         release(old); /* escapes */
     }

@@ -489,9 +489,9 @@ core_set_clock(PyObject *module, PyObject *args)
     }
     al_virtual *old = loop->virtual;
     loop->virtual = made;
-    loop->debug.switches = made != NULL
-                               ? loop->debug.switches | AL_DEBUG_CLOCK
-                               : loop->debug.switches & ~(unsigned)AL_DEBUG_CLOCK;
+    AL_STORE(loop->debug.switches,
+             made != NULL ? loop->debug.switches | AL_DEBUG_CLOCK
+                          : loop->debug.switches & ~(unsigned)AL_DEBUG_CLOCK);
     shift_timers(loop, al_sched_clock(loop) - before);
     al_override_timers_moved(loop);
     al_look_must(&loop->look);

@@ -59,6 +59,14 @@ static const al_signature call_soon_threadsafe_signature = {
     .rest = true,
 };
 
+/* What a function adds to debug.frames_above: nothing where another thread runs the loop,
+ * which counts there itself. */
+static inline int
+frames_here(const al_loop *self, int frames)
+{
+    return al_inbox_is_foreign(self) ? 0 : frames;
+}
+
 static PyObject *
 push_handle(al_loop *self, PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
             PyObject *context, bool threadsafe)
@@ -92,7 +100,7 @@ schedule_soon(al_loop *self, const al_signature *signature, PyObject *const *arg
     if (check_closed(self) < 0) {
         return NULL;
     }
-    if (AL_UNLIKELY(self->debug.switches & AL_DEBUG_CHECKS) &&
+    if (AL_UNLIKELY(AL_LOAD(self->debug.switches) & AL_DEBUG_CHECKS) &&
         check_debug(self, values[0], signature->function + sizeof("BaseEventLoop.") - 1,
                     !threadsafe) < 0) {
         return NULL;
@@ -131,10 +139,12 @@ EventLoop__call_soon(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
         PyErr_SetString(PyExc_TypeError, "the arguments of a callback are a tuple");
         return NULL;
     }
-    self->debug.frames_above--; /* asyncio's call_soon takes its own frame away. */
+    int above =
+        frames_here(self, -1); /* asyncio's call_soon takes its own frame away. */
+    self->debug.frames_above += above;
     PyObject *handle = push_handle(self, values[0], &PyTuple_GET_ITEM(values[1], 0),
                                    PyTuple_GET_SIZE(values[1]), values[2], false);
-    self->debug.frames_above++;
+    self->debug.frames_above -= above;
     return handle;
 }
 
@@ -253,11 +263,12 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     if (check_closed(self) < 0) {
         goto done;
     }
-    if (AL_UNLIKELY(self->debug.switches & (AL_DEBUG_CHECKS | AL_DEBUG_CLOCK))) {
+    if (AL_UNLIKELY(AL_LOAD(self->debug.switches) &
+                    (AL_DEBUG_CHECKS | AL_DEBUG_CLOCK))) {
         if (check_debug(self, values[1], "call_at", true) < 0) {
             goto done;
         }
-        if ((self->debug.switches & AL_DEBUG_CLOCK) != 0) {
+        if ((AL_LOAD(self->debug.switches) & AL_DEBUG_CLOCK) != 0) {
             when = al_virtual_round(when);
         }
     }
@@ -475,10 +486,11 @@ EventLoop_create_task(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
             return NULL;
         }
     }
-    self->debug.frames_above++;
+    int above = frames_here(self, 1);
+    self->debug.frames_above += above;
     PyObject *task =
         al_task_new(self, values[0], values[1], values[2], eager_start); /* escapes */
-    self->debug.frames_above--;
+    self->debug.frames_above -= above;
     return task;
 }
 
@@ -503,7 +515,8 @@ inner_task_factory(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     PyObject *task =
         al_task_new(self, values[0], values[1], values[2], eager_start); /* escapes */
-    if (task != NULL && AL_UNLIKELY(self->debug.switches & AL_DEBUG_TRACEBACKS)) {
+    if (task != NULL &&
+        AL_UNLIKELY(AL_LOAD(self->debug.switches) & AL_DEBUG_TRACEBACKS)) {
         /* asyncio's method takes its own frame away only from a task that it made. */
         PyObject *stack = PyObject_GetAttrString(task, "_source_traceback");
         if (stack == NULL ||

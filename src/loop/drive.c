@@ -266,7 +266,7 @@ complete(al_loop *loop)
 PyObject *
 al_drive_get_ready(al_loop *loop, void *Py_UNUSED(closure))
 {
-    if (complete(loop) < 0) {
+    if (!al_inbox_is_foreign(loop) && al_inbox_move(loop) < 0) {
         return NULL;
     }
     al_queue_view *view = PyObject_GC_New(al_queue_view, loop->st->QueueView_type);
@@ -397,12 +397,14 @@ done:
     return deque;
 }
 
-/* What asyncio's own call_soon_threadsafe does in another thread, where it runs. */
+/* What asyncio's own call_soon_threadsafe does in another thread, where it runs.  A loop that
+ * nobody runs yet may begin to meanwhile. */
 static int
 push_right(al_loop *loop, PyObject *handle)
 {
     al_slot slot = slot_for(loop->st, handle);
-    if (al_inbox_is_foreign(loop)) {
+    if (al_inbox_is_foreign(loop) ||
+        (al_inbox_is_outside(loop) && slot.run != run_slot_handle)) {
         return al_inbox_push_steal(loop, slot.run, Py_NewRef(handle), NULL, NULL);
     }
     if (complete(loop) < 0 ||

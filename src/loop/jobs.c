@@ -114,7 +114,7 @@ give_back(al_job *self)
     if (loop->thread_id == PyThread_get_thread_ident()) {
         status = tell_waiter(self); /* escapes */
     }
-    else if (AL_LIKELY(loop->debug.switches == 0 && al_loop_direct(loop) &&
+    else if (AL_LIKELY(AL_LOAD(loop->debug.switches) == 0 && al_loop_direct(loop) &&
                        wakes_itself(loop))) {
         status = al_sched_push_steal(loop, tell_waiter_run, Py_NewRef((PyObject *)self),
                                      NULL, NULL);
@@ -590,7 +590,7 @@ EventLoop_run_in_executor(al_loop *self, PyObject *const *args, Py_ssize_t nargs
     AL_OBEY(self, "run_in_executor", args, nargs, kwnames);
     bool first = false;
     if (!AL_FREE_THREADED && kwnames == NULL && nargs >= 2 && args[0] == Py_None &&
-        self->debug.switches == 0 && !self->overrides.create_future &&
+        AL_LOAD(self->debug.switches) == 0 && !self->overrides.create_future &&
         al_loop_direct(self) && !al_layout_is_off(self->st, AL_LAYOUT_FUTURE)) {
         al_state *st = self->st;
         PyObject *result = NULL;

@@ -403,7 +403,7 @@ static PyObject *
 EventLoop_get_debug(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OBEY(self, "get_debug", NULL, 0, NULL);
-    return PyBool_FromLong((self->debug.switches & AL_DEBUG_FDS) != 0);
+    return PyBool_FromLong((AL_LOAD(self->debug.switches) & AL_DEBUG_FDS) != 0);
 }
 
 /* All switches on or off, as set_debug(). */
@@ -438,7 +438,7 @@ follow_origin_depth(al_loop *self)
             method == NULL ? NULL
                            : PyObject_CallMethod(
                                  (PyObject *)self, "call_soon_threadsafe", "Oi", method,
-                                 self->debug.origin_depth != 0); /* escapes */
+                                 AL_LOAD(self->debug.origin_depth) != 0); /* escapes */
         Py_XDECREF(method);
         if (handle == NULL) {
             return NULL;
@@ -491,8 +491,9 @@ EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
 static PyObject *
 EventLoop__get_debug_switches(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("Iii", self->debug.switches, self->debug.origin_depth,
-                         self->debug.origin_interval);
+    return Py_BuildValue("Iii", AL_LOAD(self->debug.switches),
+                         AL_LOAD(self->debug.origin_depth),
+                         AL_LOAD(self->debug.origin_interval));
 }
 
 static PyObject *
@@ -589,7 +590,7 @@ set_bool(PyObject *value, bool *target)
 static PyObject *
 get_debug(al_loop *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong((self->debug.switches & AL_DEBUG_FDS) != 0);
+    return PyBool_FromLong((AL_LOAD(self->debug.switches) & AL_DEBUG_FDS) != 0);
 }
 
 static int
@@ -759,7 +760,7 @@ set_cork_writes(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 get_metering(al_loop *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong((self->debug.switches & AL_DEBUG_METER) != 0);
+    return PyBool_FromLong((AL_LOAD(self->debug.switches) & AL_DEBUG_METER) != 0);
 }
 
 /* What another thread has asked for, without a GIL (an al_run_fn). */

@@ -589,7 +589,7 @@ EventLoop_getaddrinfo(FAST_ARGS)
         return NULL;
     }
     /* Debug mode logs how long the resolver takes. */
-    if ((self->debug.switches & AL_DEBUG_FDS) == 0 && !self->closed &&
+    if ((AL_LOAD(self->debug.switches) & AL_DEBUG_FDS) == 0 && !self->closed &&
         read_hint(values[2], 256, &what.family) &&
         read_hint(values[3], 256, &what.type) &&
         read_hint(values[4], 65536, &what.proto) &&

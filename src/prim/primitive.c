@@ -91,7 +91,7 @@ al_primitive_is_debugged(const al_state *st, PyObject *loop)
 {
     const al_loop *ours = al_loop_check(st, loop);
     return PyThreadState_Get()->coroutine_origin_tracking_depth != 0 ||
-           (ours != NULL && (ours->debug.switches & AL_DEBUG_TRACEBACKS) != 0);
+           (ours != NULL && (AL_LOAD(ours->debug.switches) & AL_DEBUG_TRACEBACKS) != 0);
 }
 
 int

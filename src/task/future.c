@@ -296,7 +296,7 @@ al_future_init(al_future *self, al_state *st, PyObject *loop_obj)
     self->loop = al_loop_check(st, loop_obj);
     Py_XSETREF(self->loop_obj, loop_obj);
     int debug = self->loop != NULL
-                    ? (self->loop->debug.switches & AL_DEBUG_TRACEBACKS) != 0
+                    ? (AL_LOAD(self->loop->debug.switches) & AL_DEBUG_TRACEBACKS) != 0
                     : al_debug_of_loop(st, loop_obj); /* escapes */
     if (AL_UNLIKELY(debug != 0)) {
         if (debug < 0) {
@@ -328,7 +328,7 @@ al_future_new(al_loop *loop)
     }
     self->loop_obj = Py_NewRef((PyObject *)loop);
     self->loop = loop;
-    if (AL_UNLIKELY(loop->debug.switches & AL_DEBUG_TRACEBACKS)) {
+    if (AL_UNLIKELY(AL_LOAD(loop->debug.switches) & AL_DEBUG_TRACEBACKS)) {
         self->source_traceback = al_debug_capture(loop->st, loop); /* escapes */
         if (self->source_traceback == NULL) {
             Py_DECREF(self);
@@ -489,7 +489,7 @@ al_future_report(al_loop *loop, PyObject *callback, PyObject *arg, PyObject *con
     PyObject *exc = al_err_take();
     al_handle *handle = NULL;
     al_sched_settle(loop);
-    if (AL_UNLIKELY(loop->debug.switches)) {
+    if (AL_UNLIKELY(AL_LOAD(loop->debug.switches))) {
         PyObject *current = al_debug_current_handle(loop); /* escapes */
         if (current != NULL && al_handle_check(loop->st, current)) {
             handle = (al_handle *)current;
@@ -558,7 +558,7 @@ push_callback_steal(al_future *self, al_loop *loop, PyObject *callback,
 {
     int status = 0;
     Py_INCREF(loop);
-    if (AL_UNLIKELY(loop->debug.switches) &&
+    if (AL_UNLIKELY(AL_LOAD(loop->debug.switches)) &&
         (al_debug_check_thread(loop) < 0 ||
          al_debug_check_callback(loop, callback, "call_soon") < 0)) { /* escapes */
         status = -1;

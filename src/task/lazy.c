@@ -528,7 +528,7 @@ al_lazy_alloc(al_free_list *list, PyTypeObject *type, al_loop *loop,
     op->name = name;
     op->state = AL_LAZY_NEW;
     op->started = op->cleared = false;
-    if (loop != NULL && AL_UNLIKELY(loop->debug.switches & AL_DEBUG_ORIGINS)) {
+    if (loop != NULL && AL_UNLIKELY(AL_LOAD(loop->debug.switches) & AL_DEBUG_ORIGINS)) {
         op->future = al_debug_capture_origin(loop); /* escapes */
         if (op->future == NULL) {
             PyErr_Clear(); /* MemoryError: the operation is worth more. */

@@ -1139,7 +1139,7 @@ int
 al_task_cancel(al_future *self, PyObject *message)
 {
     if (self->state == AL_FUTURE_PENDING && self->loop != NULL &&
-        AL_UNLIKELY(self->loop->debug.switches & AL_DEBUG_CANCELS) &&
+        AL_UNLIKELY(AL_LOAD(self->loop->debug.switches) & AL_DEBUG_CANCELS) &&
         note_cancel(self) < 0) { /* escapes */
         return -1;
     }
