@@ -4,7 +4,7 @@
 #   VENV=    the virtual environment (.venv)
 #   ARGS=    more arguments for pytest (test, asan, hard, portable, leaks), benchmarks;
 #            `make test ARGS=tests/unit` runs that part alone
-#   SEEDS=  seeds of `make faults` (1000)
+#   SEEDS=, SUITE_SEEDS=  seeds of `make faults`: of transfers (1000), of tests (5)
 #   FUZZ=clang  `make white` by libFuzzer
 #   NET_ARGS=  more arguments for the benchmarks of the network
 #   MINUTES=, LOOP=  of `make soak`; MINUTES= of `make fuzz`, too (5)
@@ -14,6 +14,7 @@ VENV ?= .venv
 ARGS ?=
 NET_ARGS ?=
 SEEDS ?= 1000
+SUITE_SEEDS ?= 5
 FUZZ ?=
 MINUTES ?= 5
 LOOP ?= aioloop
@@ -85,8 +86,9 @@ threads: ## The tests of threads without the GIL, then under ThreadSanitizer
 leaks: build ## The leak tests: references, memory blocks, descriptors
 	@$(pytest) tests/leaks $(ARGS)
 
-faults: build ## Transfers above system calls that go wrong, by SEEDS seeds (1000: two minutes)
+faults: build ## Transfers, and the tests of the network, above system calls that go wrong, by seeds
 	@$(in_venv) $(bin)/python -m tests.shim.transfer --seeds 0-$$(($(SEEDS) - 1)) $(ARGS)
+	@$(in_venv) $(bin)/python -m tests.shim.suite --seeds 0-$$(($(SUITE_SEEDS) - 1))
 
 suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes each)
 	@AIOLOOP_SUITES=1 $(pytest) tests/libs/test_suites.py tests/libs/test_virtual_suites.py $(ARGS)

@@ -29,8 +29,8 @@ import aioloop
 PACKAGE_PARENT = Path(aioloop.__file__).absolute().parent.parent
 LIMIT = 60
 CERTIFICATE = Path(__file__).parent / "certificate.pem"
-# The hard build makes rare things frequent (src/base/check.h).
-HARD = os.environ.get("AIOLOOP_FLAVOUR") == "hard"
+# The hard build makes rare things frequent (src/base/check.h), and so does tests/shim.
+HARD = os.environ.get("AIOLOOP_FLAVOUR") in ("hard", "shim")
 # Without what only Linux has: no timerfd, no sendfile.
 PORTABLE = os.environ.get("AIOLOOP_FLAVOUR") == "portable"
 # In a free-threaded build some things are deliberately otherwise, whether its GIL is on

@@ -1,7 +1,9 @@
 """The loop above system calls that go wrong (shim.c): short runs of `make faults`."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,6 +40,22 @@ def test_nothing_is_lost_doubled_or_left(python, shim, case):
     assert done.returncode == 0, done.stdout + done.stderr
     seeds, spoilt = re.search(r"(\d+) seeds, (\d+) calls spoilt", done.stdout).groups()
     assert int(seeds) == 8 and int(spoilt) > 20
+
+
+@pytest.mark.skipif(
+    "AIOLOOP_FLAVOUR" in os.environ, reason="their tests know one flavour at a time"
+)
+@pytest.mark.timeout(300)
+def test_the_tests_of_the_network_pass():
+    # Each version has a seed of its own; `make faults` runs more, and asyncio's tests.
+    seed = str(sys.version_info[1])
+    command = [sys.executable, "-m", "tests.shim.suite", "--seeds", seed]
+    done = subprocess.run(
+        [*command, "--only", "ours"], cwd=TREE, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed, spoilt = re.search(r"(\d+) passed.*; (\d+) calls", done.stdout).groups()
+    assert int(passed) > 800 and int(spoilt) > 20_000
 
 
 PRELUDE = """

@@ -7,7 +7,8 @@ in a version that it claims, is an error.
 In the hard build a test that fails is run on the stdlib's loop too, whose calls meet
 the same faults then (``worker.Faults``).  A test that counts bytes fails there as well
 and needs no entry.  The few entries for that build are races: a test stops the loop at
-a moment by which all is done only if each call moves all that there is.
+a moment by which all is done only if each call moves all that there is.  They hold
+above tests/shim too.
 """
 
 import sysconfig
@@ -27,7 +28,8 @@ class Known(NamedTuple):
     until: tuple = LAST
     # The names of the variants to which the entry is confined, or empty for all.
     variants: tuple = ()
-    # Whether it holds in the hard build only, whose calls move a few bytes each.
+    # Whether it holds only where calls move a few bytes each: in the hard build, and
+    # above tests/shim.
     hard: bool = False
     # Whether it holds in a free-threaded Python only.
     free_threaded: bool = False
@@ -61,6 +63,18 @@ SLOW_SOCKET = (
 CLOSE_NOTIFY_IN_ONE_CALL = (
     "It stops the loop for good while the transport still has TLS's close_notify to"
     " send, and then joins a thread that waits for it."
+)
+ANSWER_IN_ONE_CALL = (
+    "It stops the loop for good when its handler has called write(); an answer that was"
+    " told 'not now' is never sent, and the connection is not closed."
+)
+ACCEPTED_AT_ONCE = (
+    "It takes a connection for accepted one step after its client has it; one that is"
+    " accepted later meets a server that has been closed."
+)
+REQUEST_IN_ONE_CALL = (
+    "Its handler raises when it has read once; what it has not read by then makes the"
+    " kernel reset the connection, and the client's wait_closed() says so."
 )
 OUTPUT_IN_ONE_CALL = (
     "It closes the pipe as soon as anything has been read from it, and compares that"
@@ -130,6 +144,32 @@ KNOWN = (
     Known(
         "test_events.EPollEventLoopTests.test_subprocess_interactive",
         OUTPUT_IN_ONE_CALL,
+        hard=True,
+        sometimes=True,
+    ),
+    Known(
+        "test_server.SelectorStartServerTests.test_start_server_1",
+        ANSWER_IN_ONE_CALL,
+        hard=True,
+        sometimes=True,
+    ),
+    Known(
+        "test_server.SelectorStartServerTests.test_start_unix_server_1",
+        ANSWER_IN_ONE_CALL,
+        hard=True,
+        sometimes=True,
+    ),
+    Known(
+        "test_server.TestServer2.test_wait_closed_basic",
+        ACCEPTED_AT_ONCE,
+        since=(3, 12),
+        hard=True,
+        sometimes=True,
+    ),
+    Known(
+        "test_streams.StreamTests.test_unhandled_exception",
+        REQUEST_IN_ONE_CALL,
+        since=(3, 12),
         hard=True,
         sometimes=True,
     ),
