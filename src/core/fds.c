@@ -47,7 +47,7 @@ take_fileobj(al_fd *entry)
     return fileobj;
 }
 
-/* Queues a waiter; -1 with MemoryError.  Takes it out if it waits for one event or is a
+/* Queues a waiter; -1 with MemoryError.  Takes it out unless it stays, or if it is a
  * cancelled handle, as asyncio's _process_events does; a slot releases the references,
  * because a watcher may not run foreign code. */
 static int
@@ -58,11 +58,12 @@ wake(al_fd *entry, al_waiter *waiter)
     if (al_ring_reserve(&entry->loop->ready, 1) < 0) {
         return -1; /* It waits on, and the next poll tells it again. */
     }
-    if (woken.run == al_handle_run && !((al_handle *)woken.self)->cancelled) {
+    if (woken.stays &&
+        !(woken.run == al_handle_run && ((al_handle *)woken.self)->cancelled)) {
         Py_INCREF(woken.self);
     }
     else {
-        *waiter = (al_waiter){NULL, NULL};
+        *waiter = (al_waiter){NULL, NULL, false};
         released = take_fileobj(entry);
     }
     return al_sched_push_steal(entry->loop, woken.run, woken.self, released, NULL);
@@ -91,11 +92,11 @@ fd_ready(al_loop *Py_UNUSED(loop), void *owner, int events)
             keep &= ~AL_READ;
         }
         else {
-            bool handle = entry->reader.run == al_handle_run;
+            bool stays = entry->reader.stays;
             if (wake(entry, &entry->reader) < 0) {
                 status = -1;
             }
-            if (handle && entry->reader.run == NULL) {
+            if (stays && entry->reader.run == NULL) {
                 keep &= ~AL_READ;
             }
         }
@@ -206,7 +207,7 @@ al_fds_add(al_loop *loop, int fd, int event, al_handle *handle, PyObject *fileob
     }
     al_waiter *waiter = waiter_of(entry, event);
     al_waiter old = *waiter;
-    *waiter = (al_waiter){al_handle_run, Py_NewRef((PyObject *)handle)};
+    *waiter = (al_waiter){al_handle_run, Py_NewRef((PyObject *)handle), true};
     watch(entry);
     PyObject *before = entry->fileobj;
     entry->fileobj = Py_XNewRef(fileobj != NULL ? fileobj : before);
@@ -224,7 +225,7 @@ al_fds_remove(al_loop *loop, int fd, int event)
     }
     al_waiter *waiter = waiter_of(entry, event);
     al_waiter old = *waiter;
-    *waiter = (al_waiter){NULL, NULL};
+    *waiter = (al_waiter){NULL, NULL, false};
     watch(entry);
     return drop(entry, old) < 0 ? -1 : 1; /* escapes */
 }
@@ -241,7 +242,7 @@ al_fds_number_of(const al_fds *fds, PyObject *fileobj)
 }
 
 int
-al_fds_wait(al_loop *loop, int fd, int event, al_run_fn run, PyObject *self,
+al_fds_wait(al_loop *loop, int fd, int event, bool stays, al_run_fn run, PyObject *self,
             PyObject *file)
 {
     al_fd *entry = ensure_watcher(loop, fd);
@@ -258,7 +259,7 @@ al_fds_wait(al_loop *loop, int fd, int event, al_run_fn run, PyObject *self,
     }
     al_waiter *waiter = waiter_of(entry, event);
     al_waiter old = *waiter;
-    *waiter = (al_waiter){run, Py_NewRef(self)};
+    *waiter = (al_waiter){run, Py_NewRef(self), stays};
     if (known) {
         set_watched(entry, entry->watched | event, false);
     }
@@ -273,7 +274,7 @@ al_fds_unwait(al_loop *loop, int fd, int event, PyObject *self)
 {
     al_fd *entry = find(&loop->fds, fd);
     if (entry != NULL && waiter_of(entry, event)->self == self) {
-        *waiter_of(entry, event) = (al_waiter){NULL, NULL};
+        *waiter_of(entry, event) = (al_waiter){NULL, NULL, false};
         settle(entry, event == AL_WRITE ? entry->watched & ~AL_WRITE : entry->watched);
         Py_DECREF(self); /* The caller has another reference. */
     }

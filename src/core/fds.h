@@ -4,8 +4,9 @@
  * that reads and one that writes; the descriptor itself stays its caller's.  An event
  * queues the waiters, readers before writers, as asyncio's selector loop does.
  *
- * There are two kinds of waiters.  A Handle (add_reader, add_writer) stays until it is
- * removed or cancelled.  Any other waiter is taken out by the event that wakes it; the
+ * There are two kinds of waiters.  One that stays (the Handle of add_reader or add_writer,
+ * a pipe) does so until it is removed; a Handle that was cancelled goes with the next
+ * event.  Any other waiter (an operation) is taken out by the event that wakes it; the
  * watcher stays registered for reading then, so that a steady recv/send loop makes no
  * epoll_ctl, and an event that finds nobody waiting unregisters it.
  *
@@ -23,6 +24,7 @@
 typedef struct {
     al_run_fn run;  /* what an event queues; NULL: nobody waits */
     PyObject *self; /* owned */
+    bool stays;     /* when an event has come */
 } al_waiter;
 
 typedef struct al_fd {
@@ -64,10 +66,10 @@ int al_fds_remove(struct al_loop *loop, int fd, int event);
  * no Handle waits for it. */
 int al_fds_number_of(const al_fds *fds, PyObject *fileobj);
 
-/* The next event queues {run, self} once.  `file` is the socket object that owns fd.
- * Replaces whoever waits there already.  0, or -1 with MemoryError. */
-int al_fds_wait(struct al_loop *loop, int fd, int event, al_run_fn run, PyObject *self,
-                PyObject *file);
+/* The next event queues {run, self}, or each one if it stays.  `file` is the socket object
+ * that owns fd.  Replaces whoever waits there already.  0, or -1 with MemoryError. */
+int al_fds_wait(struct al_loop *loop, int fd, int event, bool stays, al_run_fn run,
+                PyObject *self, PyObject *file);
 /* `self` no longer waits for the event, if it did. */
 void al_fds_unwait(struct al_loop *loop, int fd, int event, PyObject *self);
 

@@ -2,9 +2,9 @@
  * _UnixWritePipeTransport.
  *
  * A pipe waits in the loop's table of descriptors (core/fds.h), as asyncio's does by way
- * of add_reader and add_writer: each event takes it out and its slot puts it back.  So
- * two pipes may share a descriptor, one for each direction, and the loop keeps alive
- * what it waits for. */
+ * of add_reader and add_writer, and stays there when an event has come: its callbacks see
+ * it polling.  So two pipes may share a descriptor, one for each direction, and the loop
+ * keeps alive what it waits for. */
 #include "io/pipe.h"
 
 #include <fcntl.h>
@@ -33,6 +33,7 @@ typedef struct {
     PyObject *pipe; /* the file object; it owns the descriptor; NULL when it is lost */
     al_outbuf out;  /* to be written */
     size_t last_read; /* bytes that the last read gave */
+    int waiting;      /* AL_READ, AL_WRITE: what it has asked the loop for */
     bool writer;
     bool keeps_messages; /* one read gives one of them, and drops what has no room */
     bool watches_peer;   /* a writer: the descriptor tells when the reader goes */
@@ -52,6 +53,28 @@ waits(const al_pipe *self, int event)
     return (event == AL_READ ? reader : writer) == (const PyObject *)self;
 }
 
+/* Asks the loop to tell of an event, or not to; once, as asyncio does: a program that takes
+ * the descriptor's reader away has it away.  0, or -1 with MemoryError.  Escapes. */
+static int
+set_waiting(al_pipe *self, int event, bool wanted, al_run_fn run)
+{
+    al_loop *loop = self->base.loop;
+    if (wanted == ((self->waiting & event) != 0)) {
+        return 0;
+    }
+    self->waiting ^= event;
+    if (!wanted) {
+        al_fds_unwait(loop, self->base.fd, event, (PyObject *)self);
+        return 0;
+    }
+    if (al_fds_wait(loop, self->base.fd, event, true, run, (PyObject *)self,
+                    (PyObject *)self) < 0) { /* escapes */
+        self->waiting &= ~event;
+        return -1;
+    }
+    return 0;
+}
+
 /* Waits for what is wanted now.  0, or -1 with MemoryError.  Escapes: another waiter of
  * the descriptor may be replaced. */
 static int
@@ -65,26 +88,12 @@ update_waits(al_pipe *self)
     bool write = self->out.count > 0;
     /* A writer that is closing still wants to know whether its reader goes. */
     read = read && !self->lost && (!self->base.closing || (self->writer && write));
-    int status = 0;
-    if (read != waits(self, AL_READ)) {
-        if (read) {
-            status = al_fds_wait(loop, self->base.fd, AL_READ, pipe_readable,
-                                 (PyObject *)self, (PyObject *)self);
-        }
-        else {
-            al_fds_unwait(loop, self->base.fd, AL_READ, (PyObject *)self);
-        }
+    if (set_waiting(self, AL_READ, read, pipe_readable) < 0) { /* escapes */
+        return -1;
     }
-    if (status == 0 && write != waits(self, AL_WRITE)) {
-        if (write) {
-            status = al_fds_wait(loop, self->base.fd, AL_WRITE, pipe_writable,
-                                 (PyObject *)self, (PyObject *)self);
-        }
-        else {
-            al_fds_unwait(loop, self->base.fd, AL_WRITE, (PyObject *)self);
-        }
-    }
-    return status;
+    return self->base.loop == NULL || self->base.loop->poll == NULL
+               ? 0
+               : set_waiting(self, AL_WRITE, write, pipe_writable); /* escapes */
 }
 
 /* --- closing ---------------------------------------------------------------------------- */
@@ -405,9 +414,12 @@ pipe_readable(al_loop *Py_UNUSED(loop), PyObject *op, PyObject *Py_UNUSED(arg),
 static int
 write_failed(al_pipe *self, int error)
 {
-    al_sock_raise(error);
     al_outbuf_clear(&self->out);
     self->base.conn_lost++;
+    if (update_waits(self) < 0) { /* escapes */
+        return -1;
+    }
+    al_sock_raise(error);
     return fatal_error(self, true, NULL,
                        "%r: Fatal write error on pipe transport"); /* escapes */
 }
@@ -460,8 +472,11 @@ pipe_writable(al_loop *loop, PyObject *op, PyObject *Py_UNUSED(arg),
     }
     else if (self->out.count == 0) {
         /* asyncio resumes the protocol when the buffer is empty. */
-        status = al_flow_shrunk(loop, &self->base.flow, 0, op,
-                                self->base.protocol); /* escapes; may write */
+        status = update_waits(self); /* escapes */
+        if (status == 0) {
+            status = al_flow_shrunk(loop, &self->base.flow, 0, op,
+                                    self->base.protocol); /* escapes; may write */
+        }
         if (status == 0 && self->base.loop != NULL && self->base.closing &&
             !self->lost && self->out.count == 0) {
             status = schedule_lost(self, NULL); /* escapes */

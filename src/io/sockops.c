@@ -802,8 +802,8 @@ start_waiting(al_sockop *op, PyObject **result)
     if (al_lazy_wait(&op->base, result) < 0) {
         return -1;
     }
-    if (al_fds_wait(loop, op->fd, event_of(op->operation), op_ready, (PyObject *)op,
-                    op->base.subject) < 0) { /* escapes */
+    if (al_fds_wait(loop, op->fd, event_of(op->operation), false, op_ready,
+                    (PyObject *)op, op->base.subject) < 0) { /* escapes */
         Py_CLEAR(*result);
         al_lazy_give_up(&op->base);
         return -1;

@@ -63,8 +63,6 @@ ABBREVIATED = re.compile(r"\(<[^()]*?\.\.\.[^()]*?>\)|\(<\w+Transport [^()]*>\)"
 EVENT = re.compile(
     r"Exception in callback (None|\?|\w+Transport\._\w+)\(\)(\nhandle: <Handle [^>]*>)?"
 )
-# Ours is not watched any more while it is said.
-END = re.compile(r"<(ReadPipe|WritePipe)Transport [^>]*> was closed by peer")
 TASK = re.compile(r"\bTask-\d+")
 # An event has a handle of its own here; asyncio's may be older than debug mode.
 MADE = re.compile(r"\nhandle_traceback: [^\n]*(\n  [^\n]*)*")
@@ -81,7 +79,6 @@ class Words(words.Words):
         text = TRANSPORT.sub(r"\1Trans", text)
         text = LOST.sub("Transport._call_connection_lost", text)
         text = ABBREVIATED.sub("(<...>)", text)
-        text = END.sub("<pipe> was closed by peer", text)
         text = EVENT.sub("Exception in an event", text)
         text = TASK.sub("Task", text)
         text = PATH.sub("/path", text)
