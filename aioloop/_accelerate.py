@@ -11,11 +11,12 @@ def accelerate(on: bool = True, /) -> None:
     """Put C in the place of asyncio's primitives; False puts asyncio's own back.
 
     In C are then the methods of ``asyncio.Queue``, ``LifoQueue`` and ``PriorityQueue``,
-    ``Lock``, ``Semaphore`` and ``BoundedSemaphore`` that take time,
-    ``asyncio.sleep`` and ``asyncio.gather``, and what ``asyncio.TaskGroup`` does for
-    each task. The classes stay asyncio's and objects keep their state, so it does not
-    matter whether an object is older than the switch, nor which loop runs. A subclass,
-    an object with a replaced method and debug mode go on with asyncio's code.
+    ``Lock``, ``Semaphore`` and ``BoundedSemaphore`` that take time, ``asyncio.sleep``,
+    ``gather``, ``wait`` and ``shield``, what ``asyncio.TaskGroup`` does for each task,
+    and ``async with`` and ``notify`` of a ``Condition``. The classes stay asyncio's and
+    objects keep their state, so it does not matter whether an object is older than the
+    switch, nor which loop runs. A subclass, an object with a replaced method and debug
+    mode go on with asyncio's code.
 
     On free-threaded Pythons nothing is replaced. A module that has said
     ``from asyncio import sleep`` before keeps asyncio's.

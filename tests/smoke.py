@@ -150,8 +150,13 @@ async def signals():
     "prim/queue",
     "prim/sleep",
     "prim/with",
+    "prim/ensure",
+    "prim/closure",
     "prim/gather",
     "prim/group",
+    "prim/wait",
+    "prim/shield",
+    "prim/condition",
 )
 async def primitives():
     sleep = asyncio.sleep
@@ -179,6 +184,13 @@ async def primitives():
             made = [group.create_task(asyncio.sleep(0, n), name="n") for n in range(5)]
         assert [task.result() for task in made] == list(range(5))
         assert not lock.locked()
+        async with asyncio.Condition(lock) as entered:
+            assert entered is None and lock.locked()
+        never = asyncio.get_running_loop().create_future()
+        both = [asyncio.shield(asyncio.sleep(0, 5)), never]
+        done, pending = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        assert [future.result() for future in done] == [5]
+        assert pending == {never}
     finally:
         aioloop.accelerate(False)
     assert asyncio.sleep is sleep

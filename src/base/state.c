@@ -102,9 +102,12 @@ al_state_traverse(al_state *st, visitproc visit, void *arg)
     Py_VISIT(st->addrinfo_templates);
     Py_VISIT(st->deque_append);
     Py_VISIT(st->deque_popleft);
-    Py_VISIT(st->gather.globals);
-    Py_VISIT(st->gather.inner);
-    Py_VISIT(st->gather.ensure_future);
+    Py_VISIT(st->closures.globals);
+    for (int i = 0; i < AL_CLOSURE_KINDS; i++) {
+        Py_VISIT(st->closures.codes[i]);
+    }
+    Py_VISIT(st->ensure.function);
+    Py_VISIT(st->wait_inner);
     Py_VISIT(st->misuse_found);
     Py_VISIT(st->warn_unawaited);
     Py_VISIT(st->watched);
@@ -189,11 +192,14 @@ al_state_clear(al_state *st)
     Py_CLEAR(st->minus_one);
     Py_CLEAR(st->deque_append);
     Py_CLEAR(st->deque_popleft);
-    Py_CLEAR(st->gather.globals);
-    Py_CLEAR(st->gather.inner);
-    Py_CLEAR(st->gather.name);
-    Py_CLEAR(st->gather.ensure_future);
-    Py_CLEAR(st->gather.kwnames_loop);
+    Py_CLEAR(st->closures.globals);
+    for (int i = 0; i < AL_CLOSURE_KINDS; i++) {
+        Py_CLEAR(st->closures.codes[i]);
+    }
+    Py_CLEAR(st->ensure.name);
+    Py_CLEAR(st->ensure.function);
+    Py_CLEAR(st->ensure.kwnames_loop);
+    Py_CLEAR(st->wait_inner);
     Py_CLEAR(st->group.name);
     Py_CLEAR(st->group.context);
     Py_CLEAR(st->group.both);

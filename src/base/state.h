@@ -38,7 +38,7 @@
     X(StreamRead)                                                                      \
     X(Primitive)                                                                       \
     X(Accelerated)                                                                     \
-    X(GatherCallback)                                                                  \
+    X(Closure)                                                                         \
     X(StreamReaderMethod)                                                              \
     X(DatagramTransport)                                                               \
     X(TlsTransport)                                                                    \
@@ -117,6 +117,7 @@
     X(asyncio_queues, "asyncio", "queues")                                             \
     X(ContextManagerMixin, "asyncio.locks", "_ContextManagerMixin")                    \
     X(Lock, "asyncio", "Lock")                                                         \
+    X(Condition, "asyncio", "Condition")                                               \
     X(Event, "asyncio", "Event")                                                       \
     X(Semaphore, "asyncio", "Semaphore")                                               \
     X(BoundedSemaphore, "asyncio", "BoundedSemaphore")                                 \
@@ -134,6 +135,14 @@
     X(_asyncio_future_blocking)                                                        \
     X(_loop)                                                                           \
     X(add_done_callback)                                                               \
+    X(remove_done_callback)                                                            \
+    X(_release_waiter)                                                                 \
+    X(_wait)                                                                           \
+    X(coroutines)                                                                      \
+    X(iscoroutine)                                                                     \
+    X(FIRST_COMPLETED)                                                                 \
+    X(FIRST_EXCEPTION)                                                                 \
+    X(ALL_COMPLETED)                                                                   \
     X(Task)                                                                            \
     X(_process_events)                                                                 \
     X(_selector)                                                                       \
@@ -252,6 +261,7 @@
     X(_write_appdata)                                                                  \
     X(_waiters)                                                                        \
     X(_locked)                                                                         \
+    X(locked)                                                                          \
     X(_value)                                                                          \
     X(_queue)                                                                          \
     X(_getters)                                                                        \
@@ -321,6 +331,16 @@ enum {
     AL_JOB_FUNCTIONS = 4,
 };
 
+/* The functions that C stands in for, and that functions of asyncio's make inside. */
+enum {
+    AL_CLOSURE_GATHERED, /* see prim/gather.c */
+    AL_CLOSURE_WAITED,   /* see prim/wait.c */
+    AL_CLOSURE_SHIELDED, /* see prim/shield.c, like the next two */
+    AL_CLOSURE_UNSHIELD,
+    AL_CLOSURE_UNAWAIT,
+    AL_CLOSURE_KINDS,
+};
+
 /* Dead objects of one type, chained through a word of their bodies; each keeps the
  * reference to its type. */
 typedef struct {
@@ -387,12 +407,16 @@ typedef struct al_state {
     PyObject *minus_one;
     PyObject *deque_append, *deque_popleft; /* see prim/primitive.c */
     struct {
-        PyObject *globals; /* of asyncio.tasks */
-        PyObject *inner;   /* code of gather's inner function, or NULL: not asyncio's */
-        PyObject *name, *ensure_future; /* the latter NULL if it is not asyncio's */
+        PyObject *globals;                 /* of asyncio.tasks */
+        PyObject *codes[AL_CLOSURE_KINDS]; /* of inner functions; NULL: not asyncio's */
+    } closures;                            /* see prim/closure.c */
+    struct {
+        PyObject *name, *function; /* the latter NULL if it is not asyncio's */
         PyObject *kwnames_loop;
-        bool discards; /* asyncio has _discard_awaited_by */
-    } gather;          /* see prim/gather.c */
+    } ensure;             /* see prim/ensure.c */
+    bool gather_discards; /* asyncio has _discard_awaited_by */
+    int shield_steps;     /* see prim/shield.c */
+    PyObject *wait_inner; /* asyncio's _wait, or NULL: see prim/wait.c */
     struct {
         int steps;                       /* what asyncio's create_task() does */
         PyObject *name, *context, *both; /* tuples of names of arguments */

@@ -1,9 +1,7 @@
 /* gather.h: asyncio.gather in C: its loop over the arguments, and what it has each child call
  * at its end.
  *
- * The future that it returns is asyncio's _GatheringFuture.  What the children call is a
- * `GatherCallback` in the place of gather's inner function: what is not the call (name,
- * code, closure) is a function of asyncio's code, made when somebody asks.
+ * The future that it returns is asyncio's _GatheringFuture; what the children call is a closure.
  *
  * Left to asyncio's function: no running loop, debug mode, a first argument that is neither
  * a coroutine nor a future of ours (up to 3.13 it decides about the loop). */
@@ -14,7 +12,7 @@
 
 extern const al_replacement al_gather_replacements[];
 
-/* Makes the type, and takes what gather() calls from asyncio.  0 or -1. */
-int al_gather_init_type(PyObject *module, al_state *st);
+/* Takes what gather() calls from asyncio.  0 or -1. */
+int al_gather_init(al_state *st);
 
 #endif

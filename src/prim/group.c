@@ -60,21 +60,11 @@ enum {
     ON_COMPLETED_FUT = 9,
 };
 
-/* dict[name], which is most often at that place: borrowed; or NULL.  Escapes. */
-static PyObject *
-attribute(PyObject *dict, Py_ssize_t place, PyObject *name)
-{
-    PyObject *key, *value;
-    return AL_LIKELY(PyDict_Next(dict, &place, &key, &value) && key == name)
-               ? value
-               : PyDict_GetItemWithError(dict, name);
-}
-
-/* The same: a new reference, or NULL with asyncio's AttributeError. */
+/* dict[name]: a new reference, or NULL with asyncio's AttributeError. */
 static PyObject *
 need(PyObject *dict, Py_ssize_t place, PyObject *name)
 {
-    PyObject *value = attribute(dict, place, name);
+    PyObject *value = al_attribute_at(dict, place, name);
     return AL_LIKELY(value != NULL) ? Py_NewRef(value)
                                     : al_attribute(dict, "TaskGroup", name);
 }
@@ -83,13 +73,13 @@ need(PyObject *dict, Py_ssize_t place, PyObject *name)
 static bool
 is_open(const al_state *st, PyObject *dict)
 {
-    if (attribute(dict, ENTERED, st->str._entered) != Py_True ||
-        attribute(dict, ABORTING, st->str._aborting) != Py_False) {
+    if (al_attribute_at(dict, ENTERED, st->str._entered) != Py_True ||
+        al_attribute_at(dict, ABORTING, st->str._aborting) != Py_False) {
         return false;
     }
-    const PyObject *exiting = attribute(dict, EXITING, st->str._exiting);
+    const PyObject *exiting = al_attribute_at(dict, EXITING, st->str._exiting);
     if (AL_UNLIKELY(exiting != Py_False)) {
-        PyObject *tasks = attribute(dict, TASKS, st->str._tasks);
+        PyObject *tasks = al_attribute_at(dict, TASKS, st->str._tasks);
         return exiting == Py_True && tasks != NULL && PySet_CheckExact(tasks) &&
                PySet_GET_SIZE(tasks) > 0;
     }
@@ -326,7 +316,7 @@ call_on_task_done(al_state *st, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     if (al_replaced_class(st, args[0], &dict) == AL_PRIM_TASK_GROUP) {
-        tasks = Py_XNewRef(attribute(dict, TASKS, st->str._tasks));
+        tasks = Py_XNewRef(al_attribute_at(dict, TASKS, st->str._tasks));
     }
     if (AL_LIKELY(tasks != NULL && PySet_CheckExact(tasks))) {
         status = PySet_Discard(tasks, args[1]) < 0 ? -1 : 0; /* escapes */
@@ -347,11 +337,14 @@ call_on_task_done(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_group_replacements[] = {
-    {offsetof(al_state, TaskGroup), "create_task", NULL, false, false, false,
-     call_create_task},
-    {offsetof(al_state, TaskGroup), "_on_task_done", call_on_task_done, false, false,
-     true, NULL},
-    {0, NULL, NULL, false, false, false, NULL},
+    {.owner = offsetof(al_state, TaskGroup),
+     .name = "create_task",
+     .call_named = call_create_task},
+    {.owner = offsetof(al_state, TaskGroup),
+     .name = "_on_task_done",
+     .call = call_on_task_done,
+     .callback = true},
+    {.name = NULL},
 };
 
 /* --- which version it is ---------------------------------------------------------------------- */

@@ -3,6 +3,17 @@
 
 #include "prim/primitive.h"
 
+/* Where __init__ puts an attribute into the instance's dict. */
+enum { WAITERS = 0, LOCKED = 1 };
+
+/* Whether nothing is in the way of a lock that nobody waits for, as far as a look tells. */
+static bool
+is_plainly(const al_state *st, PyObject *dict, PyObject *locked)
+{
+    return al_attribute_at(dict, LOCKED, st->str._locked) == locked &&
+           al_attribute_at(dict, WAITERS, st->str._waiters) == Py_None;
+}
+
 /* Mirrors Lock._wake_up_first().  0 or -1.  Escapes. */
 static int
 wake_up_first(al_state *st, PyObject *dict)
@@ -26,6 +37,9 @@ wake_up_first(al_state *st, PyObject *dict)
 static int
 try_to_acquire(al_state *st, PyObject *dict)
 {
+    if (AL_LIKELY(is_plainly(st, dict, Py_False))) {
+        return PyDict_SetItem(dict, st->str._locked, Py_True) < 0 ? -1 : 1;
+    }
     int locked = al_primitive_truth(dict, st->str._locked); /* escapes */
     if (locked != 0) {
         return locked < 0 ? -1 : 0;
@@ -98,6 +112,9 @@ failed(al_lazy *base, PyObject **exc)
 static int
 release(al_state *st, PyObject *dict)
 {
+    if (AL_LIKELY(is_plainly(st, dict, Py_True))) {
+        return PyDict_SetItem(dict, st->str._locked, Py_False);
+    }
     int locked = al_primitive_truth(dict, st->str._locked); /* escapes */
     if (locked > 0) {
         return PyDict_SetItem(dict, st->str._locked, Py_False) < 0
@@ -185,7 +202,10 @@ call_release(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_lock_replacements[] = {
-    {offsetof(al_state, Lock), "acquire", call_acquire, true, false, false, NULL},
-    {offsetof(al_state, Lock), "release", call_release, false, false, false, NULL},
-    {0, NULL, NULL, false, false, false, NULL},
+    {.owner = offsetof(al_state, Lock),
+     .name = "acquire",
+     .call = call_acquire,
+     .coroutine = true},
+    {.owner = offsetof(al_state, Lock), .name = "release", .call = call_release},
+    {.name = NULL},
 };

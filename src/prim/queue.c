@@ -385,12 +385,16 @@ call_task_done(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_queue_replacements[] = {
-    {offsetof(al_state, Queue), "get", call_get, true, false, false, NULL},
-    {offsetof(al_state, Queue), "put", call_put, true, false, false, NULL},
-    {offsetof(al_state, Queue), "get_nowait", call_get_nowait, false, false, false,
-     NULL},
-    {offsetof(al_state, Queue), "put_nowait", call_put_nowait, false, false, false,
-     NULL},
-    {offsetof(al_state, Queue), "task_done", call_task_done, false, false, false, NULL},
-    {0, NULL, NULL, false, false, false, NULL},
+    {.owner = offsetof(al_state, Queue),
+     .name = "get",
+     .call = call_get,
+     .coroutine = true},
+    {.owner = offsetof(al_state, Queue),
+     .name = "put",
+     .call = call_put,
+     .coroutine = true},
+    {.owner = offsetof(al_state, Queue), .name = "get_nowait", .call = call_get_nowait},
+    {.owner = offsetof(al_state, Queue), .name = "put_nowait", .call = call_put_nowait},
+    {.owner = offsetof(al_state, Queue), .name = "task_done", .call = call_task_done},
+    {.name = NULL},
 };

@@ -3,12 +3,17 @@
 
 #include "base/layout.h"
 #include "base/origin.h"
+#include "prim/closure.h"
+#include "prim/condition.h"
+#include "prim/ensure.h"
 #include "prim/gather.h"
 #include "prim/group.h"
 #include "prim/lock.h"
 #include "prim/queue.h"
 #include "prim/semaphore.h"
+#include "prim/shield.h"
 #include "prim/sleep.h"
+#include "prim/wait.h"
 #include "prim/with.h"
 #include "task/lazy.h"
 
@@ -44,6 +49,9 @@ enum { QUEUE_ATTRIBUTES = PY_VERSION_HEX >= 0x030D0000 ? 7 : 6 };
 /* A task group can be cancelled since 3.15. */
 enum { GROUP_ATTRIBUTES = PY_VERSION_HEX >= 0x030F0000 ? 11 : 10 };
 
+/* What a condition's notify() calls since 3.13. */
+#define CONDITION_NOTIFY (PY_VERSION_HEX >= 0x030D0000 ? "_notify" : NULL)
+
 /* What the methods in C stand in for, and what those of asyncio would call. */
 static const struct {
     size_t type;
@@ -52,9 +60,13 @@ static const struct {
 } classes[AL_PRIM_CLASSES] = {
     [AL_PRIM_LOCK] = {offsetof(al_state, Lock),
                       2,
-                      {"__aenter__", "__aexit__", "acquire", "release",
+                      {"__aenter__", "__aexit__", "acquire", "release", "locked",
                        "_wake_up_first", "_get_loop"}},
     [AL_PRIM_EVENT] = {offsetof(al_state, Event), 2, {"set", "clear"}},
+    [AL_PRIM_CONDITION] = {offsetof(al_state, Condition),
+                           5,
+                           {"__aenter__", "__aexit__", "notify", "notify_all",
+                            CONDITION_NOTIFY}},
     [AL_PRIM_SEMAPHORE] = {offsetof(al_state, Semaphore),
                            2,
                            {"__aenter__", "__aexit__", "acquire", "release", "locked",
@@ -77,9 +89,10 @@ static const struct {
 };
 
 static const al_replacement *const tables[] = {
-    al_lock_replacements,  al_semaphore_replacements, al_queue_replacements,
-    al_sleep_replacements, al_with_replacements,      al_gather_replacements,
-    al_group_replacements,
+    al_condition_replacements, al_lock_replacements,  al_semaphore_replacements,
+    al_queue_replacements,     al_sleep_replacements, al_with_replacements,
+    al_gather_replacements,    al_group_replacements, al_wait_replacements,
+    al_shield_replacements,
 };
 
 static PyObject *
@@ -175,6 +188,19 @@ al_replaced_class(al_state *st, PyObject *obj, PyObject **dict)
     }
     Py_CLEAR(*dict);
     return AL_PRIM_NONE;
+}
+
+bool
+al_replaced_is(al_state *st, int class, PyObject *name, const PyObject *function)
+{
+    if (!al_replaced_intact(st, class)) {
+        return false;
+    }
+    PyObject *known =
+        PyDict_GetItemWithError(st->replaced->classes[class].functions, name);
+    return known != NULL &&
+           (known == function || (Py_IS_TYPE(known, st->Accelerated_type) &&
+                                  ((al_accelerated *)known)->function == function));
 }
 
 /* --- the object in a function's place -------------------------------------------------------- */
@@ -562,7 +588,9 @@ PyMethodDef al_replace_methods[] = {
 int
 al_replace_init_type(PyObject *module, al_state *st)
 {
-    return al_gather_init_type(module, st) < 0 || al_group_init(st) < 0 ||
+    return al_closure_init_type(module, st) < 0 || al_ensure_init(st) < 0 ||
+                   al_gather_init(st) < 0 || al_wait_init(st) < 0 ||
+                   al_shield_init(st) < 0 || al_group_init(st) < 0 ||
                    al_state_add_type(module, &st->Accelerated_type, &accelerated_spec,
                                      NULL) < 0
                ? -1

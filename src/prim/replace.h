@@ -21,6 +21,7 @@
 enum {
     AL_PRIM_LOCK,
     AL_PRIM_EVENT,
+    AL_PRIM_CONDITION,
     AL_PRIM_SEMAPHORE,
     AL_PRIM_BOUNDED_SEMAPHORE,
     AL_PRIM_QUEUE,
@@ -51,6 +52,10 @@ int al_replaced_class(al_state *st, PyObject *obj, PyObject **dict);
 
 /* Whether nothing has been replaced in one of the classes. */
 bool al_replaced_intact(al_state *st, int class);
+
+/* Whether a function is what the class had under that name before or after the switch was
+ * turned, where nothing has been replaced. */
+bool al_replaced_is(al_state *st, int class, PyObject *name, const PyObject *function);
 
 int al_replace_init_type(PyObject *module, al_state *st);
 extern PyMethodDef al_replace_methods[];

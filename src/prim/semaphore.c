@@ -258,10 +258,15 @@ call_plain_release(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_semaphore_replacements[] = {
-    {offsetof(al_state, Semaphore), "acquire", call_acquire, true, false, false, NULL},
-    {offsetof(al_state, Semaphore), "release", call_plain_release, false, false, false,
-     NULL},
-    {offsetof(al_state, BoundedSemaphore), "release", call_release, false, false, false,
-     NULL},
-    {0, NULL, NULL, false, false, false, NULL},
+    {.owner = offsetof(al_state, Semaphore),
+     .name = "acquire",
+     .call = call_acquire,
+     .coroutine = true},
+    {.owner = offsetof(al_state, Semaphore),
+     .name = "release",
+     .call = call_plain_release},
+    {.owner = offsetof(al_state, BoundedSemaphore),
+     .name = "release",
+     .call = call_release},
+    {.name = NULL},
 };

@@ -112,6 +112,10 @@ call_sleep(al_state *st, PyObject *const *args, Py_ssize_t nargs)
 }
 
 const al_replacement al_sleep_replacements[] = {
-    {offsetof(al_state, asyncio_tasks), "sleep", call_sleep, true, true, false, NULL},
-    {0, NULL, NULL, false, false, false, NULL},
+    {.owner = offsetof(al_state, asyncio_tasks),
+     .name = "sleep",
+     .call = call_sleep,
+     .coroutine = true,
+     .module = true},
+    {.name = NULL},
 };

@@ -1,4 +1,5 @@
-/* with.h: `async with` locks and semaphores, whose __aenter__ and __aexit__ are of one class. */
+/* with.h: `async with` locks, conditions and semaphores, whose __aenter__ and __aexit__ are
+ * of one class. */
 #ifndef AL_PRIM_WITH_H
 #define AL_PRIM_WITH_H
 

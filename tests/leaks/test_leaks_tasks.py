@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import inspect
 import sys
 
 import pytest
@@ -276,5 +277,47 @@ def test_task_groups_in_c(loop, no_leak):
     aioloop.accelerate()
     try:
         no_leak(lambda: loop.run_until_complete(main()), rounds=300)
+    finally:
+        aioloop.accelerate(False)
+
+
+def test_waits_in_c(loop, no_leak):
+    """wait(), shield() and conditions, with their errors."""
+
+    async def end(number):
+        await asyncio.sleep(0)
+        if number == 3:
+            raise ValueError(number)
+
+    async def main():
+        never = loop.create_future()
+        tasks = [asyncio.create_task(end(number)) for number in range(1, 5)]
+        await asyncio.wait(tasks, timeout=1000, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.wait([*tasks, never], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([never], timeout=0)
+        for wrong in ([], [3], [[]]):
+            with pytest.raises((ValueError, TypeError, AttributeError)):
+                await asyncio.wait(wrong)
+        waiting = asyncio.create_task(asyncio.wait([never], timeout=1000))
+        outer = asyncio.shield(never)
+        repr(never), repr(outer)
+        inspect.unwrap(never._callbacks[0][0])
+        await asyncio.sleep(0)
+        waiting.cancel()
+        outer.cancel()
+        await asyncio.shield(end(1))
+        with pytest.raises(ValueError):
+            await asyncio.shield(end(3))
+        condition = asyncio.Condition()
+        async with condition:
+            condition.notify()
+            condition.notify_all()
+        with pytest.raises(RuntimeError):
+            condition.notify()
+        await asyncio.sleep(0)
+
+    aioloop.accelerate()
+    try:
+        no_leak(lambda: loop.run_until_complete(main()))
     finally:
         aioloop.accelerate(False)

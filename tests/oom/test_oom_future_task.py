@@ -173,6 +173,30 @@ def grouped():
     turn(4)
 
 
+async def use_wait(when):
+    futures = [loop.create_task(end(number)) for number in (1, 2, 3)]
+    await asyncio.wait([*futures, loop.create_future()], timeout=1e-3, return_when=when)
+
+
+async def use_shield():
+    condition = asyncio.Condition()
+    async with condition:
+        condition.notify_all()
+    await asyncio.shield(end(1))
+    await asyncio.shield(loop.create_future())
+
+
+def waits():
+    aioloop.accelerate()
+    for when in (asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED):
+        loop.create_task(use_wait(when))
+    loop.create_task(use_shield())
+    turn(6)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    turn(3)
+
+
 def switch():
     try:
         aioloop.accelerate()
@@ -209,7 +233,7 @@ print("survived")
 @pytest.mark.parametrize(
     "operation",
     ["callbacks", "outcomes", "tasks", "eager", "primitives", "gathered", "grouped"]
-    + ["switch"],
+    + ["waits", "switch"],
 )
 def test_every_allocation_fails_once(python, operation):
     if operation == "eager" and sys.version_info < (3, 12):

@@ -1,6 +1,8 @@
 """What the tests of aioloop.accelerate() share: programs run with it off and on."""
 
 import asyncio
+import re
+import sys
 import sysconfig
 import types
 
@@ -28,3 +30,30 @@ def both(program, *arguments):
 @types.coroutine
 def give_way():
     yield
+
+
+def plain(text):
+    """Return a text without addresses and the numbers of tasks."""
+    return re.sub(r"0x[0-9a-f]+|Task-\d+", "N", text)
+
+
+def describe(exc):
+    """Return what an exception and those in its context are."""
+    chain = []
+    while exc is not None and len(chain) < 5:
+        chain.append((type(exc).__name__, str(exc)))
+        exc = exc.__context__
+    return chain
+
+
+def awaited_by(future):
+    """Return how many tasks await a future, where asyncio keeps that."""
+    return len(getattr(future, "_asyncio_awaited_by", None) or ())
+
+
+def use_eager_tasks(loop, eager):
+    """Have the loop make eager tasks, if told to, or skip the test before 3.12."""
+    if eager and sys.version_info < (3, 12):
+        pytest.skip("eager tasks came in 3.12")
+    if eager:
+        loop.set_task_factory(asyncio.eager_task_factory)

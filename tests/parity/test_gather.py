@@ -7,14 +7,21 @@ import asyncio
 import gc
 import inspect
 import random
-import re
 import sys
 import weakref
 
 import pytest
 
 import aioloop
-from tests.parity.accelerated import both, give_way, needs_gil
+from tests.parity.accelerated import (
+    awaited_by,
+    both,
+    describe,
+    give_way,
+    needs_gil,
+    plain,
+    use_eager_tasks,
+)
 
 pytestmark = [needs_gil, pytest.mark.usefixtures("off_before_and_after")]
 ROUNDS = 8
@@ -34,19 +41,6 @@ class Awaitable:
 
     def __await__(self):
         return self.function(*self.arguments).__await__()
-
-
-def describe(exc):
-    chain = []
-    while exc is not None and len(chain) < 5:
-        chain.append((type(exc).__name__, str(exc)))
-        exc = exc.__context__
-    return chain
-
-
-def awaited_by(future):
-    """Return how many tasks await a future, where asyncio keeps that."""
-    return len(getattr(future, "_asyncio_awaited_by", None) or ())
 
 
 # --- random programs ------------------------------------------------------------------
@@ -139,10 +133,7 @@ class Program:
 
 @pytest.mark.parametrize("eager", [False, True], ids=["", "eager"])
 def test_random_programs_do_the_same(loop, eager):
-    if eager and sys.version_info < (3, 12):
-        pytest.skip("eager tasks came in 3.12")
-    if eager:
-        loop.set_task_factory(asyncio.eager_task_factory)
+    use_eager_tasks(loop, eager)
 
     def run(seed):
         return loop.run_until_complete(Program(seed, loop).main())
@@ -153,10 +144,6 @@ def test_random_programs_do_the_same(loop, eager):
 
 
 # --- what is seen of it ---------------------------------------------------------------
-
-
-def plain(text):
-    return re.sub(r"0x[0-9a-f]+|Task-\d+", "N", text)
 
 
 def test_the_callback_looks_like_asyncios(loop):

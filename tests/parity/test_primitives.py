@@ -256,10 +256,10 @@ FUNCTIONS = {
         asyncio.BoundedSemaphore: ("acquire", "release"),
         asyncio.Queue: ("get", "put", "get_nowait", "put_nowait", "task_done", "join"),
         asyncio.LifoQueue: ("get", "put_nowait"),
-        asyncio.Condition: ("__aenter__", "wait"),
+        asyncio.Condition: ("__aenter__", "wait", "notify", "notify_all"),
         asyncio.TaskGroup: ("create_task",),
-        asyncio: ("sleep", "gather"),
-        asyncio.tasks: ("sleep", "gather"),
+        asyncio: ("sleep", "gather", "wait", "shield"),
+        asyncio.tasks: ("sleep", "gather", "wait", "shield"),
     }.items()
     for name in names
 }
@@ -413,6 +413,8 @@ def coroutines():
         asyncio.Semaphore().acquire(),
         asyncio.sleep(0),
         asyncio.sleep(10, 3),
+        asyncio.wait([queue]),
+        asyncio.Condition().__aenter__(),
     ]
 
 
@@ -458,7 +460,7 @@ def test_one_that_is_never_awaited_warns():
         return [(w.category, str(w.message)) for w in caught]
 
     off, on = both(run)
-    assert len(off) == 7
+    assert len(off) == 9
     assert on == off
 
 

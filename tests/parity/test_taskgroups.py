@@ -15,7 +15,14 @@ import weakref
 import pytest
 
 import aioloop
-from tests.parity.accelerated import both, give_way, needs_gil
+from tests.parity.accelerated import (
+    awaited_by,
+    both,
+    give_way,
+    needs_gil,
+    plain,
+    use_eager_tasks,
+)
 
 pytestmark = [needs_gil, pytest.mark.usefixtures("off_before_and_after")]
 VARIABLE = contextvars.ContextVar("variable", default=0)
@@ -27,20 +34,11 @@ def loop(either_loop):
     return either_loop
 
 
-def plain(text):
-    return re.sub(r"0x[0-9a-f]+|Task-\d+", "N", text)
-
-
 def outcome(function, *arguments, **names):
     try:
         return type(function(*arguments, **names)).__name__
     except Exception as exc:
         return type(exc), plain(str(exc))
-
-
-def awaited_by(future):
-    """Return how many tasks await a future, where asyncio keeps that."""
-    return len(getattr(future, "_asyncio_awaited_by", None) or ())
 
 
 # --- random programs ------------------------------------------------------------------
@@ -141,10 +139,7 @@ class Program:
 
 @pytest.mark.parametrize("eager", [False, True], ids=["", "eager"])
 def test_random_programs_do_the_same(loop, eager):
-    if eager and sys.version_info < (3, 12):
-        pytest.skip("eager tasks came in 3.12")
-    if eager:
-        loop.set_task_factory(asyncio.eager_task_factory)
+    use_eager_tasks(loop, eager)
     loop.set_exception_handler(lambda loop, context: None)
 
     def run(seed):
