@@ -61,3 +61,48 @@ async def queue(clock, n):
     """CPU time of a put() and a get() that find what they need."""
     with clock:
         await queue_alone(n)
+
+
+async def finish_soon(n, use):
+    """Have a future that is done in the next iteration used n times."""
+    loop = asyncio.get_running_loop()
+    for _ in range(n):
+        future = loop.create_future()
+        loop.call_soon(future.set_result, None)
+        await use(future)
+
+
+@row("wait, first of two")
+async def wait_first(clock, n):
+    """CPU time of a wait() for one of two futures, and of one step."""
+    never = asyncio.get_running_loop().create_future()
+
+    def wait(future):
+        return asyncio.wait([future, never], return_when=asyncio.FIRST_COMPLETED)
+
+    with clock:
+        await finish_soon(n, wait)
+
+
+@row("wait, timeout")
+async def wait_timeout(clock, n):
+    """CPU time of a wait() for a future that is quicker than the timeout."""
+    with clock:
+        await finish_soon(n, lambda future: asyncio.wait([future], timeout=10))
+
+
+@row("shield")
+async def shield(clock, n):
+    """CPU time of awaiting a future through shield()."""
+    with clock:
+        await finish_soon(n, asyncio.shield)
+
+
+@row("Condition, nobody waits")
+async def condition(clock, n):
+    """CPU time of `async with` a condition that is free, and of its notify()."""
+    free = asyncio.Condition()
+    with clock:
+        for _ in range(n):
+            async with free:
+                free.notify()
