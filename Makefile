@@ -28,10 +28,15 @@ own_tests = tests/shim tests/unit tests/diagnosis tests/hostile tests/parity tes
 # One comparison of each layout (src/base/layout.h), and the second where it is of another kind.
 LIES ?= future future1 task task2 current_task handle handle1 transport transport_socket \
 	stream_reader ssl_protocol socket frames
+# What comes out of these is the same under valgrind, which makes all slow; those that -k
+# leaves out measure time, or start a missing program by vfork, which is fork there.
+valgrind_tests = $(foreach name,sched future task handle timer context registry jobs fds \
+	stream server sockops dgram pipe tls,tests/unit/test_$(name).py) \
+	-k 'not no_millisecond_late and not leave_together and not missing_program'
 c_files = $(shell find src benchmarks tests -name '*.[ch]')
 
 .DEFAULT_GOAL := help
-.PHONY: run test help build format lint asan hard lying portable threads leaks faults white suites seeds fuzz soak plugs bench docs sdist wheels test-all clean set-up
+.PHONY: run test help build format lint asan hard lying portable threads leaks faults white valgrind refs suites seeds fuzz soak plugs bench docs sdist wheels test-all clean set-up
 
 run: tools = build
 run: build ## Set up, build, and run the demo on aioloop
@@ -97,6 +102,12 @@ suites: build ## Libraries' own test-suites, on asyncio and on aioloop (minutes 
 
 white: set-up ## C programs that include a room and compare it with a model, under sanitizers, a minute each
 	@$(in_venv) $(bin)/python -m tests.white $(if $(filter clang,$(FUZZ)),--libfuzzer) $(ARGS)
+
+valgrind: ## Tests of the core and of the network under valgrind, with 3.13 (minutes)
+	@.ci/on 3.13 .ci/flavour valgrind python -m pytest -q --timeout=600 $(valgrind_tests) $(ARGS)
+
+refs: ## The leak tests in a debug build of CPython 3.14, which counts all references
+	@.ci/on 3.14 python -m tests.leaks $(ARGS)
 
 seeds: build ## asyncio's own tests in virtual time and in 100 orders (minutes)
 	@$(in_venv) $(bin)/python -m tests.upstream.seeds $(ARGS)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import ctypes
 import gc
 import inspect
 import sys
@@ -20,6 +21,16 @@ async def nothing():
 
 async def stepping():
     await asyncio.sleep(0)
+
+
+@pytest.mark.skipif(
+    not hasattr(sys, "gettotalrefcount"), reason="for a debug build of CPython"
+)
+def test_a_reference_lost_to_an_object_that_lives_on_is_seen(no_leak):
+    kept = object()
+    lose = ctypes.pythonapi.Py_IncRef
+    with pytest.raises(AssertionError, match="blocks and references"):
+        no_leak(lambda: lose(ctypes.py_object(kept)))
 
 
 def test_futures(loop, no_leak):
