@@ -19,6 +19,7 @@ from asyncio import base_events, tasks
 from typing import TYPE_CHECKING
 
 from . import _core
+from ._ask import ask, must_be_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 AGAIN = 10  # times the threshold: the second record
 MOST = 20  # tasks that a record shows
+PATIENCE = 1.0  # seconds in which a loop that has to be asked answers
 
 _PHASES = {
     "shutdown_asyncgens": "generators",
@@ -152,7 +154,7 @@ class Leaving:
         self._told += 1
         known = threading.get_ident() in threading._active  # type: ignore[attr-defined]
         try:
-            record = find(loop, self._phase, seconds, future)
+            record = _look(loop, self._phase, seconds, future)
             base_events.logger.warning(
                 "%s", record.text(), extra={"loop_leaving": record.fields()}
             )
@@ -237,6 +239,15 @@ class LongLeave:
         if self.phase == "executor":
             lines += self.jobs[1:]
         return "\n".join(lines)
+
+
+def _look(loop: Loop, phase: str, seconds: float, future: Any) -> LongLeave:
+    if not must_be_asked(loop):
+        return find(loop, phase, seconds, future)
+    try:
+        return ask(loop, lambda: find(loop, phase, seconds, future), PATIENCE)
+    except TimeoutError:
+        return LongLeave(seconds, phase, (), ())
 
 
 def find(loop: Loop, phase: str, seconds: float, future: Any) -> LongLeave:

@@ -47,6 +47,7 @@ def needs_gil(otherwise: str) -> pytest.MarkDecorator:
 
 needs_corking = needs_gil("each write leaves at once")
 needs_watchdog = needs_gil("no watchdog looks for stalls")
+needs_lost_tasks = needs_gil("no task is called lost")
 needs_shared_stacks = needs_gil("what is made outside a running loop shares no stack")
 
 

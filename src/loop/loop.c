@@ -694,7 +694,9 @@ set_slow_callback_duration(al_loop *self, PyObject *value, void *Py_UNUSED(closu
 static PyObject *
 get_current_handle(al_loop *self, void *Py_UNUSED(closure))
 {
-    AL_OWN(self, NULL);
+    if (al_inbox_is_foreign(self)) {
+        Py_RETURN_NONE; /* asyncio's exception handler asks, from any thread. */
+    }
     return al_debug_current_handle(self);
 }
 

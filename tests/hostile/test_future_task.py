@@ -16,6 +16,7 @@ import weakref
 import pytest
 
 import aioloop
+from tests.conftest import needs_gil
 
 VERSION = sys.version_info[:2]
 
@@ -850,6 +851,7 @@ def test_context_that_is_no_context(loop):
     assert isinstance(reports[0]["exception"], (TypeError, AttributeError))
 
 
+@needs_gil("classes are immortal on 3.13")
 @pytest.mark.parametrize("finished", [False, True], ids=["pending", "done"])
 @pytest.mark.parametrize("base", [aioloop.Future, aioloop.Task])
 def test_class_that_is_collected_with_its_last_instance(loop, base, finished):

@@ -17,7 +17,7 @@ import weakref
 import pytest
 
 import aioloop
-from tests.conftest import HARD, anonymous_context, open_descriptors
+from tests.conftest import HARD, anonymous_context, needs_gil, open_descriptors
 
 LIMIT = 30
 single_calls = pytest.mark.skipif(
@@ -252,6 +252,7 @@ def test_what_is_written_before_the_loop_stops_is_sent(loop):
     peer.close()
 
 
+@needs_gil("another thread may not write")
 def test_a_write_from_another_thread_arrives(run, loop, thread):
     async def main():
         transport, _, peer = await opened()

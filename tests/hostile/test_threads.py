@@ -475,6 +475,20 @@ def test_debug_mode_is_switched_from_another_thread() -> None:
             assert loop.debug_options == options  # type: ignore[attr-defined]
 
 
+def test_another_thread_reports_an_error() -> None:
+    reports: list[dict[str, Any]] = []
+    with running_loops(1) as [loop]:
+        ran = threading.Event()
+        loop.set_debug(True)
+        loop.call_soon_threadsafe(ran.set)
+        assert ran.wait(LIMIT)
+        loop.set_exception_handler(lambda _, context: reports.append(context))
+        loop.call_exception_handler({"message": "from outside"})
+        loop.set_exception_handler(None)
+        loop.default_exception_handler({"message": "and by asyncio's own"})
+    assert [report["message"] for report in reports] == ["from outside"]
+
+
 @pytest.mark.skipif(not FREE_THREADED, reason="with a GIL there is a watchdog")
 def test_the_watchdog_says_that_it_does_nothing(monkeypatch: Any) -> None:
     loop = aioloop.new_event_loop()

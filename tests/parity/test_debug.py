@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import aioloop
-from tests.conftest import HARD
+from tests.conftest import FREE_THREADED, HARD
 
 from .debug_programs import PROGRAMS
 
@@ -174,10 +174,17 @@ def normalised(told):
 
 # Programs that tell which of their reads wait.
 READ_AT_ONCE = {"streams_that_wait", "never_awaited_reads"}
+# Programs whose other threads see a frame more, and no handle of a loop that runs.
+LOOK_FROM_OUTSIDE = {
+    "exception_handler_called_by_hand",
+    "source_tracebacks_of_any_depth",
+}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_same_as_asyncio(name):
+    if FREE_THREADED and name in LOOK_FROM_OUTSIDE:
+        pytest.skip("in a free-threaded build another thread sees less of a loop")
     if HARD and name in READ_AT_ONCE:
         pytest.skip("a false EAGAIN makes a read wait that has its data")
     theirs, ours = (

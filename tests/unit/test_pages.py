@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import pictures
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, needs_lost_tasks, needs_watchdog
 from tests.plugs.test_servers import SERVERS
 
 TREE = Path(__file__).parents[2]
@@ -36,6 +36,11 @@ FENCE = re.compile(
     r"^(?:<!-- run by (?P<test>\S+) -->\n)?"
     r"```(?P<language>.*)\n(?P<body>(?s:.*?))^```$",
     re.MULTILINE,
+)
+# What a program's block needs, if it shows this.
+NEEDS = (
+    ("The loop has been stuck", needs_watchdog),
+    ("NOTHING CAN WAKE IT", needs_lost_tasks),
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
@@ -56,7 +61,8 @@ def blocks(language):
             if match["language"] == language and not match["test"]:
                 line = text[: match.start("body")].count("\n") + 1
                 name = f"{page.relative_to(TREE)}:{line}"
-                found.append(pytest.param(match["body"], id=name))
+                marks = [mark for said, mark in NEEDS if said in match["body"]]
+                found.append(pytest.param(match["body"], id=name, marks=marks))
     return found
 
 
