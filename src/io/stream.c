@@ -473,6 +473,7 @@ static int
 received_eof(al_stream *self)
 {
     bool keep_open;
+    self->ended = true;
     if ((self->loop->debug.switches & AL_DEBUG_FDS) &&
         al_stream_log(self->loop->st, "%r received EOF", self, NULL, NULL) < 0) {
         return -1;

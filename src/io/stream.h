@@ -50,7 +50,8 @@ typedef struct al_stream {
     bool reading, writing; /* watched for */
     bool paused;           /* by pause_reading */
     bool closing;
-    bool eof; /* write_eof was called */
+    bool eof;   /* write_eof was called */
+    bool ended; /* the peer has */
     bool protocol_connected;
     bool dirty;             /* in loop->cork, which holds a reference */
     bool shared;            /* somebody has the descriptor's number, or a copy of it */

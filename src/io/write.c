@@ -264,14 +264,16 @@ descriptor_is_ours(const al_stream *self)
 
 /* Whether what has just been queued may wait for the scheduler to send it: other slots
  * are ready, and the descriptor is nobody else's.  Who has it may use it right after the
- * write. */
+ * write.  A peer that has ended may be gone: then the first write brings its reset, and the
+ * second is the one to fail, as no event tells any more. */
 static bool
 may_cork(const al_stream *self)
 {
     const al_loop *loop = self->loop;
     return loop->in_slot && al_ring_len(&loop->ready) > 0 && !loop->cork.off &&
            self->out.size <= self->flow.high && self->out.count < CORK_PIECES &&
-           descriptor_is_ours(self) && !(self->dirty && al_cork_is_old(&loop->cork));
+           !self->ended && descriptor_is_ours(self) &&
+           !(self->dirty && al_cork_is_old(&loop->cork));
 }
 
 /* Into the list of the loop.  False if it has to be sent at once.  Escapes, after which

@@ -546,12 +546,15 @@ class Network:
 
     @staticmethod
     def writelines(writer, sizes):
-        """Write several pieces, but as asyncio of 3.12 can.
+        """Write several pieces, but as asyncio of 3.12 and 3.13 can.
 
-        A piece of no bytes it keeps for ever, and a connection that is lost raises
-        AttributeError.
+        A piece of no bytes it keeps for ever. A connection that is lost raises
+        AttributeError, one that close() has ended after its last byte TypeError, of the
+        None that is its socket then; `_conn_lost` does not tell of it.
         """
-        if getattr(getattr(writer, "transport", writer), "_conn_lost", 0):
+        transport = getattr(writer, "transport", writer)
+        ended = transport.is_closing() and not transport.get_write_buffer_size()
+        if ended or getattr(transport, "_conn_lost", 0):
             raise Odd("lost")
         return writer.writelines([pattern(size) for size in sizes if size])
 

@@ -101,6 +101,31 @@ def test_a_write_beside_nothing_else_is_sent_at_once(run, accepted):
     run(main())
 
 
+@pytest.mark.skipif(HARD, reason="what its false EAGAIN holds back is sent together")
+def test_after_the_peers_end_each_write_is_sent_at_once(run, loop):
+    """The second fails where the peer is gone: no event tells of that any more."""
+
+    async def main():
+        async def serve(reader, writer):
+            served.set_result((reader, writer))
+
+        served = loop.create_future()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            reader, writer = await served
+        assert await reader.read() == b""
+        loop.call_soon(int)
+        writer.write(DATA)
+        writer.write(DATA)
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(writer.drain(), LIMIT)
+        with pytest.raises(ConnectionError):
+            await reader.read()
+        server.close()
+
+    run(main())
+
+
 rescues = pytest.mark.skipif(HARD, reason="a false EAGAIN leaves the rest to the loop")
 
 
