@@ -344,8 +344,9 @@ al_debug_handle_of(al_loop *loop, const al_slot *slot, PyObject *note)
     return handle;
 }
 
-PyObject *
-al_debug_current_handle(al_loop *loop)
+/* The Handle of the slot that runs, or None.  New reference. */
+static PyObject *
+current_handle(al_loop *loop)
 {
     if (loop->debug.current_handle != NULL) {
         return Py_NewRef(loop->debug.current_handle);
@@ -371,6 +372,15 @@ al_debug_current_handle(al_loop *loop)
     Py_XDECREF(slot.arg);
     Py_XDECREF(slot.extra);
     return handle;
+}
+
+PyObject *
+al_debug_current_handle(al_loop *loop)
+{
+    if (!loop->debug.running.shown && loop->debug.current_handle == NULL) {
+        Py_RETURN_NONE;
+    }
+    return current_handle(loop); /* escapes */
 }
 
 /* --- slots ------------------------------------------------------------------------------------ */
@@ -579,7 +589,7 @@ log_slow(al_loop *loop, double seconds)
     int status = -1;
     PyObject *task = NULL, *callback = NULL, *what = NULL;
     al_sched_settle(loop); /* A log handler may ask for the task and the context. */
-    PyObject *handle = al_debug_current_handle(loop); /* escapes */
+    PyObject *handle = current_handle(loop); /* escapes */
     if (handle == NULL) {
         return -1;
     }
@@ -729,7 +739,8 @@ run_in_debug_mode(al_loop *loop, const al_slot *slot, PyObject *note, int64_t pu
     al_metered metered = (loop->debug.switches & AL_DEBUG_METER) != 0
                              ? al_meter_begin(loop, slot, pushed) /* escapes */
                              : AL_NOT_METERED;
-    loop->debug.running = (al_running){*slot, note, serial, metered};
+    bool shown = (loop->debug.switches & AL_DEBUG_ALL) != 0;
+    loop->debug.running = (al_running){*slot, note, serial, metered, shown};
     if (AL_UNLIKELY(loop->trace != NULL)) {
         al_trace_step(loop, slot); /* escapes */
     }

@@ -58,6 +58,7 @@ typedef struct {
     PyObject *note;     /* its note, or NULL */
     uint64_t serial;    /* its number among all slots, or 0 */
     al_metered metered; /* of AL_DEBUG_METER */
+    bool shown;         /* it began in debug mode: loop._current_handle tells of it */
 } al_running;
 
 typedef struct {

@@ -1121,6 +1121,19 @@ async def debug_mode_turned_off_and_on(loop, tell):
 
 
 @program
+async def a_callback_after_the_one_that_turns_debug_mode_off(loop, tell):
+    def look():
+        tell(loop._current_handle)
+        loop.call_exception_handler({"message": "called"})
+        done.set_result(None)
+
+    done = loop.create_future()
+    loop.call_soon(loop.set_debug, False)
+    loop.call_soon(look)
+    await done
+
+
+@program
 def debug_mode_set_before_and_after_running(loop, tell):
     tell(sys.get_coroutine_origin_tracking_depth())
     loop.run_until_complete(asyncio.sleep(0))
