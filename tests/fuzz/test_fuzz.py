@@ -3,8 +3,6 @@
 ``make fuzz`` searches.
 """
 
-import sys
-
 import pytest
 
 from tests.conftest import HARD
@@ -34,10 +32,6 @@ def test_programs_of_fixed_seeds_have_equal_traces(captured):
 
 
 @pytest.mark.skipif(HARD, reason=BYTES)
-@pytest.mark.skipif(
-    sys.version_info[:2] not in ((3, 11), (3, 14)),
-    reason="what differs on this version has not been looked through yet",
-)
 def test_network_programs_of_fixed_seeds_have_equal_traces(captured):
     programs = (generate_network.Generator(seed).program() for seed in NETWORK_SEEDS)
     assert sum(modes.compare(program) for program in programs)

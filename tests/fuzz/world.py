@@ -57,6 +57,16 @@ CLAUSES = {
 # The ends of the messages about what the collector finds.
 LOST = ("was never retrieved", "was destroyed but it is pending!", "was never awaited")
 PLACE = re.compile(r" (running at|done, defined at) [^>]*>")
+# An exception that left the loop keeps asyncio's frames, and by them the task, until
+# the collector comes; here the task is gone, and is told of, when the exception is. Who
+# is told, and what the exception was raised after, may have changed in between.
+LEFT_THE_LOOP = re.compile(
+    r".*exception was never retrieved"
+    r".*exception[:=] ?(SystemExit|KeyboardInterrupt).*",
+    re.DOTALL,
+)
+# What is lost inside of what is being closed: how deep depends on who refers to whom.
+CLOSED = re.compile(r"( after GeneratorExit\(\)){2,}")
 LATER_QUEUE = hasattr(asyncio.Queue, "shutdown")
 EAGER = hasattr(asyncio, "eager_task_factory")
 
@@ -213,7 +223,8 @@ class World:
         """
         of = self.words.of
         line = " ".join([of(word) for word in said])
-        self.garbage.append(PLACE.sub(">", line))
+        line = CLOSED.sub(r"\1", PLACE.sub(">", line))
+        self.garbage.append(LEFT_THE_LOOP.sub(r"a task lost with \1", line))
 
     def label(self, kind):
         number = self.labels[kind] = self.labels.get(kind, 0) + 1
