@@ -17,7 +17,8 @@
  * - libev ends the process when a system call fails, and by an assertion when epoll_ctl
  *   calls a descriptor bad, be it epoll's own: a mistake of its user, it says.  Here that
  *   is a program's rudeness, and an OSError.  See system_error, check_changes, and
- *   kernel_state_lost.
+ *   kernel_state_lost.  What is left: a thread that closes a file which the loop watches,
+ *   between our look and libev's call.
  * - With AL_BUNDLED_LIBEV its source is part of this file: nothing to install, nothing
  *   exported, and no other libev in the process is met.  ev.c is included as a system's
  *   header is, without our warnings. */
@@ -108,7 +109,8 @@ struct al_poll {
     int *changed;         /* numbers whose set has changed since the last wait */
     size_t changed_length, changed_capacity;
     bool unnoted;         /* ... and others, that there was no memory to note */
-    unsigned int *active; /* by number: how many watchers are started */
+    unsigned int *active; /* by number: how many watchers are started ... */
+    al_fileid *files;     /* ... and for which file, when one was set last */
     int active_capacity;
     uint64_t waits;  /* so many times the kernel was told what had changed */
     uint64_t paused; /* the last of them in which it refused, and was given time */
@@ -143,6 +145,7 @@ struct al_io {
     uint64_t news; /* poll->waits at the last change */
     bool started;
     bool refused; /* that the kernel would not watch it has been reported */
+    bool set;     /* it has been: the number's file is known */
 };
 
 int64_t
@@ -524,8 +527,32 @@ reserve_number(al_poll *poll, int fd)
     memset(active + poll->active_capacity, 0,
            (size_t)(capacity - poll->active_capacity) * sizeof(*active));
     poll->active = active;
+    al_fileid *files = PyMem_Realloc(poll->files, (size_t)capacity * sizeof(*files));
+    if (files == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    poll->files = files;
     poll->active_capacity = capacity;
     return 0;
+}
+
+/* Whether the number still stands for the file that its watchers are for.  A thread may
+ * have the number of a closed one by now, and close it the next moment. */
+static bool
+is_watched_file(const al_poll *poll, int fd)
+{
+    return al_fileid_is(&poll->files[fd], fd);
+}
+
+/* A watcher's maker says that the number stands for its file. */
+static void
+take_file(al_io *io)
+{
+    al_fileid *file = &io->poll->files[io->ev.fd];
+    *file = (al_fileid){.inode = 0}; /* of none */
+    al_fileid_take(file, io->ev.fd);
+    io->set = true;
 }
 
 static void
@@ -554,15 +581,15 @@ stop(al_io *io)
     }
 }
 
-/* Stops the watchers of the number if it is closed.  Says whether somebody watches it and
- * it is open. */
+/* Stops the watchers of the number if their file is gone from it.  Says whether somebody
+ * watches it still. */
 static bool
 drop_if_closed(al_poll *poll, int fd)
 {
     if (fd >= poll->active_capacity || poll->active[fd] == 0) {
         return false;
     }
-    if (fcntl(fd, F_GETFD) >= 0) {
+    if (AL_LIKELY(is_watched_file(poll, fd))) {
         return true;
     }
     for (al_io *io = poll->watchers; io != NULL; io = io->next) {
@@ -574,12 +601,12 @@ drop_if_closed(al_poll *poll, int fd)
     return false;
 }
 
-/* Stops the watchers of all closed descriptors. */
+/* Stops the watchers of all descriptors that are gone. */
 static void
 drop_all_closed(al_poll *poll)
 {
     for (al_io *io = poll->watchers; io != NULL; io = io->next) {
-        if (io->started && fcntl(io->ev.fd, F_GETFD) < 0) {
+        if (io->started && !is_watched_file(poll, io->ev.fd)) {
             stop(io);
             al_misuse_lost_fd(poll->loop, io->ev.fd);
         }
@@ -838,6 +865,7 @@ al_poll_free(al_poll *poll)
     PyMem_Free(poll->log);
     PyMem_Free(poll->changed);
     PyMem_Free(poll->active);
+    PyMem_Free(poll->files);
     PyMem_Free(poll);
 }
 
@@ -1037,7 +1065,7 @@ io_ready(EV_P_ ev_io *watcher, int revents)
     al_poll *poll = ev_userdata(EV_A);
     int events = 0;
     if (revents & EV_ERROR) {
-        if (fcntl(io->ev.fd, F_GETFD) >= 0) {
+        if (is_watched_file(poll, io->ev.fd)) {
             try_again(poll, io);
             return;
         }
@@ -1108,7 +1136,7 @@ al_io_new(al_poll *poll, int fd, al_io_fn ready, void *owner)
         PyErr_NoMemory();
         return NULL;
     }
-    io->started = io->refused = false;
+    io->started = io->refused = io->set = false;
     io->news = 0;
     ev_io_init(&io->ev, poll->loop->faults == NULL ? io_ready : io_ready_or_late, fd,
                0);
@@ -1139,6 +1167,7 @@ al_io_set(al_io *io, int events)
     }
     stop(io);
     if (events != 0) {
+        take_file(io);
         ev_io_set(
             &io->ev, fd,
             (events & AL_READ ? EV_READ : 0) | (events & AL_WRITE ? EV_WRITE : 0));
@@ -1155,6 +1184,9 @@ al_io_modify(al_io *io, int events)
     }
     stop(io);
     if (events != 0) {
+        if (!io->set) {
+            take_file(io);
+        }
         ev_io_modify(&io->ev, (events & AL_READ ? EV_READ : 0) |
                                   (events & AL_WRITE ? EV_WRITE : 0));
         start(io);

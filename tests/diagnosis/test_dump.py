@@ -110,6 +110,7 @@ def test_frames_sources_and_places_of_creation(output):
             return await queue.get()
 
         async def main():
+            asyncio.get_running_loop().slow_callback_duration = 10
             task = asyncio.create_task(fetch(asyncio.Queue()))
             await turns()
             aioloop.dump(sys.stdout)
@@ -119,7 +120,7 @@ def test_frames_sources_and_places_of_creation(output):
     part = text[text.index('Task-2 "fetch"') :].splitlines()
     assert re.fullmatch(
         r'Task-2 "fetch" \[waiting for Queue\.get \(it is empty\), 0\.\d s\]'
-        r" created at app\.py:13 in main",
+        r" created at app\.py:14 in main",
         part[0],
     )
     assert part[1] == "  ├── fetch app.py:10    return await queue.get()"

@@ -236,6 +236,37 @@ def test_descriptor_closed_under_its_watcher(loop, event):
     loop.run_until_complete(asyncio.wait_for(main(), 10))
 
 
+@pytest.mark.parametrize("event", ["reader", "writer"])
+def test_number_taken_by_a_strangers_file_before_the_selector_has_heard(loop, event):
+    """Nobody watches the stranger's file, as with asyncio.
+
+    The system's libev ends the process when that is closed at the wrong moment.
+    """
+
+    async def main():
+        other, peer = socket.socketpair()
+        ours, theirs = socket.socketpair()
+        number = ours.fileno()
+        called = []
+        getattr(loop, f"add_{event}")(number, called.append, 1)
+        ours.close()
+        with theirs, other, peer:
+            os.dup2(other.fileno(), number)
+            peer.send(b"a")
+            await asyncio.sleep(0.001)
+            assert called == []
+            assert getattr(loop, f"remove_{event}")(number)
+            # And it can be watched by who has it.
+            got = loop.create_future()
+            getattr(loop, f"add_{event}")(number, got.cancel)
+            await asyncio.wait([got], timeout=10)
+            assert got.cancelled()
+            assert getattr(loop, f"remove_{event}")(number)
+            os.close(number)
+
+    loop.run_until_complete(asyncio.wait_for(main(), 10))
+
+
 def test_number_closed_by_somebody_else_while_an_operation_waits(loop):
     async def main():
         ours, theirs = socket.socketpair()
