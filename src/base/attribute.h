@@ -29,6 +29,15 @@ al_attribute_at(PyObject *dict, Py_ssize_t place, PyObject *name)
                : PyDict_GetItemWithError(dict, name); /* escapes */
 }
 
+/* Whether that is what the place-th thing is, without a search: no exception, no escape. */
+static inline bool
+al_attribute_is_at(PyObject *dict, Py_ssize_t place, const PyObject *name,
+                   const PyObject *expected)
+{
+    PyObject *key, *value;
+    return PyDict_Next(dict, &place, &key, &value) && key == name && value == expected;
+}
+
 /* The truth of dict[name], or -1.  Escapes. */
 static inline int
 al_attribute_is_true(PyObject *dict, const char *owner, PyObject *name)

@@ -8,10 +8,10 @@ enum { WAITERS = 0, LOCKED = 1 };
 
 /* Whether nothing is in the way of a lock that nobody waits for, as far as a look tells. */
 static bool
-is_plainly(const al_state *st, PyObject *dict, PyObject *locked)
+is_plainly(const al_state *st, PyObject *dict, const PyObject *locked)
 {
-    return al_attribute_at(dict, LOCKED, st->str._locked) == locked &&
-           al_attribute_at(dict, WAITERS, st->str._waiters) == Py_None;
+    return al_attribute_is_at(dict, LOCKED, st->str._locked, locked) &&
+           al_attribute_is_at(dict, WAITERS, st->str._waiters, Py_None);
 }
 
 /* Mirrors Lock._wake_up_first().  0 or -1.  Escapes. */

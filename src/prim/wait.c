@@ -196,12 +196,13 @@ begin(al_state *st, al_primitive *op, PyObject **result)
     Py_XSETREF(op->extra, (PyObject *)callback); /* escapes */
     int status = 0;
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(futures); i++) {
-        PyObject *future = PyList_GET_ITEM(futures, i);
+        PyObject *future = Py_NewRef(PyList_GET_ITEM(futures, i));
         status = al_closure_add(st, future, (PyObject *)callback); /* escapes */
         if (status == 0 && callback->held[TASK] != NULL) {
             status = al_primitive_add_awaited_by(st, future,
                                                  callback->held[TASK]); /* escapes */
         }
+        Py_DECREF(future);
     }
     if (status < 0) {
         return -1;
@@ -218,12 +219,13 @@ end(al_state *st, const al_primitive *op)
     PyObject *futures = op->base.subject;
     int status = cancel_timeout(callback); /* escapes */
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(futures); i++) {
-        PyObject *future = PyList_GET_ITEM(futures, i);
+        PyObject *future = Py_NewRef(PyList_GET_ITEM(futures, i));
         status = al_closure_remove(st, future, op->extra); /* escapes */
         if (status == 0 && callback->held[TASK] != NULL) {
             status = al_primitive_discard_awaited_by(
                 st, future, callback->held[TASK]); /* escapes */
         }
+        Py_DECREF(future);
     }
     return status;
 }
