@@ -31,20 +31,11 @@ discard_all(const al_closure *self)
     return status;
 }
 
-/* Whether a future of ours is done and has a result. */
-static bool
-has_result(const al_state *st, PyObject *future)
-{
-    return al_future_exact(st, future) &&
-           ((al_future *)future)->state == AL_FUTURE_FINISHED &&
-           ((al_future *)future)->exception == NULL;
-}
-
 /* What a child gives for the list.  New reference.  Escapes. */
 static PyObject *
 result_of(al_state *st, PyObject *child)
 {
-    if (AL_LIKELY(has_result(st, child))) {
+    if (AL_LIKELY(al_primitive_has_result(st, child))) {
         return Py_NewRef(((al_future *)child)->result);
     }
     int cancelled = al_primitive_is_cancelled(st, child); /* escapes */
@@ -71,15 +62,6 @@ result_of(al_state *st, PyObject *child)
     return PyObject_CallMethodNoArgs(child, st->str.result); /* escapes */
 }
 
-/* outer.<name>(value).  0 or -1.  Escapes. */
-static int
-settle(PyObject *outer, PyObject *name, PyObject *value)
-{
-    PyObject *done = PyObject_CallMethodOneArg(outer, name, value); /* escapes */
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
 /* All are done, `child` at last.  0 or -1.  Escapes. */
 static int
 give_results(al_closure *self, PyObject *outer, PyObject *child)
@@ -100,11 +82,12 @@ give_results(al_closure *self, PyObject *outer, PyObject *child)
     Py_XDECREF(requested);
     if (cancelled > 0) {
         PyObject *exc = PyObject_CallMethodNoArgs(last, st->str._make_cancelled_error);
-        status = exc == NULL ? -1 : settle(outer, st->str.set_exception, exc);
+        status =
+            exc == NULL ? -1 : al_primitive_settle(outer, st->str.set_exception, exc);
         Py_XDECREF(exc);
     }
     else if (cancelled == 0) {
-        status = settle(outer, st->str.set_result, results); /* escapes */
+        status = al_primitive_settle(outer, st->str.set_result, results); /* escapes */
     }
     else {
         status = -1;
@@ -119,7 +102,7 @@ give_results(al_closure *self, PyObject *outer, PyObject *child)
 static PyObject *
 exception_of(al_state *st, PyObject *child)
 {
-    if (AL_LIKELY(has_result(st, child))) {
+    if (AL_LIKELY(al_primitive_has_result(st, child))) {
         return Py_NewRef(Py_None);
     }
     int cancelled = al_primitive_is_cancelled(st, child); /* escapes */
@@ -161,7 +144,8 @@ child_done(al_closure *self, PyObject *child)
             over = 1;
             status = discard_all(self); /* escapes */
             if (status == 0) {
-                status = settle(outer, st->str.set_exception, exc); /* escapes */
+                status = al_primitive_settle(outer, st->str.set_exception,
+                                             exc); /* escapes */
             }
         }
         Py_XDECREF(exc);

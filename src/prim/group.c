@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "prim/closure.h"
 #include "prim/primitive.h"
 
 /* What asyncio's create_task() does. */
@@ -165,19 +166,15 @@ add(const al_state *st, PyObject *dict, PyObject *task)
 
 /* task.add_done_callback(self._on_task_done).  0 or -1.  Escapes. */
 static int
-call_at_end(const al_state *st, PyObject *self, PyObject *task)
+call_at_end(al_state *st, PyObject *self, PyObject *task)
 {
     PyObject *method = PyObject_GetAttr(self, st->str._on_task_done);
     if (method == NULL) {
         return -1;
     }
-    PyObject *added =
-        AL_LIKELY(al_future_exact(st, task))
-            ? al_future_py_add_done_callback(task, &method, 1, NULL)
-            : PyObject_CallMethodOneArg(task, st->str.add_done_callback, method);
+    int status = al_closure_add(st, task, method); /* escapes */
     Py_DECREF(method);
-    Py_XDECREF(added);
-    return added == NULL ? -1 : 0;
+    return status;
 }
 
 /* Adds what is to wait for the task's end, in the version's order.  0 or -1.  Escapes. */

@@ -39,8 +39,13 @@ al_primitive_resolve(al_state *st, PyObject *future, PyObject *value)
                   ((al_future *)future)->state == AL_FUTURE_PENDING)) {
         return al_future_set_result((al_future *)future, value); /* escapes */
     }
-    PyObject *done =
-        PyObject_CallMethodOneArg(future, st->str.set_result, value); /* escapes */
+    return al_primitive_settle(future, st->str.set_result, value); /* escapes */
+}
+
+int
+al_primitive_settle(PyObject *future, PyObject *name, PyObject *value)
+{
+    PyObject *done = PyObject_CallMethodOneArg(future, name, value); /* escapes */
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }

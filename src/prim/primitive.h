@@ -67,6 +67,16 @@ void al_primitive_chain(PyObject **exc);
 int al_primitive_is_done(al_state *st, PyObject *future);
 int al_primitive_is_cancelled(al_state *st, PyObject *future);
 int al_primitive_resolve(al_state *st, PyObject *future, PyObject *value);
+/* Whether a future of ours is done and has a result. */
+static inline bool
+al_primitive_has_result(const al_state *st, PyObject *future)
+{
+    return al_future_exact(st, future) &&
+           ((al_future *)future)->state == AL_FUTURE_FINISHED &&
+           ((al_future *)future)->exception == NULL;
+}
+/* future.<name>(value), for its effect.  0 or -1.  Escapes. */
+int al_primitive_settle(PyObject *future, PyObject *name, PyObject *value);
 /* futures.future_add_to_awaited_by(future, task) and its opposite; nothing before 3.14.
  * 0 or -1.  Escape. */
 int al_primitive_add_awaited_by(al_state *st, PyObject *future, PyObject *task);

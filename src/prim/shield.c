@@ -23,23 +23,12 @@ enum { AWAITED_BY };
 
 /* --- the callbacks --------------------------------------------------------------------------- */
 
-/* outer.<name>(value).  0 or -1.  Escapes. */
-static int
-settle(PyObject *outer, PyObject *name, PyObject *value)
-{
-    PyObject *done = PyObject_CallMethodOneArg(outer, name, value); /* escapes */
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
 /* Gives the inner future's exception or result to the outer one.  0 or -1.  Escapes. */
 static int
 hand_on(al_state *st, PyObject *inner, PyObject *outer)
 {
-    const al_future *future = (al_future *)inner;
-    if (AL_LIKELY(al_future_exact(st, inner) && future->exception == NULL &&
-                  future->state == AL_FUTURE_FINISHED)) {
-        PyObject *result = Py_NewRef(future->result);
+    if (AL_LIKELY(al_primitive_has_result(st, inner))) {
+        PyObject *result = Py_NewRef(((al_future *)inner)->result);
         int status = al_primitive_resolve(st, outer, result); /* escapes */
         Py_DECREF(result);
         return status;
@@ -47,7 +36,7 @@ hand_on(al_state *st, PyObject *inner, PyObject *outer)
     PyObject *exc = PyObject_CallMethodNoArgs(inner, st->str.exception); /* escapes */
     int status = -1;
     if (exc != NULL && exc != Py_None) {
-        status = settle(outer, st->str.set_exception, exc); /* escapes */
+        status = al_primitive_settle(outer, st->str.set_exception, exc); /* escapes */
     }
     else if (exc != NULL) {
         PyObject *result = PyObject_CallMethodNoArgs(inner, st->str.result);
