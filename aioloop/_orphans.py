@@ -157,8 +157,8 @@ def _where_it_waits(coro: Any) -> Frame | None:
         if frame is not None:
             code = frame.f_code
             frames.append((code.co_filename, frame.f_lineno or 0, code.co_name))
-        # One that is being closed runs. Python 3.12 looks for what it awaits in a frame
-        # that has no stack then, and crashes.
+        # A frame that runs has no stack to find in it what is awaited. Python 3.11 and
+        # 3.12 may look there all the same, and crash. One that is being closed runs.
         if getattr(coro, "cr_running", False) or getattr(coro, "gi_running", False):
             break
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None)

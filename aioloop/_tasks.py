@@ -344,6 +344,9 @@ def _links(coroutine: Any) -> list[_Link]:
         if kind == "FutureIter":
             break
         links.append(_Link(obj))
+        # What runs awaits nothing, and Python 3.11 and 3.12 may crash when they look.
+        if getattr(obj, "cr_running", False) or getattr(obj, "gi_running", False):
+            break
         for name in ("cr_await", "gi_yieldfrom", "ag_await"):
             following = getattr(obj, name, None)
             if following is not None:

@@ -346,6 +346,28 @@ def test_sockets_and_children_in_words(output):
     assert f"child process {pid} (sleep 100)" in header(text, "waits")
 
 
+def test_the_task_that_asks(output):
+    """Python 3.11 and 3.12 crashed: they take a counter of the interpreter's, next to
+    the call, for a place where the coroutine awaits, and look at no stack."""
+    text = output("""
+        import io
+
+        class Dump:
+            def __call__(self):
+                text = io.StringIO()
+                aioloop.dump(text)
+                return text.getvalue()
+
+        async def main():
+            dump = Dump()
+            for _ in range(200):
+                text = dump()
+            print(text)
+        aioloop.run(main())
+    """)
+    assert header(text, "Task-1").endswith("[running]")
+
+
 def test_json(output):
     found = json.loads(
         output("""

@@ -73,6 +73,7 @@ def test_without_capture_there_is_no_place(program):
 
 def test_a_task_that_is_lost_while_its_coroutine_is_being_closed(program):
     """It is not asked what it awaits: of that 3.12 crashed in a random program."""
+    """Python 3.11 and 3.12 looked at the stack of such a coroutine, and crashed."""
     source = """
         class Deaf(asyncio.Future):
             def add_done_callback(self, *args, **keywords):
@@ -104,6 +105,33 @@ def test_a_task_that_is_lost_while_its_coroutine_is_being_closed(program):
     assert program(source).stderr.startswith(
         "Task 'lost' of stuck() was collected by the garbage collector while it was"
     )
+
+
+def test_tasks_that_are_lost_while_their_coroutine_runs(program):
+    """Python 3.11 and 3.12 crashed: they take a counter of the interpreter's, next to
+    the call, for a place where the coroutine awaits, and look at no stack."""
+    source = """
+        class Lose:
+            def __call__(self):
+                other = aioloop.new_event_loop()
+                other.set_exception_handler(lambda loop, context: None)
+                other.create_task(coro, name="lost")
+                other.close()
+
+        async def busy():
+            for _ in range(200):
+                lose()
+
+        lose, coro = Lose(), busy()
+        try:
+            coro.send(None)
+        except StopIteration:
+            pass
+        loop.close()
+        (orphan,) = aioloop.orphans()
+        assert (orphan.kind, orphan.count) == ("pending_tasks", 200)
+        """
+    program(source)
 
 
 def test_coroutines(program):
