@@ -574,6 +574,7 @@ stop(al_io *io)
         ev_io_stop(io->poll->ev, &io->ev);
         io->started = false;
         io->poll->loop->look.watchers--;
+        al_look_expect(&io->poll->loop->look); /* it is likely to be closed next */
         /* libev tells the kernel of what is left for the number, if anything. */
         if (--io->poll->active[io->ev.fd] > 0) {
             note_change(io->poll, io->ev.fd);

@@ -817,6 +817,9 @@ release(al_dgram *self)
     }
     int status = 0;
     if (sock != NULL) {
+        if (loop != NULL) {
+            al_look_expect(&loop->look);
+        }
         PyObject *closed = PyObject_CallMethod(sock, "close", NULL); /* escapes */
         status = closed == NULL ? -1 : 0;
         Py_XDECREF(closed);

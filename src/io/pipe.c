@@ -198,6 +198,9 @@ release(al_pipe *self)
     self->pipe = NULL;
     al_outbuf_clear(&self->out);
     if (pipe != NULL) {
+        if (loop != NULL) {
+            al_look_expect(&loop->look);
+        }
         PyObject *closed = PyObject_CallMethod(pipe, "close", NULL); /* escapes */
         status = closed == NULL ? -1 : 0;
         Py_XDECREF(closed);

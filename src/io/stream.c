@@ -74,6 +74,9 @@ al_stream_close_descriptor(al_stream *self)
         return 0;
     }
     self->fd_open = false;
+    if (self->loop != NULL) {
+        al_look_expect(&self->loop->look);
+    }
     al_trsock_part(self->transport_socket);
     if (self->sock == NULL) {
         al_sock_close(self->fd);

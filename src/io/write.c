@@ -110,6 +110,22 @@ send_queued(al_stream *self)
     return 0;
 }
 
+/* Ends the stream: shutdown(SHUT_WR).  0, or -1 with an exception. */
+static int
+send_eof(al_stream *self)
+{
+    int fd = al_stream_descriptor(self);
+    errno = EBADF;
+    if (fd < 0 || al_sock_shutdown_write(fd) < 0) {
+        (void)al_sock_raise(errno);
+        return -1;
+    }
+    if (self->loop != NULL) {
+        al_look_expect(&self->loop->look);
+    }
+    return 0;
+}
+
 /* The queue is empty: close() may have waited for that, and write_eof() if `eof`. */
 static int
 after_drain(al_stream *self, bool eof)
@@ -129,16 +145,9 @@ after_drain(al_stream *self, bool eof)
             self->conn_lost++;
             return al_stream_call_lost(self, Py_None); /* escapes */
         }
+        return 0;
     }
-    else if (eof) {
-        int fd = al_stream_descriptor(self);
-        errno = EBADF;
-        if (fd < 0 || al_sock_shutdown_write(fd) < 0) {
-            (void)al_sock_raise(errno);
-            return -1;
-        }
-    }
-    return 0;
+    return eof ? send_eof(self) : 0;
 }
 
 /* What is left to do of a flush, and may run Python code. */
@@ -694,12 +703,8 @@ al_write_eof(al_stream *self)
         Py_RETURN_NONE;
     }
     self->eof = true;
-    if (self->out.size == 0) {
-        int fd = al_stream_descriptor(self);
-        errno = EBADF;
-        if (fd < 0 || al_sock_shutdown_write(fd) < 0) {
-            return al_sock_raise(errno);
-        }
+    if (self->out.size == 0 && send_eof(self) < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }

@@ -182,3 +182,119 @@ def test_the_next_iteration_sees_it(new_loop, idiom, kind):
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(asyncio.wait_for(main(), LIMIT)) == ROUNDS
+
+
+# --- what the loop itself ends ----------------------------------------
+
+
+class End(asyncio.Protocol):
+    def __init__(self, seen):
+        self.seen = seen
+
+    def eof_received(self):
+        self.seen.append("eof")
+
+    def connection_lost(self, exc):
+        self.seen.append("lost")
+
+
+async def end_of_a_stream(loop, how):
+    ours, theirs = socket.socketpair()
+    seen = []
+    await loop.create_connection(lambda: End(seen), sock=theirs)
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    transport.pause_reading()
+    return seen, getattr(transport, how), transport.abort
+
+
+async def end_of_a_pipe(loop, how):
+    read, write = os.pipe()
+    read, write = os.fdopen(read, "rb", 0), os.fdopen(write, "wb", 0)
+    seen = []
+    reading, _ = await loop.connect_read_pipe(lambda: End(seen), read)
+    writing, _ = await loop.connect_write_pipe(lambda: End(seen), write)
+    if how == "the reader's":
+        reading.pause_reading()
+    close = reading.close if how == "the reader's" else writing.close
+    return seen, close, lambda: (reading.close(), writing.close())
+
+
+async def end_of_datagrams(loop, _how):
+    """A Unix socket resets its peer if it has datagrams that nobody has read."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+    seen = []
+
+    def reset():
+        seen.append(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        loop.remove_reader(theirs)
+
+    class Paused(asyncio.DatagramProtocol):
+        def connection_made(self, transport):
+            loop.call_soon(lambda: loop.remove_reader(transport._sock_fd))
+
+    transport, _ = await loop.create_datagram_endpoint(Paused, sock=ours)
+    loop.add_reader(theirs, reset)
+    await asyncio.sleep(0)
+    theirs.send(b"unread")
+    return seen, transport.abort, theirs.close
+
+
+async def end_of_a_reader(loop, _how):
+    ours, theirs = socket.socketpair()
+    seen = []
+    await loop.create_connection(lambda: End(seen), sock=theirs)
+    loop.add_reader(ours, seen.append, "never")
+
+    def close():
+        loop.remove_reader(ours)
+        ours.close()
+
+    return seen, close, int
+
+
+def turns_until_seen(loop, what, how):
+    """Return how many turns of a busy loop after an end its other end is told."""
+    seen, act, clean = loop.run_until_complete(what(loop, how))
+    turns = 0
+
+    def turn():
+        nonlocal turns
+        turns += 1
+        # By now so many looks were in vain that the next one is 50 us away.
+        if turns == 60:
+            act()
+        if seen or turns == 100:
+            loop.stop()
+        else:
+            loop.call_soon(turn)
+
+    loop.call_soon(turn)
+    loop.run_forever()
+    clean()
+    loop.run_until_complete(asyncio.sleep(0))
+    return turns - 60, seen
+
+
+@pytest.mark.skipif(HARD, reason="a false EAGAIN is one iteration late")
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        (end_of_a_stream, "close"),
+        (end_of_a_stream, "abort"),
+        (end_of_a_stream, "write_eof"),
+        (end_of_a_pipe, "the reader's"),
+        (end_of_a_pipe, "the writer's"),
+        (end_of_datagrams, ""),
+        (end_of_a_reader, ""),
+    ],
+)
+def test_an_end_is_seen_at_the_other_end_as_soon_as_on_asyncio(what, how, debug):
+    """Where both ends are the loop's own, and it is never idle."""
+    found = []
+    for new_loop in (asyncio.SelectorEventLoop, aioloop.new_event_loop):
+        loop = new_loop()
+        loop.set_debug(debug)
+        found.append(turns_until_seen(loop, what, how))
+        loop.close()
+    assert found[0] == found[1]
