@@ -460,7 +460,16 @@ class World:
         self.loop.call_exception_handler({"message": text, "exception": Odd(text)})
 
     def op_collect(self):
+        """Collect garbage, and keep the coroutine that runs meanwhile.
+
+        In what order the collector will close a lost coroutine and tell of its task
+        depends on the order of a list of its own. What it reaches from a task that runs
+        comes behind that, and asyncio's step does not keep the coroutine, as ours does.
+        """
+        task = asyncio.current_task(self.loop)
+        coroutine = None if task is None else task.get_coro()
         gc.collect()
+        del coroutine
 
     def factory(self, kind):
         if kind == "none":
