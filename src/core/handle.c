@@ -472,7 +472,8 @@ static int
 cancel_in_turn(al_state *st, al_handle *self)
 {
     al_loop *loop = self->loop == NULL ? NULL : al_loop_check(st, self->loop);
-    if (loop != NULL && AL_UNLIKELY(al_inbox_is_foreign(loop))) {
+    AL_HOLD(own, loop);
+    if (AL_UNLIKELY(own.foreign)) {
         /* The thread that runs the loop may just be running it. */
         bool before = AL_LOAD(self->cancelled);
         AL_STORE(self->cancelled, true);

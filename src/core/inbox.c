@@ -87,8 +87,32 @@ al_inbox_drop_notes(al_loop *loop)
 void
 al_inbox_set_runner(al_loop *loop, unsigned long thread)
 {
+    if (thread != 0) {
+        AL_STORE(loop->inbox.last, thread);
+    }
     if (thread != 0 || loop->inbox.drives == 0) {
         AL_STORE(loop->inbox.owner, thread);
+    }
+}
+
+void
+al_inbox_hold(al_hold *hold, al_loop *loop)
+{
+    unsigned long owner = loop == NULL ? 0 : AL_LOAD(loop->inbox.owner);
+    hold->foreign = owner != 0 && owner != PyThread_get_thread_ident();
+    hold->held = false;
+    if (AL_UNLIKELY(loop != NULL && owner == 0)) {
+        PyCriticalSection_Begin(&hold->section, (PyObject *)loop);
+        hold->held = true;
+        hold->foreign = al_inbox_is_foreign(loop); /* It may have begun to run. */
+    }
+}
+
+void
+al_inbox_let_go(al_hold *hold)
+{
+    if (AL_UNLIKELY(hold->held)) {
+        PyCriticalSection_End(&hold->section);
     }
 }
 
@@ -99,7 +123,9 @@ al_inbox_claim(al_loop *loop)
     AL_CRITICAL_BEGIN((PyObject *)loop);
     foreign = al_inbox_is_foreign(loop);
     if (!foreign) {
-        AL_STORE(loop->inbox.owner, PyThread_get_thread_ident());
+        unsigned long thread = PyThread_get_thread_ident();
+        AL_STORE(loop->inbox.owner, thread);
+        AL_STORE(loop->inbox.last, thread);
         loop->inbox.drives++;
     }
     AL_CRITICAL_END();
@@ -125,6 +151,12 @@ bool
 al_inbox_is_outside(const al_loop *loop)
 {
     return AL_LOAD(loop->inbox.owner) != PyThread_get_thread_ident();
+}
+
+bool
+al_inbox_was_foreign(const al_loop *loop)
+{
+    return AL_LOAD(loop->inbox.last) != PyThread_get_thread_ident();
 }
 
 int

@@ -18,12 +18,22 @@ struct al_loop;
 /* At the beginning of a function that changes what is the loop's: from another thread than
  * the one that runs it this is refused with `failure`, as debug mode refuses it. */
 #define AL_OWN(loop, failure)                                                          \
-    do {                                                                               \
-        if (AL_UNLIKELY(al_inbox_is_foreign(loop))) {                                  \
-            (void)al_inbox_refuse();                                                   \
-            return failure;                                                            \
-        }                                                                              \
-    } while (0)
+    AL_HOLD(own, loop);                                                                \
+    if (AL_UNLIKELY(own.foreign)) {                                                    \
+        (void)al_inbox_refuse();                                                       \
+        return failure;                                                                \
+    }
+
+/* Declares al_hold `name`: until the block ends no other thread begins to run the loop, which
+ * may be NULL, unless `name`.foreign says that one does already.  A loop that nobody runs is
+ * held by its critical section, which an escape may suspend. */
+#if AL_FREE_THREADED
+#define AL_HOLD(name, loop)                                                            \
+    __attribute__((cleanup(al_inbox_let_go))) al_hold name;                            \
+    al_inbox_hold(&name, loop)
+#else
+#define AL_HOLD(name, loop) const al_hold name = {false}
+#endif
 
 #if AL_FREE_THREADED
 
@@ -31,8 +41,18 @@ typedef struct {
     al_ring ring;        /* guarded by loop->wake.lock */
     bool some;           /* there is something in it; others read it without the lock */
     unsigned long owner; /* the thread that runs the loop, or drives it; 0: none does */
+    unsigned long last;  /* the one that did last */
     unsigned drives;     /* so many calls of that thread drive it now */
 } al_inbox;
+
+typedef struct {
+    bool foreign; /* another thread runs the loop */
+    bool held;
+    PyCriticalSection section;
+} al_hold;
+
+void al_inbox_hold(al_hold *hold, struct al_loop *loop);
+void al_inbox_let_go(al_hold *hold);
 
 /* 0, or -1 with MemoryError. */
 int al_inbox_open(struct al_loop *loop);
@@ -58,6 +78,8 @@ void al_inbox_leave(struct al_loop *loop);
 bool al_inbox_is_foreign(const struct al_loop *loop);
 /* Whether this thread does not: what it pushes goes into the inbox. */
 bool al_inbox_is_outside(const struct al_loop *loop);
+/* Whether another thread did last: it may run the loop again at any moment. */
+bool al_inbox_was_foreign(const struct al_loop *loop);
 
 /* -1 with the RuntimeError of asyncio's debug mode. */
 int al_inbox_refuse(void);
@@ -78,6 +100,10 @@ bool al_inbox_waits(struct al_loop *loop, Py_ssize_t *slots);
 bool al_inbox_has_some(const struct al_loop *loop);
 
 #else
+
+typedef struct {
+    bool foreign;
+} al_hold;
 
 typedef struct {
     char none[0];
@@ -141,6 +167,12 @@ al_inbox_is_foreign(const struct al_loop *Py_UNUSED(loop))
 
 static inline bool
 al_inbox_is_outside(const struct al_loop *Py_UNUSED(loop))
+{
+    return false;
+}
+
+static inline bool
+al_inbox_was_foreign(const struct al_loop *Py_UNUSED(loop))
 {
     return false;
 }

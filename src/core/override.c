@@ -158,18 +158,22 @@ al_override_timers_moved(al_loop *loop)
     loop->look.until_check = 0; /* The next iteration looks at this. */
 }
 
+/* Whether methods have been replaced by now.  0, or -1 with an exception. */
+static int
+look(al_loop *loop)
+{
+    AL_HOLD(own, loop);
+    return own.foreign
+               ? al_standin_look(loop->st, false) /* The loop sees for itself. */
+               : al_override_refresh(loop);       /* escapes */
+}
+
 bool
 al_override_obeyed(al_loop *loop, const char *name, PyObject *const *args,
                    Py_ssize_t nargs, PyObject *kwnames, PyObject **result)
 {
     *result = NULL;
-    if (al_inbox_is_foreign(loop)) {
-        /* The loop looks for itself. */
-        if (al_standin_look(loop->st, false) < 0) { /* escapes */
-            return true;
-        }
-    }
-    else if (al_override_refresh(loop) < 0) { /* escapes */
+    if (look(loop) < 0) { /* escapes */
         return true;
     }
     PyObject *other =

@@ -37,11 +37,10 @@ PyObject *al_transport_soon(al_loop *loop, PyObject *transport, al_run_fn run);
  * another thread than the loop's it is called there instead, in the next iteration. */
 PyObject *al_transport_end_soon(al_loop *loop, PyObject *transport, const char *method);
 #define AL_END_SOON(loop, transport, method)                                           \
-    do {                                                                               \
-        if (AL_UNLIKELY(al_inbox_is_foreign(loop))) {                                  \
-            return al_transport_end_soon(loop, (PyObject *)(transport), method);       \
-        }                                                                              \
-    } while (0)
+    AL_HOLD(own, loop);                                                                \
+    if (AL_UNLIKELY(own.foreign)) {                                                    \
+        return al_transport_end_soon(loop, (PyObject *)(transport), method);           \
+    }
 
 /* It is being made by whoever calls: debug mode remembers where.  0 or -1. */
 int al_transport_made(al_loop *loop, PyObject *transport);

@@ -200,16 +200,7 @@ push_timer(al_loop *self, double when, PyObject *when_object, double now,
     }
     timer->when = when;
     timer->when_object = Py_XNewRef(when_object);
-    int status;
-    if (al_inbox_is_outside(self)) {
-        AL_CRITICAL_BEGIN((PyObject *)self);
-        status = al_timers_add(self, timer, now);
-        AL_CRITICAL_END();
-    }
-    else {
-        status = al_timers_add(self, timer, now);
-    }
-    if (status < 0) {
+    if (al_timers_add(self, timer, now) < 0) {
         Py_DECREF(timer);
         return NULL;
     }
@@ -223,7 +214,6 @@ schedule_timer(al_loop *self, PyObject **values, PyObject *const *args,
     double now, when;
     PyObject *when_object = NULL, *result = NULL;
     bool clock_read = relative;
-    AL_OWN(self, NULL);
 
     if (relative && al_sched_time(self, &now) < 0) {
         return NULL;
@@ -332,6 +322,7 @@ EventLoop_call_later(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *kwnames)
 {
     AL_OBEY(self, "call_later", args, nargs, kwnames);
+    AL_OWN(self, NULL);
     PyObject *values[3];
     Py_ssize_t rest;
     if (AL_LIKELY(kwnames == NULL && nargs >= 2)) {
@@ -365,6 +356,7 @@ EventLoop_call_at(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
     AL_OBEY(self, "call_at", args, nargs, kwnames);
+    AL_OWN(self, NULL);
     PyObject *values[3];
     Py_ssize_t rest;
     if (AL_LIKELY(kwnames == NULL && nargs >= 2)) {

@@ -289,7 +289,9 @@ close_selector_in_turn(al_loop *self)
     if (self->poll == NULL) {
         return 0;
     }
-    AL_OWN(self, -1);
+    if (al_inbox_is_foreign(self)) {
+        return al_inbox_refuse();
+    }
     int status = al_signal_leave(self, false);
     release_selector(self); /* escapes */
     return status;
@@ -471,7 +473,8 @@ EventLoop_set_debug(al_loop *self, PyObject *const *args, Py_ssize_t nargs,
     AL_OBEY(self, "set_debug", args, nargs, kwnames);
     PyObject *enabled =
         al_args_one("BaseEventLoop.set_debug", "enabled", args, nargs, kwnames);
-    if (enabled != NULL && al_inbox_is_foreign(self)) {
+    AL_HOLD(own, self);
+    if (enabled != NULL && own.foreign) {
         int truth = PyObject_IsTrue(enabled); /* escapes */
         if (truth < 0 || al_inbox_push_steal(self, set_debug_here,
                                              Py_NewRef(truth ? Py_True : Py_False),
@@ -777,7 +780,8 @@ static int
 set_metering(al_loop *self, PyObject *value, void *Py_UNUSED(closure))
 {
     int truth = refuse_delete(value) < 0 ? -1 : PyObject_IsTrue(value); /* escapes */
-    if (truth >= 0 && al_inbox_is_foreign(self)) {
+    AL_HOLD(own, self);
+    if (truth >= 0 && own.foreign) {
         return al_inbox_push_steal(self, switch_metering,
                                    Py_NewRef(truth ? Py_True : Py_False), NULL, NULL);
     }

@@ -59,7 +59,8 @@ add_tasks_of(al_loop *loop, PyObject *list)
     if (AL_LOAD(loop->closed) ||
         (AL_LOAD(loop->thread_id) != 0 &&
          AL_LOAD(loop->thread_id) != PyThread_get_thread_ident()) ||
-        loop->accepted_in == 0 || loop->counts.iterations - loop->accepted_in > 1) {
+        al_inbox_was_foreign(loop) || loop->accepted_in == 0 ||
+        loop->counts.iterations - loop->accepted_in > 1) {
         return 0;
     }
     Py_INCREF(loop);

@@ -1369,7 +1369,17 @@ static PyObject *
 task_get_fut_waiter(PyObject *op, void *Py_UNUSED(closure))
 {
     al_future *self = (al_future *)(void *)op;
-    return al_future_word(self, &self->fut_waiter);
+    PyObject *waiter = al_future_word(self, &self->fut_waiter);
+    if (al_future_is_foreign(self)) {
+        /* For a repr, which looks into it: asyncio's own have no locks before 3.14, so that
+         * of a gather() that another thread is completing would end the process. */
+        const al_state *st = al_future_state(self);
+        if (!PyObject_TypeCheck(waiter, st->Future_type) &&
+            !PyObject_TypeCheck(waiter, st->Task_type)) {
+            Py_SETREF(waiter, Py_NewRef(Py_None)); /* escapes */
+        }
+    }
+    return waiter;
 }
 
 static PyObject *
