@@ -565,11 +565,15 @@ class Network:
         """Write several pieces, but as asyncio of 3.12 and 3.13 can.
 
         A piece of no bytes it keeps for ever. A connection that is lost raises
-        AttributeError, one that close() has ended after its last byte TypeError, of the
-        None that is its socket then; `_conn_lost` does not tell of it.
+        AttributeError, and one that close() has ended after its last byte, too, of the
+        None that is its socket then; `_conn_lost` does not tell of it. From close() on
+        it raises TypeError: of the None that is its `_write_ready`.
         """
         transport = getattr(writer, "transport", writer)
-        ended = transport.is_closing() and not transport.get_write_buffer_size()
+        ended = transport.is_closing() and (
+            sys.version_info[:2] in ((3, 12), (3, 13))
+            or not transport.get_write_buffer_size()
+        )
         if ended or getattr(transport, "_conn_lost", 0):
             raise Odd("lost")
         return writer.writelines([pattern(size) for size in sizes if size])
