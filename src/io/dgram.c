@@ -1196,9 +1196,12 @@ dgram_repr(al_dgram *self)
         return PyUnicode_FromFormat("<DatagramTransport%s fd=%d>", state,
                                     self->base.fd);
     }
+    /* While the stash is delivered, nothing is watched. */
+    bool reads = (self->watched & AL_READ) != 0 ||
+                 (self->io != NULL && self->base.started && is_reading(self));
     return PyUnicode_FromFormat(
         "<DatagramTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state,
-        self->base.fd, self->watched & AL_READ ? "polling" : "idle",
+        self->base.fd, reads ? "polling" : "idle",
         self->watched & AL_WRITE ? "polling" : "idle", self->buffered);
 }
 

@@ -404,9 +404,12 @@ def test_pause_inside_a_batch_keeps_the_rest(run):
 def test_leaving_the_loop_inside_a_batch_keeps_the_rest(loop, paused):
     """Nothing is lost when a callback ends run_forever by an exception."""
 
+    reads = []
+
     class Leaving(Recorder):
         def datagram_received(self, data, addr):
             super().datagram_received(data, addr)
+            reads.append("read=polling" in repr(self.transport))
             if data == b"3":
                 if paused:
                     self.transport.pause_reading()
@@ -431,6 +434,7 @@ def test_leaving_the_loop_inside_a_batch_keeps_the_rest(loop, paused):
         loop.run_until_complete(rest(server, received))
     loop.run_until_complete(received.until(10))
     assert [data for data, _ in received.datagrams] == [b"%d" % i for i in range(10)]
+    assert reads == [True] * 10
     loop.run_until_complete(close(server))
 
 
