@@ -1103,6 +1103,8 @@ class Network:
 
     def op_end_job(self, number):
         actor = self.pick(self.jobs, number)
+        if actor.may_end.is_set():
+            return  # the next one of the executor waits for another end
         actor.may_end.set()
         if actor.started.is_set():
             self.expected.append(actor.future.done)

@@ -25,7 +25,10 @@ ABBREVIATED = re.compile(r"\.\.\.[^\s>]*\.py:\d+>")
 # The report of a cancelled task says in debug mode who cancelled it (docs/debug.md).
 CANCELLED_FROM = re.compile(r"\ncancelled_from: .*?(?=\n\w+: |\Z)", re.DOTALL)
 # docs/differences.md, "the report of a future's callback that switches debug mode".
-REPORTED = re.compile(r"\nsource_traceback: Object created at(?= \(|$)", re.MULTILINE)
+REPORTED = re.compile(
+    r"\n(source_traceback: Object|handle_traceback: Handle) created at(?= \(|$)",
+    re.MULTILINE,
+)
 WHEN = re.compile(r"when=[-\d.e+]+")
 DEEPEST = 5
 
