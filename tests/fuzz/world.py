@@ -65,8 +65,9 @@ LEFT_THE_LOOP = re.compile(
     r".*exception[:=] ?(SystemExit|KeyboardInterrupt).*",
     re.DOTALL,
 )
-# What is lost inside of what is being closed: how deep depends on who refers to whom.
-CLOSED = re.compile(r"( after GeneratorExit\(\)){2,}")
+# What is lost inside of what is being closed, and after which of its exceptions: how
+# deep depends on who refers to whom.
+CLOSED = re.compile(r"( after GeneratorExit\(\))( after \w+\([^()]*\))+")
 LATER_QUEUE = hasattr(asyncio.Queue, "shutdown")
 EAGER = hasattr(asyncio, "eager_task_factory")
 
