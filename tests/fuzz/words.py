@@ -53,10 +53,10 @@ class Words:
             text = ABBREVIATED.sub("...>", text)
         if "created at" in text:
             text = SOURCE.sub("", TRACEBACK.sub(r"\1", text))
-        if self.switches and text.startswith("Exception in callback"):
-            text = REPORTED.sub("", text)
         if "<FrameSummary" in text:
             text = FRAMES.sub("there", text)
+        if self.switches and "Exception in callback" in text:
+            text = REPORTED.sub("", text).replace(", 'source_traceback': there", "")
         if "Task-" in text:
             text = TASK.sub(self.task_name, text)
         if sys.version_info[:2] in ((3, 12), (3, 13)):

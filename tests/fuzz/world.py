@@ -513,6 +513,8 @@ class World:
                 for key, value in context.items()
                 if key != "cancelled_from"  # in debug mode, ours alone (docs/debug.md)
             }
+            if self.words.switches and said["message"].startswith("Exception in call"):
+                said.pop("source_traceback", None)  # see words.REPORTED
             lost = said["message"].endswith(LOST)
             (self.note_lost if lost else self.note)("handler", said)
             if lost:
