@@ -21,7 +21,7 @@ SOURCE = re.compile(r",? created at [^\s>\]]+:\d+")
 FRAMES = re.compile(r"\[<FrameSummary .*?>\]")
 TRACEBACK = re.compile(r"(\w+_traceback: \w+ created at) \(most recent.*", re.DOTALL)
 # A handle's arguments are abbreviated in the middle of what they say of that.
-ABBREVIATED = re.compile(r"\.\.\.[^\s>]*\.py:\d+>")
+ABBREVIATED = re.compile(r"\.\.\.([^\s>]*:)?\d+>")
 # The report of a cancelled task says in debug mode who cancelled it (docs/debug.md).
 CANCELLED_FROM = re.compile(r"\ncancelled_from: .*?(?=\n\w+: |\Z)", re.DOTALL)
 # docs/differences.md, "the report of a future's callback that switches debug mode".
@@ -49,7 +49,7 @@ class Words:
             text = text.partition("Coroutine created at")[0]
         if "cancelled_from" in text:
             text = CANCELLED_FROM.sub("", text)
-        if ".py:" in text:
+        if "..." in text:
             text = ABBREVIATED.sub("...>", text)
         if "created at" in text:
             text = SOURCE.sub("", TRACEBACK.sub(r"\1", text))

@@ -395,8 +395,10 @@ class World:
         return self.pick(self.handles, number).cancel()
 
     def op_look_at_handle(self, number):
+        """docs/differences.md: "the text of a cancelled handle"."""
         handle = self.pick(self.handles, number)
-        return repr(handle), handle.cancelled()
+        made_later = handle.cancelled() and self.words.switches
+        return None if made_later else repr(handle), handle.cancelled()
 
     def op_compare_handles(self, one, other):
         one, other = self.pick(self.handles, one), self.pick(self.handles, other)
