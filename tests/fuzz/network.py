@@ -47,9 +47,9 @@ LOOK = 0.00006
 PATIENCE = 5.0  # seconds that a thread or a child may take
 PIECE = 65536
 DEEPEST = 20
-# abort() fails where close() has ended the connection after its last byte (gh-156512);
-# `_conn_lost` does not tell of it.
-ABORT_MAY_FAIL = sys.version_info < (3, 14)
+# abort() and write() fail where close() has ended the connection after its last byte
+# (gh-156512); `_conn_lost` does not tell of it.
+ENDED_MAY_FAIL = sys.version_info < (3, 14)
 LINGER = struct.pack("ii", 1, 0)  # close() sends a reset
 
 FD = re.compile(r"\b(fd=|File descriptor |fileno=)\d+")
@@ -555,7 +555,15 @@ class Network:
         self.command(actor, connect(), ends=True)
 
     def op_write(self, number, size):
-        return self.end(number).transport.write(pattern(size))
+        return self.write(self.end(number).transport, size)
+
+    @staticmethod
+    def write(writer, size):
+        transport = getattr(writer, "transport", writer)
+        if ENDED_MAY_FAIL and transport.is_closing():
+            if not transport.get_write_buffer_size():
+                raise Odd("lost")
+        return writer.write(pattern(size))
 
     def op_writelines(self, number, sizes):
         self.writelines(self.end(number).transport, sizes)
@@ -589,7 +597,7 @@ class Network:
 
     def op_abort(self, number):
         actor = self.end(number)
-        if actor.lost and (ABORT_MAY_FAIL or isinstance(actor.peer, Descriptor)):
+        if actor.lost and (ENDED_MAY_FAIL or isinstance(actor.peer, Descriptor)):
             raise Odd("closed")  # asyncio raises AttributeError: its loop is None
         return actor.transport.abort()
 
@@ -739,6 +747,8 @@ class Network:
             return None
         if not hasattr(made, what):
             return None  # close_clients() and abort_clients() came with 3.13
+        if what.endswith("_clients") and len(getattr(made, "_clients", ())) > 1:
+            raise Odd("they end in the order of a set, that of their addresses")
         return getattr(made, what)()
 
     # --- asyncio's streams ----------------------------------------
@@ -804,7 +814,7 @@ class Network:
         return actor.reader, actor.writer.is_closing(), actor.reader.at_eof()
 
     async def stream_write(self, actor, number, size):
-        return actor.writer.write(pattern(size))
+        return self.write(actor.writer, size)
 
     async def stream_writelines(self, actor, number, sizes):
         return self.writelines(actor.writer, sizes)
@@ -1366,7 +1376,7 @@ class Network:
         for actor in self.streams:
             transport = actor.transport
             ended = transport.is_closing() and not transport.get_write_buffer_size()
-            if not (ABORT_MAY_FAIL and ended):
+            if not (ENDED_MAY_FAIL and ended):
                 transport.abort()
         for number in range(len(self.servers)):
             yield ("server", number, "close")
