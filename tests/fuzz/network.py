@@ -968,7 +968,7 @@ class Network:
         peer = self.peer(number)
         # docs/differences.md, "up to 32 datagrams are delivered in one iteration": what
         # the first does to another transport is not over when the second comes.
-        if any(map(acts_on_others, self.ends)):
+        if any(map(acts_on_others, self.datagrams)):
             sizes = sizes[:1]
         return [peer.send(pattern(size)) for size in sizes]
 
