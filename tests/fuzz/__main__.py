@@ -21,7 +21,7 @@ from tests.fuzz import generate, generate_network, kept, modes, shrink
 
 OWN = Path("build/fuzz")
 KINDS = {"core": generate.Generator, "network": generate_network.Generator}
-AGAIN = 5
+AGAIN = 20
 PATIENCE = 120  # seconds for one comparison of a program, which takes milliseconds
 
 
