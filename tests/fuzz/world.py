@@ -178,6 +178,7 @@ class World:
         self.hashed_of_asyncio = hashed(asyncio.Task)
         self.factory_kind = "none"
         self.ended = False
+        self.shutting = False  # the async generators
         self.words = words.Words(real_time)
         self.words.switches = "'set_debug'" in repr(program)
         self.trace = []
@@ -429,12 +430,14 @@ class World:
         return None if self.real_time else self.loop.time() - self.began
 
     def op_look_at_loop(self):
+        # shutdown_asyncgens() has a task for each generator, in the order of a set.
+        tasks = () if self.shutting else asyncio.all_tasks(self.loop)
         return (
             self.loop.is_running(),
             self.loop.is_closed(),
             self.loop.get_debug(),
-            len(asyncio.all_tasks(self.loop)),
-            {task.get_name() for task in asyncio.all_tasks(self.loop)},
+            len(tasks),
+            {task.get_name() for task in tasks},
         )
 
     def op_current(self):
@@ -883,7 +886,7 @@ class World:
                 break
 
     async def await_shutdown_asyncgens(self, label):
-        return await self.loop.shutdown_asyncgens()
+        return await self.shut()
 
     # --- a run ----------------------------------------
 
@@ -988,7 +991,11 @@ class World:
         self.note("left", len(asyncio.all_tasks(self.loop)))
 
     async def shut(self):
-        return await self.loop.shutdown_asyncgens()
+        self.shutting = True
+        try:
+            return await self.loop.shutdown_asyncgens()
+        finally:
+            self.shutting = False
 
     def forget(self):
         """Give up all that the program has, for the collector to report."""
