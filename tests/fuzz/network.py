@@ -49,6 +49,7 @@ PIECE = 65536
 DEEPEST = 20
 # abort() and write() fail where close() has ended the connection after its last byte
 # (gh-156512); `_conn_lost` does not tell of it.
+EARLY = sys.version_info[:2] in ((3, 12), (3, 13))  # writelines() was new then
 ENDED_MAY_FAIL = sys.version_info < (3, 14)
 LINGER = struct.pack("ii", 1, 0)  # close() sends a reset
 
@@ -575,15 +576,17 @@ class Network:
         A piece of no bytes it keeps for ever. A connection that is lost raises
         AttributeError, and one that close() has ended after its last byte, too, of the
         None that is its socket then; `_conn_lost` does not tell of it. From close() on
-        it raises TypeError: of the None that is its `_write_ready`.
+        it raises TypeError: of the None that is its `_write_ready`. It never pauses.
         """
         transport = getattr(writer, "transport", writer)
         ended = transport.is_closing() and (
-            sys.version_info[:2] in ((3, 12), (3, 13))
-            or not transport.get_write_buffer_size()
+            EARLY or not transport.get_write_buffer_size()
         )
         if ended or getattr(transport, "_conn_lost", 0):
             raise Odd("lost")
+        size = transport.get_write_buffer_size() + sum(sizes)
+        if EARLY and size > transport.get_write_buffer_limits()[1]:
+            raise Odd("too much")
         return writer.writelines([pattern(size) for size in sizes if size])
 
     def op_write_eof(self, number):
