@@ -81,9 +81,8 @@ def policies_exist() -> bool:
 
 def replace(slot: Attribute | _Policy, value: Any) -> None:
     """Put a value into a slot for as long as install() is in force."""
-    previous = slot.get()
+    _replaced.append((slot, slot.get(), value))
     slot.set(value)
-    _replaced.append((slot, previous, value))
 
 
 def install_with(make_policy: Callable[[], Any]) -> None:
@@ -158,8 +157,8 @@ def uninstall() -> None:
     _as_uvloop.step_back()
     global _accelerated
     if _accelerated:
-        _accelerated = False
         _accelerate.accelerate(False)
+        _accelerated = False
     _put_back()
 
 

@@ -303,8 +303,8 @@ def spawn(
         kept = loop._spawned  # type: ignore[attr-defined]
     except AttributeError:
         kept = _spawned
+    task.add_done_callback(kept.discard)  # First: what fails keeps no task for ever.
     kept.add(task)
-    task.add_done_callback(kept.discard)
     task.add_done_callback(_report_failure)
     return task
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -416,13 +417,14 @@ class _Follower:
         """Follow the loops that there are, and all that come."""
         if self.on:
             return
-        self.on = True
         _stall.follow = self.follow_stall
-        on_new_loop.append(self.follow)
+        if self.follow not in on_new_loop:
+            on_new_loop.append(self.follow)
         for ref in list(all_loops.values()):
             loop = ref()
             if loop is not None:
                 self.follow(loop)
+        self.on = True
 
     def find(self, loop: Loop) -> Followed:
         """Return what is known of a loop; it is followed from now on."""
@@ -641,13 +643,13 @@ def _write(path: str, text: str) -> None:
         return
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        with open(fd, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):  # There may be none yet.
+            os.unlink(temporary)
         raise
 
 
@@ -689,6 +691,7 @@ def report(
 _AT_END = "at the end of the program"
 _follower = _Follower()
 _paths: dict[str, None] = {}
+_registered = False  # Whether they are written at the end.
 
 
 def report_at_exit(
@@ -713,12 +716,12 @@ def report_at_exit(
         error = FileNotFoundError if not os.path.isdir(folder) else PermissionError
         number = 2 if error is FileNotFoundError else 13
         raise error(number, os.strerror(number), path)
-    first = not _paths
-    _paths[path] = None
+    global _registered
     _follower.start()
-    if first:
+    if not _registered:
         atexit.register(_write_all, _AT_END)
-        os.register_at_fork(after_in_child=_in_child)
+        _registered = True
+    _paths[path] = None
     if signum is not None:
         _knock.listen(signum, _at_signal)
 
@@ -744,6 +747,7 @@ def _at_signal() -> None:
 
 
 _writing = threading.Lock()
+os.register_at_fork(after_in_child=_in_child)
 
 
 def _write_all(why: str) -> None:

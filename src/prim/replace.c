@@ -392,8 +392,13 @@ put_back(PyObject *change)
     PyObject *dict = PyObject_GetAttrString(owner, "__dict__");
     PyObject *found = dict == NULL ? NULL : PyObject_GetItem(dict, name);
     int status = 0;
-    PyErr_Clear(); /* Somebody has deleted it: that stays so. */
-    if (found == PyTuple_GET_ITEM(change, 3)) {
+    if (found == NULL && (dict == NULL || !PyErr_ExceptionMatches(PyExc_KeyError))) {
+        status = -1; /* No memory to look. */
+    }
+    else if (found == NULL) {
+        PyErr_Clear(); /* Somebody has deleted it: that stays so. */
+    }
+    else if (found == PyTuple_GET_ITEM(change, 3)) {
         status = PyObject_SetAttr(owner, name, PyTuple_GET_ITEM(change, 2));
     }
     Py_XDECREF(dict);

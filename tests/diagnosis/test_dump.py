@@ -466,6 +466,63 @@ def test_a_signal_dumps_an_idle_loop_and_any_number_of_times(program):
         assert 'Task-1 "main" [waiting for Event.wait, ' in text
 
 
+def test_a_signal_where_no_thread_could_be_started(output):
+    """It writes into no descriptor that has the number of a pipe that was given up."""
+    text = output("""
+        import signal
+
+        start = threading.Thread.start
+
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        threading.Thread.start = refuse
+        try:
+            aioloop.dump_on_signal(signal.SIGUSR1)
+        except RuntimeError:
+            pass
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        try:
+            print(os.read(reader, 1))
+        except BlockingIOError:
+            pass
+        threading.Thread.start = start
+        read, write = os.pipe()
+        sys.stderr = os.fdopen(write, "w")
+        aioloop.dump_on_signal(signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        print(os.read(read, 100).decode())
+    """)
+    assert text.startswith("aioloop dump of process")
+
+
+def test_a_signal_after_one_that_could_not_be_answered(output):
+    text = output("""
+        import io, signal, threading
+
+        failed, done = threading.Event(), threading.Event()
+
+        class File(io.StringIO):
+            def flush(self):
+                done.set()
+
+        threading.excepthook = lambda args: failed.set()
+        closed, file = io.StringIO(), File()
+        closed.close()
+        aioloop.dump_on_signal(signal.SIGUSR1, file=closed)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        failed.wait()
+        aioloop.dump_on_signal(signal.SIGUSR1, file=file)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        done.wait()
+        print(file.getvalue())
+    """)
+    assert "aioloop dump of process" in text
+
+
 def test_a_signal_in_the_child_of_a_fork(program):
     process = program("""
         async def main():

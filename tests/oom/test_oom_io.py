@@ -15,11 +15,13 @@ import pytest
 pytest.importorskip("_testcapi")
 
 SWEEP = Path(__file__).parent / "sweep.py"
+SWEEP_OF_THE_PACKAGE = Path(__file__).parent / "sweep_package.py"
 # Operations in which asyncio's Python code (its loop's, WeakSet's) or ours defines
 # functions while it runs.
 DEFINE_FUNCTIONS = {
     "loop_life",
     "stream_transports",
+    "sent_files",
     "stream_readers",
     "tls",
     "servers",
@@ -27,6 +29,7 @@ DEFINE_FUNCTIONS = {
     "datagrams",
     "pipes",
 }
+FUNCTIONS_CRASH = "this interpreter crashes where a function cannot be allocated"
 DEFINE_A_FUNCTION = """
 import _testcapi
 
@@ -87,6 +90,7 @@ def functions_need_memory():
         "sock_calls",
         "getaddrinfo",
         "stream_transports",
+        "sent_files",
         "stream_readers",
         "tls",
         "servers",
@@ -97,8 +101,35 @@ def functions_need_memory():
 )
 def test_every_allocation_fails_once(python, operation):
     if operation in DEFINE_FUNCTIONS and functions_need_memory():
-        pytest.skip("this interpreter crashes where a function cannot be allocated")
+        pytest.skip(FUNCTIONS_CRASH)
+    survives(python, SWEEP, operation)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "dump",
+        "dump_as_json",
+        "cancelled_from",
+        "task_looks",
+        "numbers",
+        "metering",
+        "orphans",
+        "report",
+        "allow_blocking",
+        "spawn",
+        "install",
+        "fork",
+    ],
+)
+def test_every_allocation_of_what_asyncio_has_not_fails_once(python, operation):
+    if operation != "fork" and functions_need_memory():
+        pytest.skip(FUNCTIONS_CRASH)
+    survives(python, SWEEP_OF_THE_PACKAGE, operation)
+
+
+def survives(python, sweep, operation):
     flavour = {"AIOLOOP_FLAVOUR": os.environ.get("AIOLOOP_FLAVOUR", "")}
-    result = python("-X", "faulthandler", SWEEP, operation, env=flavour)
+    result = python("-X", "faulthandler", sweep, operation, env=flavour, timeout=180)
     assert result.stdout.startswith("survived"), result.stderr[-3000:]
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
