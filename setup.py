@@ -4,8 +4,9 @@ Environment variables, for developers unless said otherwise:
 
 ``AIOLOOP_LIBEV=system`` or ``bundled``
     For everybody: link the system's libev, or compile its source into the extension.
-    Unset: the system's where it is found, else the source if that is at hand. A source
-    archive has it in ``libev``; ``.ci/libev-source`` puts it into ``build/libev``.
+    Unset: the system's where it is found, else the source if that is at hand; for a
+    free-threaded Python the other way round. A source archive has it in ``libev``;
+    ``.ci/libev-source`` puts it into ``build/libev``.
 ``LIBEV_PREFIX=DIR``
     For everybody: libev is in ``DIR/include`` and ``DIR/lib``, and nowhere else.
 ``AIOLOOP_WERROR=1``
@@ -139,6 +140,11 @@ def find_libev(prefixes=PREFIXES, pkg_config=pkg_config_libev):
     choice = os.environ.get("AIOLOOP_LIBEV", "")
     if choice not in ("", "system", "bundled"):
         raise SystemExit(WRONG_CHOICE.format(choice=choice))
+    # The system's ends the process if a thread closes a number that the loop is about
+    # to watch: see src/core/poll.c. Without a GIL that is likelier.
+    free_threaded = sysconfig.get_config_var("Py_GIL_DISABLED")
+    if free_threaded and libev_source() and not os.environ.get("LIBEV_PREFIX"):
+        choice = choice or "bundled"
     if choice != "bundled":
         flags = system_libev(prefixes, pkg_config)
         if flags is not None:

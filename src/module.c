@@ -181,6 +181,7 @@ core_exec(PyObject *module)
         return -1;
     }
     al_blocking_init(st);
+    al_poll_init();
     bool handles = !al_layout_is_off(st, AL_LAYOUT_HANDLE);
     if (PyModule_AddType(module, st->EventLoop_type) < 0 ||
         add_class(module, "Handle", handles ? st->Handle_type : NULL,
@@ -254,8 +255,7 @@ static PyModuleDef_Slot core_slots[] = {
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif
 #if PY_VERSION_HEX >= 0x030D0000
-    /* Asked for by name (PYTHON_GIL=0) it runs without: see src/README.md. */
-    {Py_mod_gil, Py_MOD_GIL_USED},
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED}, /* See src/README.md, "Without a GIL". */
 #endif
     {0, NULL},
 };

@@ -18,7 +18,8 @@
  *   calls a descriptor bad, be it epoll's own: a mistake of its user, it says.  Here that
  *   is a program's rudeness, and an OSError.  See system_error, check_changes, and
  *   kernel_state_lost.  What is left: a thread that closes a file which the loop watches,
- *   between our look and libev's call.
+ *   between our look and libev's call, ends the process by the system's libev.  Compiled
+ *   in, libev has no assertions, and calls us with EV_ERROR.
  * - With AL_BUNDLED_LIBEV its source is part of this file: nothing to install, nothing
  *   exported, and no other libev in the process is met.  ev.c is included as a system's
  *   header is, without our warnings. */
@@ -65,8 +66,16 @@
 #define EV_VERIFY 1 /* its tables, but not the numbers that programs close */
 #else
 #define EV_VERIFY 0
+#ifndef NDEBUG
+#define NDEBUG 1 /* of libev alone, whose assert.h this includes */
+#define AL_HAS_ASSERTIONS 1
+#endif
 #endif
 #include <ev.c>
+#ifdef AL_HAS_ASSERTIONS
+#undef NDEBUG
+#include <assert.h>
+#endif
 #undef ev_set_priority /* There is one; its macro does nothing, with a warning. */
 #define ev_set_priority(watcher, priority) ((void)0)
 #define LIBEV_KIND "bundled"
@@ -776,6 +785,12 @@ system_error(const char *message)
     nanosleep(&pause, NULL);
 }
 
+void
+al_poll_init(void)
+{
+    ev_set_syserr_cb(system_error);
+}
+
 /* libev's ev_run.  0, or -1 with an exception. */
 static int
 run(al_poll *poll, int flags)
@@ -833,7 +848,6 @@ al_poll_new(al_loop *loop)
         PyMem_Free(poll);
         return NULL;
     }
-    ev_set_syserr_cb(system_error);
     ev_set_userdata(poll->ev, poll);
     ev_set_loop_release_cb(poll->ev, release_gil, acquire_gil);
     ev_init(&poll->timer, timeout_over);

@@ -76,5 +76,7 @@ int64_t al_poll_coarse_clock(void);
 /* libev's version and whose it is: "4.33 bundled", a part of this module, or "4.33
  * system". */
 PyObject *al_poll_version(void);
+/* Has libev tell us of its errors. */
+void al_poll_init(void);
 
 #endif

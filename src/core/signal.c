@@ -33,7 +33,8 @@ al_signal_enter(al_loop *loop)
     if (old >= 0 && old != loop->wake.write_fd) {
         old = set_wakeup_fd(loop->st, (int)old); /* somebody else's: give it back */
     }
-    return old == -3 ? -1 : 0;
+    /* A signal that came before this would not wake the loop. */
+    return old == -3 ? -1 : PyErr_CheckSignals(); /* escapes */
 }
 
 int

@@ -9,7 +9,7 @@
 
 #include "core/sched.h"
 
-/* The loop begins to run on this thread.  0 or -1. */
+/* The loop begins to run on this thread.  0 or -1.  Escapes: handles signals that have come. */
 int al_signal_enter(al_loop *loop);
 /* The loop stops.  Keeps the pipe set when `keep` (the loop has signal handlers). */
 int al_signal_leave(al_loop *loop, bool keep);

@@ -328,7 +328,7 @@ EventLoop_run_forever(al_loop *self, PyObject *Py_UNUSED(ignored))
     Py_DECREF(result);
     int status = al_sched_check_selector(self); /* escapes */
     if (status == 0) {
-        status = al_signal_enter(self); /* Of a wake-up pipe that is there. */
+        status = al_signal_enter(self); /* escapes */
     }
     if (status == 0 && (self->debug.switches & AL_DEBUG_ORIGINS) != 0) {
         /* asyncio's set-up looks at _debug, which is only one of the switches. */
@@ -552,7 +552,7 @@ static PyObject *
 EventLoop__enter_signals(al_loop *self, PyObject *Py_UNUSED(ignored))
 {
     AL_OWN(self, NULL);
-    if (al_signal_enter(self) < 0) {
+    if (al_signal_enter(self) < 0) { /* escapes */
         return NULL;
     }
     Py_RETURN_NONE;

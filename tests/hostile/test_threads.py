@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -514,6 +515,14 @@ def test_debug_mode_is_switched_from_another_thread() -> None:
             loop.call_soon_threadsafe(ran.set)
             assert ran.wait(LIMIT)
             assert loop.debug_options == options  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="there is nothing but a GIL")
+def test_importing_leaves_the_gil_off() -> None:
+    program = "import sys, aioloop; sys.exit(sys._is_gil_enabled())"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHON_GIL"}
+    command = [sys.executable, "-W", "error", "-c", program]
+    assert subprocess.run(command, env=environment, timeout=LIMIT).returncode == 0
 
 
 def test_another_thread_reports_an_error() -> None:

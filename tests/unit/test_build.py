@@ -184,10 +184,24 @@ def test_libev_in_source_is_taken(build, monkeypatch, tmp_path, folder, choice, 
     assert build.find_libev(**system) == (flags, [])
 
 
+@pytest.mark.parametrize("folder", ["libev", "build/libev"])
+def test_libev_in_source_comes_first_without_a_gil(
+    build, monkeypatch, tmp_path, folder
+):
+    monkeypatch.setattr(build.sysconfig, "get_config_var", lambda name: 1)
+    assert build.find_libev(**SYSTEM_LIBEV) == (["-I/x"], ["-lev"])
+    put(tmp_path / folder / "ev.c")
+    found = build.find_libev(**SYSTEM_LIBEV)
+    assert found == (["-DAL_BUNDLED_LIBEV", f"-isystem{folder}"], [])
+    monkeypatch.setenv("AIOLOOP_LIBEV", "system")
+    assert build.find_libev(**SYSTEM_LIBEV) == (["-I/x"], ["-lev"])
+
+
 @pytest.mark.parametrize("choice", ["", "system"])
 def test_the_systems_libev_comes_before_one_in_source(
     build, monkeypatch, tmp_path, choice
 ):
+    monkeypatch.setattr(build.sysconfig, "get_config_var", lambda name: 0)
     put(tmp_path / "libev" / "ev.c")
     monkeypatch.setenv("AIOLOOP_LIBEV", choice)
     assert build.find_libev(**SYSTEM_LIBEV) == (["-I/x"], ["-lev"])

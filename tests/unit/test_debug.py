@@ -647,6 +647,7 @@ def test_an_idle_wait_is_no_slow_poll(plain_loop, logged, thread):
     assert logged("poll") == []
 
 
+@needs_gil("no GIL is waited for")
 def test_a_poll_that_waits_for_the_gil_is_slow(plain_loop, logged, thread):
     plain_loop.slow_callback_duration = 0.02
     set_only(plain_loop, "slow_selector")
