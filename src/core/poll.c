@@ -657,8 +657,18 @@ watches_timer(const al_poll *poll, int number)
     return errno == EEXIST;
 }
 
-/* libev does not tell its descriptor.  It was opened right before the timerfd, or got the
- * least free number later. */
+#ifdef AL_BUNDLED_LIBEV
+static void
+find_backend(al_poll *poll)
+{
+    poll->backend = poll->ev->backend_fd < 0 ? NOT_FOUND : poll->ev->backend_fd;
+    if (poll->backend >= 0) {
+        al_fileid_take(&poll->backend_file, poll->backend);
+    }
+}
+#else
+/* The system's libev does not tell its descriptor.  It was opened right before the timerfd,
+ * or got the least free number later. */
 static void
 find_backend(al_poll *poll)
 {
@@ -678,6 +688,7 @@ find_backend(al_poll *poll)
         }
     }
 }
+#endif
 
 static int
 check_backend_slowly(al_poll *poll)
