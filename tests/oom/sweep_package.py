@@ -367,6 +367,7 @@ def fork():
     asyncio.log.logger.disabled = True
     for n in range(1, 150):
         other = aioloop.new_event_loop()
+        turn_of(other)  # It has its context: PyContext_New() crashes without memory.
         ours, theirs = sweep.pair()
         events, timers = sweep.Tokens(9), sweep.Tokens(9)
         other.add_reader(ours, events.take)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PORTABLE
+
 pytest.importorskip("_testcapi")
 
 SWEEP = Path(__file__).parent / "sweep.py"
@@ -102,6 +104,8 @@ def functions_need_memory():
 def test_every_allocation_fails_once(python, operation):
     if operation in DEFINE_FUNCTIONS and functions_need_memory():
         pytest.skip(FUNCTIONS_CRASH)
+    if operation == "sent_files" and PORTABLE:
+        pytest.skip("an executor reads the file, whose semaphore stays locked for ever")
     survives(python, SWEEP, operation)
 
 
