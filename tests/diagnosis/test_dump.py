@@ -9,7 +9,7 @@ import signal
 import pytest
 
 import aioloop
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, needs_gil
 
 
 def header(text, task):
@@ -416,6 +416,7 @@ STUCK = """
 """
 
 
+@needs_gil("a loop that is stuck answers nothing")
 @pytest.mark.parametrize("by_option", [False, True])
 def test_a_signal_dumps_a_stuck_loop(program, by_option):
     if by_option:

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 import aioloop
+from tests.conftest import needs_lost_tasks
 
 FIND = """
         import traceback
@@ -53,6 +54,7 @@ def leaked(output):
     return run
 
 
+@needs_lost_tasks
 def test_futures_that_nobody_else_has(leaked):
     assert leaked("""
         async def bare(): await loop().create_future()
@@ -96,6 +98,7 @@ def test_futures_that_nobody_else_has(leaked):
     ]
 
 
+@needs_lost_tasks
 def test_who_waits_for_a_leaked_task_is_leaked_too(leaked):
     assert leaked("""
         async def bare(): await loop().create_future()
@@ -218,6 +221,7 @@ def test_what_can_still_be_woken_is_not_leaked(leaked):
     )
 
 
+@needs_lost_tasks
 def test_the_feed_that_forgets_its_subscribers(program):
     process = program(
         """
@@ -359,6 +363,7 @@ def test_a_circle_through_a_semaphore(output, bounded):
         assert "it ends if somebody else releases what" in text
 
 
+@needs_lost_tasks
 def test_a_circle_that_nobody_outside_can_end_is_a_deadlock(output):
     text = output("""
         async def holder(semaphore):
@@ -431,6 +436,7 @@ def test_wrong_arguments():
     assert aioloop._core._find_leaks([(1, 2)], []) == []
 
 
+@needs_lost_tasks
 def test_many_objects(output):
     assert (
         output("""

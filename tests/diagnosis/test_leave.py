@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 import aioloop
-from tests.conftest import LIMIT, PACKAGE_PARENT
+from tests.conftest import LIMIT, PACKAGE_PARENT, needs_gil
 
 START = """
 import asyncio, json, logging, os, signal, threading
@@ -140,6 +140,7 @@ def test_several_tasks(output):
     assert lines[-1] == "... and 10 more tasks"
 
 
+@needs_gil("a loop that is stuck answers nothing")
 def test_a_task_that_blocks_the_loop(output):
     source = """
         async def blocking():

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import aioloop
-from tests.conftest import HARD
+from tests.conftest import HARD, needs_watchdog
 from tests.diagnosis.metered import LIMIT, run
 
 
@@ -224,6 +224,7 @@ def test_never_retrieved_and_destroyed():
     run(main)
 
 
+@needs_watchdog
 def test_stalls():
     async def main(loop):
         loop.stall_threshold = 0.05

@@ -4,6 +4,8 @@ import textwrap
 
 import pytest
 
+from tests.conftest import needs_gil
+
 PRELUDE = """\
 import asyncio, gc, json, os, socket, sys
 import aioloop
@@ -54,6 +56,11 @@ TASKS = """
     """
 
 
+# Which else is closed before the task is collected.
+needs_closed_coroutine = needs_gil("the task goes first: it is told where it waits")
+
+
+@needs_closed_coroutine
 def test_pending_tasks(program):
     source = TASKS.format(capture="loop.debug_options = CAPTURE")
     line = line_of(source, "loop.create_task(")
@@ -64,6 +71,7 @@ def test_pending_tasks(program):
     )
 
 
+@needs_closed_coroutine
 def test_without_capture_there_is_no_place(program):
     assert program(TASKS.format(capture="")).stderr == (
         "Task 'lost' of stuck() was collected by the garbage collector while it was"

@@ -18,7 +18,7 @@ import textwrap
 import pytest
 
 import aioloop
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, needs_gil, needs_lost_tasks, needs_watchdog
 
 HOSTILE = '</script><img src=x onerror="console.error(1)">\x07\u202e<b>&amp;'
 VOID = {"meta", "br"}
@@ -122,6 +122,7 @@ def reported(tmp_path, python):
     return reported
 
 
+@needs_watchdog
 def test_a_stall_with_cause_stack_and_what_ran_before(reported):
     page = reported(
         STUCK
@@ -160,6 +161,7 @@ assert any("app.py" in run["file"] for run in records[0].loop_stall["before"])
     assert ("article", {"class": "bad", "id": "stall-1"}) in page.tags
 
 
+@needs_watchdog
 def test_without_stall_option_nothing_is_logged(reported):
     page = reported("""
         import asyncio, threading
@@ -217,6 +219,7 @@ def test_the_numbers_are_those_of_the_loop(reported):
     assert "None: nothing was lost." in page.text
 
 
+@needs_lost_tasks
 def test_tasks_that_are_alive_at_the_end(reported):
     page = reported(f"""
         import asyncio
@@ -421,6 +424,7 @@ def test_children(tmp_path, python):
     assert {path.name for path in found} == {f"of-{number}.json" for number in pids}
 
 
+@needs_gil("a loop that is stuck answers nothing")
 def test_a_signal_while_the_loop_is_stuck(tmp_path, module_command, child_env):
     """The page goes to a named pipe, so that whoever reads it waits for it."""
     os.mkfifo(tmp_path / "report.html")

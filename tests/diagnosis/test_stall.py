@@ -15,7 +15,9 @@ import textwrap
 
 import pytest
 
-from tests.conftest import PORTABLE
+from tests.conftest import PORTABLE, needs_watchdog
+
+pytestmark = needs_watchdog
 
 linux = pytest.mark.skipif(
     PORTABLE or not os.path.exists("/proc/self/task"),

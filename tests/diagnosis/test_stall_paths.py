@@ -12,7 +12,10 @@ import textwrap
 
 import pytest
 
+from tests.conftest import needs_watchdog
 from tests.diagnosis.test_stall import TOLD, linux
+
+pytestmark = needs_watchdog
 
 PATHS = (
     TOLD

@@ -8,6 +8,7 @@ import time
 import weakref
 
 import aioloop
+from tests.conftest import needs_gil
 from tests.diagnosis.metered import run
 
 
@@ -180,6 +181,7 @@ def test_more_functions_than_fit():
     run(main)
 
 
+@needs_gil("classes are immortal on 3.13")
 def test_it_keeps_no_function_and_no_loop_alive():
     class Data:
         pass
