@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import FREE_THREADED
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -441,3 +444,16 @@ def test_only_the_init_function_is_exported():
     linker = {"_init", "_fini", "_edata", "_end", "__bss_start"}
     names = {line.split()[-1] for line in shown.stdout.splitlines()}
     assert names - linker == {"PyInit__core"}
+
+
+@pytest.mark.skipif(FREE_THREADED, reason="it has been compiled for this Python")
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="there is always a GIL")
+def test_every_file_compiles_for_a_free_threaded_python_of_this_version():
+    """3.14's and 3.15's are not tried otherwise."""
+    compiler = sysconfig.get_config_var("CC").split()[0]
+    options = ["-std=c11", "-fsyntax-only", "-Wall", "-Werror", "-DPy_GIL_DISABLED=1"]
+    options += ["-Isrc", f"-I{sysconfig.get_path('include')}"]
+    files = sorted(map(str, Path(TREE, "src").rglob("*.c")))
+    command = [compiler, *options, *files]
+    done = subprocess.run(command, cwd=TREE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
