@@ -143,8 +143,9 @@ def find_libev(prefixes=PREFIXES, pkg_config=pkg_config_libev):
     # The system's ends the process if a thread closes a number that the loop is about
     # to watch: see src/core/poll.c. Without a GIL that is likelier.
     free_threaded = sysconfig.get_config_var("Py_GIL_DISABLED")
-    if free_threaded and libev_source() and not os.environ.get("LIBEV_PREFIX"):
-        choice = choice or "bundled"
+    wanted = choice or os.environ.get("LIBEV_PREFIX")
+    if free_threaded and not wanted and libev_source():
+        choice = "bundled"
     if choice != "bundled":
         flags = system_libev(prefixes, pkg_config)
         if flags is not None:

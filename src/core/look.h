@@ -10,8 +10,9 @@
  *   task that waits for it (they say so by al_look_quiet).
  * - LOOK_EAGER looks in a row were in vain, and nothing was done since that can make an
  *   event (al_look_expect: a descriptor registered, taken back or closed, something sent,
- *   a wake-up, a wait; the other end of what is closed may be this loop's, too).  Then the time between looks doubles up to LOOK_SELDOM.  What can be missed so is an
- *   event made by a system call of the program's own behind asyncio's back, for so long.
+ *   a wake-up, a wait; the other end of what is closed may be this loop's, too).  Then
+ *   the time between looks doubles up to LOOK_SELDOM.  What can be missed so is an event
+ *   made by a system call of the program's own behind asyncio's back, for so long.
  *   (Where short slots are followed by longer ones: until the kernel ticks, 1 to 4 ms.)
  *
  * Timers that are due are preceded by a look whatever the rest says: events come before

@@ -56,7 +56,7 @@ TASKS = """
     """
 
 
-# Which else is closed before the task is collected.
+# With a GIL the coroutine is closed before the task is collected.
 needs_closed_coroutine = needs_gil("the task goes first: it is told where it waits")
 
 
